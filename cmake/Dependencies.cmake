@@ -1,0 +1,57 @@
+# Every library from Debian 12. gRPC, protobuf and abseil are linked statically and hidden
+# (--exclude-libs), so that the programs run on machines without them and so that Debian's
+# libsentencepiece, which exports a protobuf of its own, can live beside them.
+find_package(Threads REQUIRED)
+find_package(PkgConfig REQUIRED)
+pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
+find_package(hwy CONFIG REQUIRED)
+find_package(nlohmann_json CONFIG REQUIRED)
+
+add_library(penstock_absl INTERFACE)
+add_library(penstock_rpc INTERFACE)
+add_library(penstock_log INTERFACE)
+
+# as_static(<variable> <flags>...): -lX becomes -l:libX.a where Debian ships the archive.
+function(as_static out)
+  set(result "")
+  foreach(flag IN LISTS ARGN)
+    if(flag MATCHES "^-l(.+)$" AND EXISTS "/usr/lib/${CMAKE_LIBRARY_ARCHITECTURE}/lib${CMAKE_MATCH_1}.a"
+       AND NOT CMAKE_MATCH_1 MATCHES "^(dl|rt|pthread|m|atomic)$")
+      list(APPEND result "-l:lib${CMAKE_MATCH_1}.a")
+    else()
+      list(APPEND result "${flag}")
+    endif()
+  endforeach()
+  set(${out} "${result}" PARENT_SCOPE)
+endfunction()
+
+pkg_check_modules(ABSL REQUIRED absl_status absl_statusor absl_strings absl_str_format absl_time
+                  absl_flat_hash_map absl_flat_hash_set)
+list(REMOVE_DUPLICATES ABSL_STATIC_LDFLAGS)
+as_static(absl_libs ${ABSL_STATIC_LDFLAGS})
+target_link_libraries(penstock_absl INTERFACE -Wl,--start-group ${absl_libs} -Wl,--end-group
+                                              Threads::Threads)
+target_link_options(penstock_absl INTERFACE -Wl,--exclude-libs,ALL)
+
+if(PENSTOCK_SERVICE)
+  find_package(Protobuf REQUIRED)
+  find_package(CLI11 CONFIG REQUIRED)
+  find_program(GRPC_CPP_PLUGIN grpc_cpp_plugin REQUIRED)
+  pkg_check_modules(GRPC REQUIRED grpc++)
+  set(grpc_flags ${GRPC_STATIC_LDFLAGS})
+  list(REMOVE_DUPLICATES grpc_flags)
+  list(FILTER grpc_flags EXCLUDE REGEX "push-state|pop-state|as-needed")
+  as_static(grpc_libs -lgrpc++_reflection -lprotobuf ${grpc_flags})
+  target_link_libraries(penstock_rpc INTERFACE -Wl,--start-group ${grpc_libs} -Wl,--end-group
+                                               Threads::Threads)
+  target_link_options(penstock_rpc INTERFACE -Wl,--exclude-libs,ALL)
+endif()
+
+# Logging is used by one .cc, header-only there: Debian has no archive of spdlog or fmt.
+find_package(spdlog CONFIG REQUIRED)
+find_package(fmt CONFIG REQUIRED)
+target_link_libraries(penstock_log INTERFACE spdlog::spdlog_header_only fmt::fmt-header-only)
+
+if(PENSTOCK_TESTS)
+  find_package(GTest CONFIG REQUIRED)
+endif()

@@ -1,0 +1,40 @@
+# kernel(<stem>) and penstock_test(<file>): the two ways into the build.
+file(STRINGS ${PROJECT_SOURCE_DIR}/cuda/PENDING PENSTOCK_PENDING REGEX "^[a-z]")
+set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/cuda/PENDING)
+
+# A kernel is four files of one stem: contract, CPU twin, device code, test. A stem listed in
+# cuda/PENDING has no .cu yet; once it has one it must leave the list.
+function(kernel stem)
+  set(root ${PROJECT_SOURCE_DIR})
+  foreach(file core/kernels/${stem}.h core/kernels/${stem}.cc tests/kernels/${stem}_test.cc)
+    if(NOT EXISTS ${root}/${file})
+      message(FATAL_ERROR "kernel(${stem}): ${file} is missing")
+    endif()
+  endforeach()
+  set(device cuda/kernels/${stem}.cu)
+  if(stem IN_LIST PENSTOCK_PENDING)
+    if(EXISTS ${root}/${device})
+      message(FATAL_ERROR "kernel(${stem}): ${device} exists, so take ${stem} off cuda/PENDING")
+    endif()
+  elseif(NOT EXISTS ${root}/${device})
+    message(FATAL_ERROR "kernel(${stem}): ${device} is missing")
+  endif()
+  set(sources ${root}/core/kernels/${stem}.cc)
+  if(EXISTS ${root}/core/kernels/${stem}_simd.cc)
+    list(APPEND sources ${root}/core/kernels/${stem}_simd.cc)
+  endif()
+  target_sources(penstock_core PRIVATE ${sources})
+  set_property(GLOBAL APPEND PROPERTY PENSTOCK_KERNELS ${stem})
+endfunction()
+
+# penstock_test(<path below tests/, without .cc> [LIBS ...] [LABELS ...]): one program, one ctest.
+function(penstock_test path)
+  cmake_parse_arguments(arg "" "" "LIBS;LABELS" ${ARGN})
+  get_filename_component(name ${path} NAME)
+  add_executable(${name} ${PROJECT_SOURCE_DIR}/tests/${path}.cc)
+  target_link_libraries(${name} PRIVATE ${arg_LIBS} penstock_core GTest::gtest_main)
+  target_compile_definitions(${name} PRIVATE
+    PENSTOCK_TEST_MODEL="${PENSTOCK_MODEL}" PENSTOCK_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
+  add_test(NAME ${name} COMMAND ${name})
+  set_tests_properties(${name} PROPERTIES LABELS "${arg_LABELS}" TIMEOUT 300)
+endfunction()

@@ -1,0 +1,78 @@
+// GgufFile: a GGUF version 3 file, mapped into memory, its metadata parsed and every offset and
+// size checked before anything is handed out.
+// Source of the format: the GGUF specification (ggml documentation, docs/gguf.md).
+// Thread rule: const after Open; any number of readers.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "core/base/status.h"
+#include "core/io/mmap_file.h"
+#include "core/io/weight_source.h"
+#include "core/model/model_config.h"
+#include "core/tensor/tensor.h"
+#include "core/tokenizer/tokenizer.h"
+
+namespace penstock {
+
+class GgufFile {
+ public:
+  // Errors: those of MmapFile::Open; INVALID_ARGUMENT for everything that is not a well-formed
+  // GGUF v3 file, naming the file, the key or tensor, and what was expected; UNIMPLEMENTED for a
+  // version or an element type that is not supported, naming those that are.
+  static absl::StatusOr<std::shared_ptr<const GgufFile>> Open(const std::string& path);
+
+  const std::string& path() const { return file_->path(); }
+  const std::shared_ptr<MmapFile>& file() const { return file_; }
+
+  // Metadata by key. Errors: NOT_FOUND; INVALID_ARGUMENT when the type differs; both with file
+  // and key. Any integer type is taken for an integer if the value fits.
+  absl::StatusOr<int64_t> GetInt(std::string_view key) const;
+  absl::StatusOr<float> GetFloat(std::string_view key) const;
+  absl::StatusOr<bool> GetBool(std::string_view key) const;
+  absl::StatusOr<std::string_view> GetString(std::string_view key) const;
+  absl::StatusOr<std::vector<std::string_view>> GetStrings(std::string_view key) const;
+  absl::StatusOr<std::vector<int64_t>> GetInts(std::string_view key) const;
+  bool HasKey(std::string_view key) const { return values_.contains(std::string(key)); }
+
+  // The tensor under its GGUF name, outermost dimension first, in place. It keeps the file mapped.
+  absl::StatusOr<Tensor> GetTensor(std::string_view name) const;
+  bool HasTensor(std::string_view name) const { return tensors_.contains(std::string(name)); }
+  int64_t num_tensors() const { return static_cast<int64_t>(tensors_.size()); }
+
+ private:
+  friend class GgufParser;
+
+  // A metadata value: its type tag and where its bytes lie. For arrays the element type and count.
+  struct Value {
+    uint32_t type = 0;
+    uint32_t element_type = 0;
+    int64_t count = 1;
+    int64_t offset = 0;
+  };
+
+  GgufFile() = default;
+  absl::StatusOr<const Value*> Find(std::string_view key) const;
+
+  std::shared_ptr<MmapFile> file_;
+  absl::flat_hash_map<std::string, Value> values_;
+  absl::flat_hash_map<std::string, Tensor> tensors_;
+};
+
+// The model's configuration, read from the metadata of the llama architecture and validated.
+// Errors: INVALID_ARGUMENT, NOT_FOUND or UNIMPLEMENTED (another architecture, RoPE scaling that
+// is not supported yet), with the file and the key.
+absl::StatusOr<ModelConfig> ReadGgufConfig(const GgufFile& file);
+
+// What a tokenizer is made of, read from the metadata (tokenizer.ggml.*). Errors: as above.
+absl::StatusOr<TokenizerSpec> ReadGgufTokenizer(const GgufFile& file);
+
+// The file's tensors under canonical names.
+std::unique_ptr<WeightSource> MakeGgufWeightSource(std::shared_ptr<const GgufFile> file);
+
+}  // namespace penstock

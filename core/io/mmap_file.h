@@ -1,0 +1,39 @@
+// A read-only mapping of a whole file. Thread-safe after it is made.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "core/base/status.h"
+
+namespace penstock {
+
+class MmapFile {
+ public:
+  // Errors: NOT_FOUND, PERMISSION_DENIED, INVALID_ARGUMENT (a directory, an empty file), each with
+  // the path and the system's reason.
+  static absl::StatusOr<std::shared_ptr<MmapFile>> Open(const std::string& path);
+  ~MmapFile();
+  MmapFile(const MmapFile&) = delete;
+  MmapFile& operator=(const MmapFile&) = delete;
+
+  const std::string& path() const { return path_; }
+  int64_t size() const { return size_; }
+  const uint8_t* data() const { return data_; }
+
+  // Lets the kernel take back the whole pages inside [data, data + bytes): they stay in the page
+  // cache and are mapped again when touched.
+  void Forget(const void* data, int64_t bytes) const;
+
+ private:
+  MmapFile(std::string path, const uint8_t* data, int64_t size)
+      : path_(std::move(path)), data_(data), size_(size) {}
+
+  std::string path_;
+  const uint8_t* data_;
+  int64_t size_;
+};
+
+}  // namespace penstock

@@ -1,0 +1,74 @@
+// Tokenizer: text to token ids and back. Thread-safe: const after it is made.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/base/status.h"
+
+namespace penstock {
+
+// What a tokenizer is made of, whichever file it came from.
+struct TokenizerSpec {
+  enum class TokenType : uint8_t { kNormal, kUnknown, kControl, kUserDefined, kUnused, kByte };
+
+  std::string model;                // "gpt2": byte-level BPE
+  std::string pre_tokenizer;        // "smollm", "gpt-2"
+  std::vector<std::string> tokens;  // by id; byte-level BPE: in the printable alphabet of GPT-2
+  std::vector<TokenType> types;     // by id
+  std::vector<std::string> merges;  // "left right", best rank first
+  std::vector<int32_t> end_ids;     // ids that end a generation, sorted
+  int32_t bos_id = -1;              // -1: none
+  bool add_bos = false;
+};
+
+class Tokenizer {
+ public:
+  virtual ~Tokenizer() = default;
+
+  // The ids of `text`. With `parse_special` the names of control tokens in the text become those
+  // tokens; without it they are ordinary text, so that a user cannot inject one. Bytes that the
+  // vocabulary has no token for are dropped, as Hugging Face does.
+  // Errors: INVALID_ARGUMENT for text that is not UTF-8, with the byte's offset.
+  virtual absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text,
+                                                      bool parse_special) const = 0;
+
+  // The bytes of one token; empty for control tokens. May be part of a character.
+  // REQUIRES: 0 <= id < vocab_size().
+  virtual std::string_view TokenBytes(int32_t id) const = 0;
+
+  virtual int64_t vocab_size() const = 0;
+  // Ids that end a generation, sorted.
+  virtual const std::vector<int32_t>& end_ids() const = 0;
+  bool IsEnd(int32_t id) const;
+};
+
+// Errors: INVALID_ARGUMENT for a spec that contradicts itself; UNIMPLEMENTED for a model or
+// pre-tokenizer that is not supported, naming those that are.
+absl::StatusOr<std::unique_ptr<Tokenizer>> MakeTokenizer(TokenizerSpec spec);
+
+// Turns ids into text as they come, and never emits half a character: bytes that may still become
+// one are held back. Bytes that cannot be part of any character come out as U+FFFD, one for each
+// maximal invalid part (the rule of the Unicode standard, section 3.9, and of Python's
+// errors="replace"). Not thread-safe; the tokenizer must outlive it.
+class StreamingDetokenizer {
+ public:
+  explicit StreamingDetokenizer(const Tokenizer& tokenizer) : tokenizer_(&tokenizer) {}
+
+  // The text that `id` completes; may be empty.
+  std::string Add(int32_t id);
+  // What is still held back, as replacement characters; the detokenizer is then empty.
+  std::string Finish();
+
+ private:
+  const Tokenizer* tokenizer_;
+  std::string pending_;  // bytes of a character begun
+};
+
+// The whole text of some ids at once: Add for each, then Finish.
+std::string Detokenize(const Tokenizer& tokenizer, const std::vector<int32_t>& ids);
+
+}  // namespace penstock
