@@ -6,12 +6,13 @@
 // arXiv:2205.14135), one row of one query head at a time.
 #pragma once
 
+#include "core/base/kv_block.h"
 #include "core/kernels/bias_rope.h"
 #include "core/tensor/tensor.h"
 
 namespace penstock {
 
-constexpr int64_t kAttentionTile = 64;  // tokens; also the size of a KV block
+constexpr int64_t kAttentionTile = kBlockSize;  // tokens
 constexpr int64_t kMaxHeadDim = 512;
 
 struct AttentionArgs {

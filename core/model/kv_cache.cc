@@ -10,10 +10,10 @@ absl::StatusOr<KvCache> KvCache::Make(const ModelConfig& config, int64_t num_lay
                                       int64_t num_blocks, BaseAllocator& allocator) {
   KvCache cache;
   PENSTOCK_ASSIGN_OR_RETURN(
-      cache.data_, Tensor::Make(DataType::kF32,
-                                {num_layers, num_blocks, 2, config.num_kv_heads, kBlockSize,
-                                 config.head_dim},
-                                allocator));
+      cache.data_,
+      Tensor::Make(DataType::kF32,
+                   {num_layers, num_blocks, 2, config.num_kv_heads, kBlockSize, config.head_dim},
+                   allocator));
   for (int64_t i = 0; i < num_layers; ++i) {
     cache.layers_.push_back(cache.data_.Slice(i, 1).Reshape(
         {num_blocks, 2, config.num_kv_heads, kBlockSize, config.head_dim}));

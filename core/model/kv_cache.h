@@ -4,9 +4,9 @@
 
 #include <cstdint>
 
+#include "core/base/kv_block.h"
 #include "core/base/status.h"
 #include "core/model/model_config.h"
-#include "core/base/kv_block.h"
 #include "core/tensor/tensor.h"
 
 namespace penstock {

@@ -12,14 +12,14 @@ namespace penstock {
 // One step as the kernels want it: the tokens of all rows behind each other, rows that feed more
 // than one token first.
 struct StepBatch {
-  Tensor token_ids;     // [num_tokens] i32
-  Tensor positions;     // [num_tokens] i32
-  Tensor kv_slots;      // [num_tokens] i64: KV block * kBlockSize + place in it
-  Tensor row_starts;    // [num_rows + 1] i32: tokens of row r
-  Tensor context_lens;  // [num_rows] i32: positions that exist once the step is done
-  Tensor block_tables;  // [num_rows, max_blocks] i32
-  Tensor sample_tokens; // [num_samples] i32: tokens whose logits are wanted; may be empty
-  int64_t num_prefill_rows = 0;    // the rest feed one token each
+  Tensor token_ids;              // [num_tokens] i32
+  Tensor positions;              // [num_tokens] i32
+  Tensor kv_slots;               // [num_tokens] i64: KV block * kBlockSize + place in it
+  Tensor row_starts;             // [num_rows + 1] i32: tokens of row r
+  Tensor context_lens;           // [num_rows] i32: positions that exist once the step is done
+  Tensor block_tables;           // [num_rows, max_blocks] i32
+  Tensor sample_tokens;          // [num_samples] i32: tokens whose logits are wanted; may be empty
+  int64_t num_prefill_rows = 0;  // the rest feed one token each
   int64_t num_prefill_tokens = 0;
 
   int64_t num_tokens() const { return token_ids.dim(0); }

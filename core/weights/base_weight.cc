@@ -33,9 +33,8 @@ absl::StatusOr<Tensor> PackRows(const WeightLoader& loader, const std::vector<We
     rows += part.rows;
     sources.push_back(std::move(tensor));
   }
-  PENSTOCK_ASSIGN_OR_RETURN(
-      Tensor packed,
-      Tensor::Make(sources.front().type(), Shape({rows, columns}), loader.allocator));
+  PENSTOCK_ASSIGN_OR_RETURN(Tensor packed, Tensor::Make(sources.front().type(),
+                                                        Shape({rows, columns}), loader.allocator));
   const auto row_bytes = static_cast<size_t>(packed.bytes() / rows);
   auto* place = static_cast<uint8_t*>(packed.raw());
   const bool interleaved = loader.source.rope_rows() == WeightSource::RopeRows::kInterleaved;

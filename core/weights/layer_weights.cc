@@ -12,8 +12,7 @@ std::string Join(std::string_view prefix, std::string_view name) {
 absl::Status NormWeight::Load(const WeightLoader& loader, std::string_view prefix) {
   PENSTOCK_ASSIGN_OR_RETURN(gain, loader.source.Get(prefix, Shape({loader.config.hidden_size})));
   if (gain.type() != DataType::kF32) {
-    return absl::UnimplementedError(absl::StrCat("'", Abs(prefix), "' is ",
-                                                 Abs(Name(gain.type())),
+    return absl::UnimplementedError(absl::StrCat("'", Abs(prefix), "' is ", Abs(Name(gain.type())),
                                                  "; norms are supported as f32 only"));
   }
   return absl::OkStatus();
@@ -31,17 +30,18 @@ absl::Status AttentionWeight::Load(const WeightLoader& loader, std::string_view 
   const std::string q = Join(prefix, "q_proj");
   const std::string k = Join(prefix, "k_proj");
   const std::string v = Join(prefix, "v_proj");
-  PENSTOCK_ASSIGN_OR_RETURN(
-      qkv, PackRows(loader,
-                    {{Join(q, "weight"), config.q_size(), config.num_heads},
-                     {Join(k, "weight"), config.kv_size(), config.num_kv_heads},
-                     {Join(v, "weight"), config.kv_size()}},
-                    config.hidden_size));
-  PENSTOCK_ASSIGN_OR_RETURN(output, loader.source.Get(Join(prefix, "o_proj.weight"),
-                                                      Shape({config.hidden_size, config.q_size()})));
+  PENSTOCK_ASSIGN_OR_RETURN(qkv,
+                            PackRows(loader,
+                                     {{Join(q, "weight"), config.q_size(), config.num_heads},
+                                      {Join(k, "weight"), config.kv_size(), config.num_kv_heads},
+                                      {Join(v, "weight"), config.kv_size()}},
+                                     config.hidden_size));
+  PENSTOCK_ASSIGN_OR_RETURN(output,
+                            loader.source.Get(Join(prefix, "o_proj.weight"),
+                                              Shape({config.hidden_size, config.q_size()})));
   if (loader.source.Contains(Join(q, "bias"))) {
-    return absl::UnimplementedError(absl::StrCat(
-        "'", Join(q, "bias"), "': models with a QKV bias are not supported yet"));
+    return absl::UnimplementedError(
+        absl::StrCat("'", Join(q, "bias"), "': models with a QKV bias are not supported yet"));
   }
   return absl::OkStatus();
 }
@@ -52,11 +52,11 @@ int64_t AttentionWeight::bytes() const {
 
 absl::Status FfnWeight::Load(const WeightLoader& loader, std::string_view prefix) {
   const ModelConfig& config = loader.config;
-  PENSTOCK_ASSIGN_OR_RETURN(
-      gate_up, PackRows(loader,
-                        {{Join(prefix, "gate_proj.weight"), config.intermediate_size},
-                         {Join(prefix, "up_proj.weight"), config.intermediate_size}},
-                        config.hidden_size));
+  PENSTOCK_ASSIGN_OR_RETURN(gate_up,
+                            PackRows(loader,
+                                     {{Join(prefix, "gate_proj.weight"), config.intermediate_size},
+                                      {Join(prefix, "up_proj.weight"), config.intermediate_size}},
+                                     config.hidden_size));
   PENSTOCK_ASSIGN_OR_RETURN(
       down, loader.source.Get(Join(prefix, "down_proj.weight"),
                               Shape({config.hidden_size, config.intermediate_size})));

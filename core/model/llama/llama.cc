@@ -65,11 +65,11 @@ absl::Status Llama::MakeWorkspace(const ModelLimits& limits, BaseAllocator& allo
 Tensor Llama::Forward(const StepBatch& batch, const KvCache& cache) {
   const int64_t tokens = batch.num_tokens();
   const float eps = config_.rms_norm_eps;
-  const Tensor x = residual_.Slice(0, tokens);        // [num_tokens, hidden]
-  const Tensor norm = norm_.Slice(0, tokens);         // [num_tokens, hidden]
-  const Tensor delta = delta_.Slice(0, tokens);       // [num_tokens, hidden]
-  const Tensor qkv = qkv_.Slice(0, tokens);           // [num_tokens, q + k + v]
-  const Tensor mixed = attention_.Slice(0, tokens);   // [num_tokens, q]
+  const Tensor x = residual_.Slice(0, tokens);       // [num_tokens, hidden]
+  const Tensor norm = norm_.Slice(0, tokens);        // [num_tokens, hidden]
+  const Tensor delta = delta_.Slice(0, tokens);      // [num_tokens, hidden]
+  const Tensor qkv = qkv_.Slice(0, tokens);          // [num_tokens, q + k + v]
+  const Tensor mixed = attention_.Slice(0, tokens);  // [num_tokens, q]
 
   ops_.Embedding(batch.token_ids, weight_.embedding.table, x);
   ops_.RmsNorm(x, weight_.layers[0].input_norm.gain, eps, norm);
@@ -106,8 +106,7 @@ void Llama::ContextAttention(const StepBatch& batch, const Tensor& kv) {
   const Tensor qkv = qkv_.Slice(0, tokens);
   ops_.ConcatKv(qkv, batch.kv_slots.Slice(0, tokens), heads_, kv);
   ops_.FlashAttention({qkv, batch.row_starts.Slice(0, rows + 1), batch.context_lens.Slice(0, rows),
-                       batch.block_tables.Slice(0, rows), heads_, kv,
-                       attention_.Slice(0, tokens)});
+                       batch.block_tables.Slice(0, rows), heads_, kv, attention_.Slice(0, tokens)});
 }
 
 // Rows that feed one token.

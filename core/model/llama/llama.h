@@ -11,8 +11,8 @@
 namespace penstock {
 
 struct ModelLimits {
-  int64_t max_tokens = 512;   // of one batch
-  int64_t max_samples = 64;   // rows of logits
+  int64_t max_tokens = 512;  // of one batch
+  int64_t max_samples = 64;  // rows of logits
 };
 
 // Takes loaded weights of all layers. `ops` and `allocator` must outlive the model.

@@ -22,9 +22,9 @@ absl::Status LlamaWeight::Load(const WeightLoader& loader, std::string_view pref
     lm_head = embedding.table;
     return absl::OkStatus();
   }
-  PENSTOCK_ASSIGN_OR_RETURN(lm_head,
-                            loader.source.Get(name("lm_head.weight"),
-                                              Shape({config.vocab_size, config.hidden_size})));
+  PENSTOCK_ASSIGN_OR_RETURN(
+      lm_head,
+      loader.source.Get(name("lm_head.weight"), Shape({config.vocab_size, config.hidden_size})));
   return absl::OkStatus();
 }
 
