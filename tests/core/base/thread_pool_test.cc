@@ -56,9 +56,8 @@ TEST(ThreadPool, WakesUpAfterSleeping) {
   for (int round = 0; round < 3; ++round) {
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
     std::atomic<int> hits{0};
-    pool.ParallelFor(50, 2, [&](int64_t begin, int64_t end) {
-      hits.fetch_add(static_cast<int>(end - begin));
-    });
+    pool.ParallelFor(
+        50, 2, [&](int64_t begin, int64_t end) { hits.fetch_add(static_cast<int>(end - begin)); });
     EXPECT_EQ(hits.load(), 50);
   }
 }
