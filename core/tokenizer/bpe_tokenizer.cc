@@ -28,7 +28,7 @@ absl::Status Bad(const std::string& what) {
 }
 
 std::string Quoted(std::string_view text) {
-  return absl::StrCat("\"", absl::Utf8SafeCEscape(Abs(text)), "\"");
+  return absl::StrCat("\"", absl::CHexEscape(Abs(text)), "\"");
 }
 
 std::string Named(int64_t id, std::string_view name) {

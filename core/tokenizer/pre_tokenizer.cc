@@ -8,6 +8,7 @@
 #include <string>
 #include <utility>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_replace.h"
 #include "core/base/check.h"
 
@@ -82,8 +83,8 @@ absl::StatusOr<std::unique_ptr<const PreTokenizer>> PreTokenizer::Make(std::stri
   const auto* pattern = std::find_if(std::begin(kPatterns), std::end(kPatterns),
                                      [name](const Pattern& each) { return each.name == name; });
   if (pattern == std::end(kPatterns)) {
-    std::string error =
-        absl::StrCat("pre-tokenizer \"", Abs(name), "\" is not supported; these are:");
+    std::string error = absl::StrCat("pre-tokenizer \"", absl::CHexEscape(Abs(name)),
+                                     "\" is not supported; these are:");
     for (const Pattern& each : kPatterns) absl::StrAppend(&error, " ", Abs(each.name));
     return absl::UnimplementedError(error);
   }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/escaping.h"
 #include "core/base/utf8.h"
 #include "core/tokenizer/bpe_tokenizer.h"
 
@@ -14,9 +15,9 @@ bool Tokenizer::IsEnd(int32_t id) const {
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> MakeTokenizer(TokenizerSpec spec) {
   if (spec.model == "gpt2") return BpeTokenizer::Make(std::move(spec));
-  return absl::UnimplementedError(absl::StrCat("tokenizer model \"", spec.model,
-                                               "\" is not supported; this one is: gpt2 (byte-level "
-                                               "BPE). Use a file with such a vocabulary"));
+  return absl::UnimplementedError(
+      absl::StrCat("tokenizer model \"", absl::CHexEscape(spec.model),
+                   "\" is not supported; this one is: gpt2 (byte-level BPE)"));
 }
 
 std::string StreamingDetokenizer::Add(int32_t id) {
