@@ -225,7 +225,8 @@ absl::Status BpeTokenizer::EncodeText(std::string_view text, std::vector<int32_t
 }
 
 void BpeTokenizer::EncodeWord(std::string_view bytes, Word* word, std::vector<int32_t>* ids) const {
-  auto& [symbols, heap] = *word;
+  std::vector<Word::Symbol>& symbols = word->symbols;
+  std::vector<Word::Candidate>& heap = word->heap;
   symbols.clear();
   heap.clear();
   // Bytes without a token go before the merging, so that their neighbours may merge.

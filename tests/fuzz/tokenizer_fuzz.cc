@@ -26,7 +26,7 @@ std::unique_ptr<Tokenizer> MakeSmallTokenizer(std::string_view pre_tokenizer) {
   return std::move(tokenizer).value();
 }
 
-void CheckText(const Tokenizer& tokenizer, std::string_view text, bool parse_special) {
+void CheckEncode(const Tokenizer& tokenizer, std::string_view text, bool parse_special) {
   static const auto* const spec = new TokenizerSpec(SmallVocabulary());
   const auto ids = tokenizer.Encode(text, parse_special);
   PENSTOCK_CHECK_EQ(ids.ok(), !FindInvalidUtf8(text).has_value());
@@ -45,7 +45,7 @@ void CheckText(const Tokenizer& tokenizer, std::string_view text, bool parse_spe
   PENSTOCK_CHECK_EQ(spelled, expected);
 }
 
-void CheckIds(const Tokenizer& tokenizer, std::string_view bytes) {
+void CheckDecode(const Tokenizer& tokenizer, std::string_view bytes) {
   std::vector<int32_t> ids;
   std::string spelled;
   for (const char byte : bytes) {
@@ -64,7 +64,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size == 0) return 0;
   const penstock::Tokenizer& tokenizer = (data[0] & 1) != 0 ? *gpt2 : *smollm;
   const std::string_view rest(reinterpret_cast<const char*>(data) + 1, size - 1);
-  penstock::CheckText(tokenizer, rest, (data[0] & 2) != 0);
-  penstock::CheckIds(tokenizer, rest);
+  penstock::CheckEncode(tokenizer, rest, (data[0] & 2) != 0);
+  penstock::CheckDecode(tokenizer, rest);
   return 0;
 }
