@@ -15,9 +15,10 @@ add_library(penstock_log INTERFACE)
 function(as_static out)
   set(result "")
   foreach(flag IN LISTS ARGN)
-    if(flag MATCHES "^-l(.+)$" AND EXISTS "/usr/lib/${CMAKE_LIBRARY_ARCHITECTURE}/lib${CMAKE_MATCH_1}.a"
-       AND NOT CMAKE_MATCH_1 MATCHES "^(dl|rt|pthread|m|atomic)$")
-      list(APPEND result "-l:lib${CMAKE_MATCH_1}.a")
+    string(REGEX REPLACE "^-l" "" name "${flag}")
+    if(flag MATCHES "^-l" AND EXISTS "/usr/lib/${CMAKE_LIBRARY_ARCHITECTURE}/lib${name}.a"
+       AND NOT name MATCHES "^(dl|rt|pthread|m|atomic)$")
+      list(APPEND result "-l:lib${name}.a")
     else()
       list(APPEND result "${flag}")
     endif()
