@@ -50,8 +50,8 @@ struct EngineStats {
   int64_t blocks_free = 0;
   int64_t blocks_total = 0;
   int64_t steps = 0;             // plans committed
-  int64_t prompt_tokens = 0;     // fed by those plans
-  int64_t generated_tokens = 0;  // sampled by those plans, aborted requests' included
+  int64_t prompt_tokens = 0;     // of the requests that got their first token
+  int64_t generated_tokens = 0;  // handed to sinks
 };
 
 class EngineLoop {
@@ -90,12 +90,13 @@ class EngineLoop {
   struct Live {
     std::shared_ptr<TokenSink> sink;
     absl::Time deadline;
+    int64_t prompt_tokens = 0;  // 0 once counted
   };
-  // Wishes of the main thread, and what the engine thread answers.
+  // Wishes of other threads, and what the engine thread tells them.
   struct Control {
     bool stop = false;
-    absl::Time drain_until = absl::InfiniteFuture();
     bool draining = false;
+    absl::Time drain_until = absl::InfiniteFuture();
     bool drained = false;
     bool healthy = true;
     EngineStats stats;
@@ -105,13 +106,12 @@ class EngineLoop {
   void TakeArrivals();
   void TakeResults();
   void Deliver(const SequenceProgress& progress);
-  void ExpireDeadlines();
+  void ExpireDeadlines(absl::Time now);
+  void EndIfStageLost();
   void SubmitPlan();
-  void StageLost();
   void Finish(RequestId id, FinishReason reason, const absl::Status& status);
   void FinishAll(const absl::Status& status);
-  absl::Duration UntilNextDeadline(absl::Time drain_until) const;
-  void Publish();
+  void Publish(bool drained);
 
   const EngineOptions options_;
   const int64_t num_blocks_;
@@ -120,7 +120,7 @@ class EngineLoop {
   RequestQueue queue_;
 
   mutable std::mutex mutex_;
-  std::condition_variable changed_;  // of control_.drained
+  std::condition_variable drained_;  // control_.drained has become true
   Control control_;                  // guarded by mutex_
 
   // The engine thread's own.

@@ -17,7 +17,6 @@ class Wakeup {
   void Notify() {
     std::lock_guard<std::mutex> lock(mutex_);
     notified_ = true;
-    // Under the lock: the waiter may destroy this object once it has seen the flag.
     condition_.notify_one();
   }
 
@@ -25,7 +24,8 @@ class Wakeup {
   void Wait(absl::Duration timeout) {
     std::unique_lock<std::mutex> lock(mutex_);
     // Longer waits would overflow the clock's arithmetic; an early return is harmless.
-    const auto limit = absl::ToChronoNanoseconds(std::min(timeout, absl::Hours(24)));
+    const auto limit =
+        absl::ToChronoNanoseconds(std::clamp(timeout, absl::ZeroDuration(), absl::Hours(24)));
     condition_.wait_for(lock, limit, [this] { return notified_; });
     notified_ = false;
   }
