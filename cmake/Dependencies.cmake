@@ -54,4 +54,5 @@ target_link_libraries(penstock_log INTERFACE spdlog::spdlog_header_only fmt::fmt
 
 if(PENSTOCK_TESTS)
   find_package(GTest CONFIG REQUIRED)
+  find_package(Python3 REQUIRED COMPONENTS Interpreter)
 endif()
