@@ -41,6 +41,9 @@ LIBRARIES = (
 )
 IN_ONE_FILE = ("NCCL", "sentencepiece")
 
+# An -inl.h is included again for every instruction set, and so has another guard.
+HIGHWAY_GUARD = r"#if defined\(\w+\) == defined\(HWY_TARGET_TOGGLE\)$"
+
 
 def includes(text):
     return re.findall(r'^[ \t]*#[ \t]*include[ \t]*["<]([^">]+)[">]', text, re.M)
@@ -144,10 +147,12 @@ def check_names(tree):
             continue
         if path.endswith(SOURCE):
             for part in path.split("/"):
-                if not re.fullmatch(r"[a-z][a-z0-9_]*(\.[a-z]+)?", part):
+                if not re.fullmatch(r"[a-z][a-z0-9_]*(-inl\.h|\.[a-z]+)?", part):
                     yield f"{path}: '{part}' is not snake_case"
-        if path.endswith((".h", ".cuh")) and not re.search(r"^#pragma once$", text, re.M):
-            yield f"{path} has no #pragma once"
+        if path.endswith((".h", ".cuh")):
+            guard = HIGHWAY_GUARD if path.endswith("-inl.h") else r"#pragma once$"
+            if not re.search("^" + guard, text, re.M):
+                yield f"{path} does not have the line {guard}"
 
 
 def is_measured(path):
@@ -313,7 +318,11 @@ class TheChecks(unittest.TestCase):
         self.caught(check_names, {"core/RmsNorm.cc": ""}, "not snake_case")
         self.caught(check_names, {"core/Kernels/a.cc": ""}, "not snake_case")
         self.caught(check_names, {"tests/a-b.py": ""}, "not snake_case")
-        self.caught(check_names, {"core/a.h": "#ifndef A\n#define A\n"}, "no #pragma once")
+        self.caught(check_names, {"core/a.h": "#ifndef A\n#define A\n"}, "#pragma once")
+        toggle = "#if defined(A_INL_H_) == defined(HWY_TARGET_TOGGLE)\n"
+        self.caught(check_names, {"core/a-inl.h": toggle})
+        self.caught(check_names, {"core/a-inl.h": once}, "HWY_TARGET_TOGGLE")
+        self.caught(check_names, {"core/a-inl.cc": ""}, "not snake_case")
 
     def test_sizes(self):
         self.caught(check_sizes, {"core/a.cc": "\n" * 600, "tests/golden/a.json": "\n" * 601})
