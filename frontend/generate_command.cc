@@ -96,22 +96,26 @@ absl::Status CheckPrecision(const GenerateOptions& options, InferenceClient& cli
                    *options.precision, ": leave --precision out or ask another server"));
 }
 
+// Streams to standard output as the answer comes.
+absl::StatusOr<GenerateOutcome> Stream(const GenerateOptions& options, InferenceClient& client) {
+  PENSTOCK_RETURN_IF_ERROR(CheckPrecision(options, client));
+  bool printed = false;
+  absl::StatusOr<GenerateOutcome> outcome =
+      client.Generate(MakeRequest(options), options.timeout, [&](std::string_view text) {
+        if (options.json) return;
+        Print(text);
+        printed = true;
+      });
+  if (printed) Print("\n");
+  return outcome;
+}
+
 absl::Status GenerateOver(const GenerateOptions& options,
                           const std::shared_ptr<grpc::Channel>& channel, Canceller& canceller) {
   InferenceClient client(channel);
   canceller.Set(&client);
-  absl::Status checked = CheckPrecision(options, client);
-  absl::StatusOr<GenerateOutcome> outcome = checked;
-  bool printed = false;
-  if (checked.ok()) {
-    outcome = client.Generate(MakeRequest(options), options.timeout, [&](std::string_view text) {
-      if (options.json) return;
-      Print(text);
-      printed = true;
-    });
-  }
+  const absl::StatusOr<GenerateOutcome> outcome = Stream(options, client);
   canceller.Set(nullptr);
-  if (printed) Print("\n");
   if (!outcome.ok()) return outcome.status();
   if (options.json) Print(GenerationToJson(outcome->generation) + "\n");
   if (ferror(stdout) != 0) return absl::UnavailableError("cannot write to standard output");

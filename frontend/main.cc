@@ -21,6 +21,7 @@ struct CommandLine {
   std::string precision = "f32";
   std::string prompt_ids;
   int stages = 1;
+  bool tokenize_json = false;  // required, so that another format may become the default
   int64_t kv_memory_mib = 1024;
   double drain_seconds = 30;
   double timeout_seconds = 0;
@@ -189,7 +190,8 @@ CLI::App* AddTokenize(CLI::App* app, CommandLine* line) {
       ->type_name("FILE");
   tokenize->add_flag("--special", line->tokenize.special,
                      "Read names of control tokens, such as <|im_start|>, as those tokens");
-  tokenize->add_flag("--json", "JSON in and out: the only format so far")->required();
+  tokenize->add_flag("--json", line->tokenize_json, "JSON in and out: the only format so far")
+      ->required();
   return tokenize;
 }
 

@@ -89,10 +89,9 @@ absl::StatusOr<GenerationRequest> ValidateRequest(const ClientRequest& request,
                                                   const RequestLimits& limits,
                                                   const Tokenizer& tokenizer, uint64_t fresh_seed) {
   if (!request.model.empty() && request.model != limits.model) {
-    return absl::NotFoundError(
-        absl::StrCat("model \"", absl::CHexEscape(request.model.substr(0, 100)),
-                     "\" is not served here: leave the field empty or ask for \"", limits.model,
-                     "\""));
+    return absl::NotFoundError(absl::StrCat(
+        "model \"", absl::CHexEscape(request.model.substr(0, 100)),
+        "\" is not served here: leave the field empty or ask for \"", limits.model, "\""));
   }
   PENSTOCK_ASSIGN_OR_RETURN(const SamplingParams sampling, Sampling(request, fresh_seed));
   const int64_t max_tokens = request.max_tokens.value_or(limits.default_max_tokens);

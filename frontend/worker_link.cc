@@ -124,7 +124,8 @@ class WorkerLink::Stream final : public grpc::ClientBidiReactor<ControlRequest, 
   void Deliver(absl::StatusOr<StepResult> result) {
     {
       std::lock_guard<std::mutex> lock(mutex_);
-      if (in_flight_ == 0) return;  // an answer to nothing: a worker's mistake without a plan to blame
+      if (in_flight_ == 0)
+        return;  // an answer to nothing: a worker's mistake without a plan to blame
       --in_flight_;
     }
     callback_(std::move(result));
