@@ -1,4 +1,4 @@
-# kernel(<stem>) and penstock_test(<file>): the two ways into the build.
+# kernel(<stem>), penstock_test(<file>), penstock_python_test(<file>): the ways into the build.
 file(STRINGS ${PROJECT_SOURCE_DIR}/cuda/PENDING PENSTOCK_PENDING REGEX "^[a-z]")
 set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/cuda/PENDING)
 
@@ -25,6 +25,9 @@ function(kernel stem)
   endif()
   target_sources(penstock_core PRIVATE ${sources})
   set_property(GLOBAL APPEND PROPERTY PENSTOCK_KERNELS ${stem})
+  if(PENSTOCK_CUDA AND EXISTS ${root}/${device})
+    set_property(GLOBAL APPEND PROPERTY PENSTOCK_CUDA_KERNELS ${root}/${device})
+  endif()
 endfunction()
 
 # penstock_test(<path below tests/, without .cc> [LIBS ...] [LABELS ...]): one program, one ctest.
@@ -37,4 +40,13 @@ function(penstock_test path)
     PENSTOCK_TEST_MODEL="${PENSTOCK_MODEL}" PENSTOCK_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
   add_test(NAME ${name} COMMAND ${name})
   set_tests_properties(${name} PROPERTIES LABELS "${arg_LABELS}" TIMEOUT 300)
+endfunction()
+
+# penstock_python_test(<path below tests/, without .py> [LABELS ...]): one script, one ctest.
+function(penstock_python_test path)
+  cmake_parse_arguments(arg "" "" "LABELS" ${ARGN})
+  get_filename_component(name ${path} NAME)
+  add_test(NAME ${name} COMMAND Python3::Interpreter ${PROJECT_SOURCE_DIR}/tests/${path}.py)
+  set_tests_properties(${name} PROPERTIES LABELS "${arg_LABELS}" TIMEOUT 300
+    ENVIRONMENT "PYTHONDONTWRITEBYTECODE=1")
 endfunction()

@@ -12,11 +12,13 @@ namespace penstock {
 // failure along: check value() once, at the end.
 class CheckedSize {
  public:
+  // Implicit, so that numbers may stand in the arithmetic. NOLINTBEGIN(google-explicit-constructor)
   constexpr CheckedSize(int64_t value) { Set(value); }
   constexpr CheckedSize(uint64_t value) {
     if (value <= static_cast<uint64_t>(INT64_MAX)) value_ = static_cast<int64_t>(value);
   }
   constexpr CheckedSize(int value) { Set(value); }
+  // NOLINTEND(google-explicit-constructor)
 
   constexpr std::optional<int64_t> value() const { return value_; }
 

@@ -1,0 +1,30 @@
+// A CUDA error ends the process: it prints expression, error and place, and aborts. Whoever talks
+// to this process sees a dead peer, which is the one way that a failed device is reported.
+// Thread-safe.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <string>
+
+#include "core/base/check.h"
+
+namespace penstock {
+
+inline void CheckCuda(cudaError_t error, const char* what, const char* file, int line) {
+  if (error != cudaSuccess) [[unlikely]] {
+    CheckFailed(
+        file, line,
+        std::string(what) + ": " + cudaGetErrorName(error) + ": " + cudaGetErrorString(error));
+  }
+}
+
+}  // namespace penstock
+
+// CUDA_CHECK(cudaMemcpyAsync(...));
+#define CUDA_CHECK(...) ::penstock::CheckCuda((__VA_ARGS__), #__VA_ARGS__, __FILE__, __LINE__)
+
+// CUDA_CHECK_LAUNCH(RmsNormKernel<float>); right after the launch of that kernel. It sees a launch
+// that was refused; what the kernel itself does wrong shows at the next synchronisation.
+#define CUDA_CHECK_LAUNCH(...) \
+  ::penstock::CheckCuda(cudaGetLastError(), "launch of " #__VA_ARGS__, __FILE__, __LINE__)
