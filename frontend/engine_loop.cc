@@ -195,6 +195,7 @@ void EngineLoop::ExpireDeadlines(absl::Time now) {
   }
 }
 
+// In every turn: what slipped in before the queue was closed arrives in a later one.
 void EngineLoop::EndIfStageLost() {
   const absl::Status& lost = coordinator_.status();
   if (lost.ok()) return;
@@ -203,8 +204,6 @@ void EngineLoop::EndIfStageLost() {
   const absl::StatusCode code = lost.code() == absl::StatusCode::kUnavailable
                                     ? absl::StatusCode::kUnavailable
                                     : absl::StatusCode::kInternal;
-  // What was accepted before the queue closed and has not been taken in yet is ended as well.
-  TakeArrivals();
   FinishAll({code, absl::StrCat("the stage that runs the model failed: ", lost.message())});
 }
 

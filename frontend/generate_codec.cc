@@ -1,6 +1,7 @@
 #include "frontend/generate_codec.h"
 
 #include <google/protobuf/empty.pb.h>
+#include <google/protobuf/stubs/logging.h>
 #include <google/protobuf/unknown_field_set.h>
 #include <grpcpp/support/proto_buffer_reader.h>
 
@@ -37,6 +38,9 @@ absl::Status ExplainFailure(const grpc::ByteBuffer& bytes) {
 }  // namespace
 
 absl::StatusOr<v1::GenerateRequest> ParseGenerateRequest(const grpc::ByteBuffer& bytes) {
+  // Protobuf would print a line for each text that is not UTF-8: what a client can cause is no
+  // event of this program's.
+  const google::protobuf::LogSilencer silencer;
   grpc::ByteBuffer copy = bytes;  // shares the slices
   grpc::ProtoBufferReader reader(&copy);
   v1::GenerateRequest request;

@@ -45,8 +45,10 @@ CLI::App* AddServe(CLI::App* app, CommandLine* line) {
   CLI::App* serve = app->add_subcommand(
       "serve",
       "Serve a model over gRPC (penstock.v1.Inference, health, reflection) until SIGTERM or "
-      "Ctrl-C, then let running answers finish.\n"
-      "Example: penstock serve --model SmolLM2-135M-Instruct.Q4_1.gguf --listen 127.0.0.1:50051");
+      "Ctrl-C, then let running answers finish");
+  serve->footer(
+      "Example:\n"
+      "  penstock serve --model SmolLM2-135M-Instruct.Q4_1.gguf --listen 127.0.0.1:50051");
   serve->add_option("--model", options.runtime.stage.model, "The model: a .gguf file")
       ->required()
       ->type_name("FILE");
@@ -121,12 +123,13 @@ CLI::App* AddServe(CLI::App* app, CommandLine* line) {
 CLI::App* AddGenerate(CLI::App* app, CommandLine* line) {
   GenerateOptions& options = line->generate;
   CLI::App* generate = app->add_subcommand(
-      "generate",
-      "Generate an answer and print it as it comes; figures go to standard error.\n"
-      "Examples: penstock generate --server 127.0.0.1:50051 --prompt 'The capital of France is' "
+      "generate", "Generate an answer and print it as it comes; figures go to standard error");
+  generate->footer(
+      "Examples:\n"
+      "  penstock generate --server 127.0.0.1:50051 --prompt 'The capital of France is' "
       "--max-tokens 16 --temperature 0\n"
-      "          penstock generate --model SmolLM2-135M-Instruct.Q4_1.gguf --prompt-ids 504,3575,"
-      "282 --json");
+      "  penstock generate --model SmolLM2-135M-Instruct.Q4_1.gguf --prompt-ids 504,3575,282 "
+      "--json");
   CLI::Option_group* source = generate->add_option_group("Source", "One of:");
   source->add_option("--server", options.server, "A running `penstock serve`")
       ->type_name("HOST:PORT");
@@ -182,9 +185,11 @@ CLI::App* AddTokenize(CLI::App* app, CommandLine* line) {
   CLI::App* tokenize = app->add_subcommand(
       "tokenize",
       "Read JSON strings from standard input, one a line, and print the token ids of each as a "
-      "JSON array.\n"
-      "Example: echo '\"Hello world\"' | penstock tokenize --model "
-      "SmolLM2-135M-Instruct.Q4_1.gguf --json");
+      "JSON array");
+  tokenize->footer(
+      "Example:\n"
+      "  echo '\"Hello world\"' | penstock tokenize --model SmolLM2-135M-Instruct.Q4_1.gguf "
+      "--json");
   tokenize->add_option("--model", line->tokenize.model, "The model: a .gguf file")
       ->required()
       ->type_name("FILE");
@@ -204,6 +209,7 @@ int Run(int argc, char** argv) {
   CLI::App app("Penstock serves Llama-family language models over gRPC.");
   app.set_version_flag("--version", "penstock " PENSTOCK_VERSION);
   app.require_subcommand(1);
+  app.footer("Each subcommand explains itself: penstock serve --help");
   CommandLine line;
   CLI::App* serve = AddServe(&app, &line);
   CLI::App* generate = AddGenerate(&app, &line);

@@ -24,6 +24,7 @@ constexpr Floats kFloats;
 
 constexpr int64_t kRows = 4;    // weight rows in scratch at a time
 constexpr int64_t kTokens = 3;  // tokens a pass over them: 3 x 4 x 2 sums fill AVX-512's registers
+constexpr int64_t kCachedFloats = 96 * 1024;  // of x: tokens that meet all rows before the next do
 
 void DequantizeQ4_1(const BlockQ4_1* blocks, int64_t count, float* HWY_RESTRICT out) {
   const hn::Rebind<uint8_t, Floats> bytes;
@@ -75,6 +76,19 @@ const float* RowAsFloats(const Tensor& weight, int64_t n, float* scratch) {
   }
 }
 
+// sums[t][r] += x[t] * w[r] for the vector at k.
+template <int64_t kT, int64_t kR>
+HWY_INLINE void AddProducts(const float* const* x, const float* const* w, int64_t k, Vector* sums) {
+  Vector weights[kR];
+  for (int64_t r = 0; r < kR; ++r) weights[r] = hn::LoadU(kFloats, w[r] + k);
+  for (int64_t t = 0; t < kT; ++t) {
+    const Vector token = hn::LoadU(kFloats, x[t] + k);
+    for (int64_t r = 0; r < kR; ++r) {
+      sums[t * kR + r] = hn::MulAdd(token, weights[r], sums[t * kR + r]);
+    }
+  }
+}
+
 // out[t][r] = dot(x[t], w[r]) for kT tokens and kR rows of `features` elements. Each has two sums,
 // of the even and of the odd vectors of its row, so that its adds do not wait for each other.
 template <int64_t kT, int64_t kR>
@@ -86,20 +100,9 @@ HWY_INLINE void DotTile(const float* const* x, const float* const* w, int64_t fe
   for (int64_t i = 0; i < kT * kR; ++i) even[i] = odd[i] = hn::Zero(kFloats);
   int64_t k = 0;
   for (; k + 2 * lanes <= features; k += 2 * lanes) {
-    Vector w_even[kR];
-    Vector w_odd[kR];
-    for (int64_t r = 0; r < kR; ++r) {
-      w_even[r] = hn::LoadU(kFloats, w[r] + k);
-      w_odd[r] = hn::LoadU(kFloats, w[r] + k + lanes);
-    }
-    for (int64_t t = 0; t < kT; ++t) {
-      const Vector x_even = hn::LoadU(kFloats, x[t] + k);
-      const Vector x_odd = hn::LoadU(kFloats, x[t] + k + lanes);
-      for (int64_t r = 0; r < kR; ++r) {
-        even[t * kR + r] = hn::MulAdd(x_even, w_even[r], even[t * kR + r]);
-        odd[t * kR + r] = hn::MulAdd(x_odd, w_odd[r], odd[t * kR + r]);
-      }
-    }
+    // One half after the other, so that the weights of one and all sums fit into the registers.
+    AddProducts<kT, kR>(x, w, k, even);
+    AddProducts<kT, kR>(x, w, k + lanes, odd);
   }
   for (int64_t t = 0; t < kT; ++t) {
     for (int64_t r = 0; r < kR; ++r) {
@@ -124,6 +127,32 @@ HWY_INLINE void DotRows(const float* const* x, const float* const* w, int64_t ro
   }
 }
 
+// out[t][n + r] for the tokens [first, last) and `rows` weight rows.
+void LinearTile(const Tensor& x, const float* const* w, int64_t n, int64_t rows, int64_t first,
+                int64_t last, const Tensor& out) {
+  const TensorWrapper<const float> in(x);
+  const TensorWrapper<float> result(out);
+  for (int64_t t = first; t < last; t += kTokens) {
+    const int64_t tokens = std::min(kTokens, last - t);
+    const float* token[kTokens];
+    float* place[kTokens];
+    for (int64_t i = 0; i < tokens; ++i) {
+      token[i] = in.row(t + i);
+      place[i] = result.row(t + i) + n;
+    }
+    switch (tokens) {
+      case 1:
+        DotRows<1>(token, w, rows, x.dim(1), place);
+        break;
+      case 2:
+        DotRows<2>(token, w, rows, x.dim(1), place);
+        break;
+      default:
+        DotRows<kTokens>(token, w, rows, x.dim(1), place);
+    }
+  }
+}
+
 void LinearRows(const Tensor& x, const Tensor& weight, const Tensor& out, int64_t begin,
                 int64_t end) {
   static thread_local std::vector<float> scratch;  // grows once, to the widest layer
@@ -132,32 +161,16 @@ void LinearRows(const Tensor& x, const Tensor& weight, const Tensor& out, int64_
   if (static_cast<int64_t>(scratch.size()) < kRows * features) {
     scratch.resize(static_cast<size_t>(kRows * features));
   }
-  const TensorWrapper<const float> in(x);
-  const TensorWrapper<float> result(out);
-  for (int64_t n = begin; n < end; n += kRows) {
-    const int64_t rows = std::min(kRows, end - n);
-    const float* w[kRows];
-    for (int64_t r = 0; r < rows; ++r) {
-      w[r] = RowAsFloats(weight, n + r, scratch.data() + r * features);
-    }
-    for (int64_t t = 0; t < num_tokens; t += kTokens) {
-      const int64_t tokens = std::min(kTokens, num_tokens - t);
-      const float* token[kTokens];
-      float* place[kTokens];
-      for (int64_t i = 0; i < tokens; ++i) {
-        token[i] = in.row(t + i);
-        place[i] = result.row(t + i) + n;
+  const int64_t cached = std::max(kTokens, kCachedFloats / features / kTokens * kTokens);
+  for (int64_t first = 0; first < num_tokens; first += cached) {
+    const int64_t last = std::min(num_tokens, first + cached);
+    for (int64_t n = begin; n < end; n += kRows) {
+      const int64_t rows = std::min(kRows, end - n);
+      const float* w[kRows];
+      for (int64_t r = 0; r < rows; ++r) {
+        w[r] = RowAsFloats(weight, n + r, scratch.data() + r * features);
       }
-      switch (tokens) {
-        case 1:
-          DotRows<1>(token, w, rows, features, place);
-          break;
-        case 2:
-          DotRows<2>(token, w, rows, features, place);
-          break;
-        default:
-          DotRows<kTokens>(token, w, rows, features, place);
-      }
+      LinearTile(x, w, n, rows, first, last, out);
     }
   }
 }

@@ -281,6 +281,31 @@ TEST_F(EngineLoopTest, AStageErrorEndsEveryRequest) {
   }
 }
 
+TEST_F(EngineLoopTest, AStageErrorLeavesNobodyWaiting) {
+  Start();
+  std::vector<std::thread> clients;
+  for (int i = 0; i < 4; ++i) {
+    clients.emplace_back([this] {
+      GenerationRequest request;
+      request.prompt = {1, 2, 3};
+      request.max_tokens = 2;
+      while (true) {
+        auto sink = std::make_shared<RecordingSink>();
+        const absl::StatusOr<RequestId> id = loop_->Submit(request, sink);
+        if (!id.ok()) {
+          EXPECT_EQ(id.status().code(), absl::StatusCode::kUnavailable);
+          return;
+        }
+        sink->Wait();
+      }
+    });
+  }
+  stage_->WaitForPlans(100);
+  stage_->Fail(absl::StatusCode::kUnavailable, "gone");
+  for (std::thread& thread : clients) thread.join();
+  DrainAndCheckThatAllIsFree();
+}
+
 // Several threads send, abort and let requests expire at random; nobody is lost, nobody gets a
 // token that it would not get alone, and nothing is left behind.
 TEST_F(EngineLoopTest, AbortStorm) {

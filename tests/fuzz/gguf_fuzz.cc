@@ -1,5 +1,6 @@
 // Fuzz target: any bytes as a GGUF file, and all that may be asked of it. What parses must be
 // readable to its last byte; a sanitizer watches. Inputs begin as mutations of a small model.
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -52,7 +53,7 @@ uint64_t ReadAll(const std::shared_ptr<const GgufFile>& file) {
 }  // namespace penstock
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  static volatile uint64_t sink;
+  [[maybe_unused]] static volatile uint64_t sink;
   const auto file =
       penstock::GgufFile::Parse(penstock::MmapFile::FromBytes("fuzz.gguf", {data, size}));
   if (file.ok()) {
@@ -66,9 +67,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
 // Random bytes are almost never a GGUF file: what is not yet one begins as the small model.
 extern "C" size_t LLVMFuzzerCustomMutator(uint8_t* data, size_t size, size_t max_size, unsigned) {
   static const std::vector<uint8_t> seed = penstock::TinyLlamaGguf().Build();
-  if ((size < 4 || std::memcmp(data, "GGUF", 4) != 0) && seed.size() <= max_size) {
-    std::memcpy(data, seed.data(), seed.size());
-    size = seed.size();
+  if (size < 24 || std::memcmp(data, "GGUF", 4) != 0) {
+    size = std::min(seed.size(), max_size);
+    std::memcpy(data, seed.data(), size);
   }
   return LLVMFuzzerMutate(data, size, max_size);
 }

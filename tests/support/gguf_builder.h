@@ -164,16 +164,16 @@ inline absl::StatusOr<std::shared_ptr<const GgufFile>> ParseGguf(
   return GgufFile::Parse(MmapFile::FromBytes("model.gguf", bytes));
 }
 
-// A whole model of one layer: hidden size 64, 2 heads on 1 KV head, 8 tokens. Linear layers are
+// A whole model of one layer: hidden size 32, 2 heads on 1 KV head, 8 tokens. Linear layers are
 // Q4_1, the embedding table Q8_0, norms F32; the LM head is tied. Quantized bytes are a pattern.
 inline GgufBuilder TinyLlamaGguf() {
   GgufBuilder builder;
   builder.String("general.architecture", "llama").String("general.name", "tiny");
   builder.Int("llama.block_count", 1).Int("llama.context_length", 128);
-  builder.Int("llama.embedding_length", 64).Int("llama.feed_forward_length", 96);
+  builder.Int("llama.embedding_length", 32).Int("llama.feed_forward_length", 64);
   builder.Int("llama.attention.head_count", 2).Int("llama.attention.head_count_kv", 1);
   builder.Float("llama.attention.layer_norm_rms_epsilon", 1e-5f);
-  builder.Float("llama.rope.freq_base", 500.0f).Int("llama.rope.dimension_count", 32);
+  builder.Float("llama.rope.freq_base", 500.0f).Int("llama.rope.dimension_count", 16);
   builder.Int("llama.vocab_size", 8);
   builder.String("tokenizer.ggml.model", "gpt2").String("tokenizer.ggml.pre", "smollm");
   builder.Strings("tokenizer.ggml.tokens",
@@ -190,17 +190,17 @@ inline GgufBuilder TinyLlamaGguf() {
   const auto linear = [&](std::string_view name, uint64_t in, uint64_t out) {
     builder.Tensor(name, {in, out}, 3, pattern(in * out / 32 * sizeof(BlockQ4_1)));
   };
-  builder.Tensor("token_embd.weight", {64, 8}, 8, pattern(64 * 8 / 32 * sizeof(BlockQ8_0)));
-  builder.F32Tensor("blk.0.attn_norm.weight", {64}, 1.0f);
-  linear("blk.0.attn_q.weight", 64, 64);
-  linear("blk.0.attn_k.weight", 64, 32);
-  linear("blk.0.attn_v.weight", 64, 32);
-  linear("blk.0.attn_output.weight", 64, 64);
-  builder.F32Tensor("blk.0.ffn_norm.weight", {64}, 2.0f);
-  linear("blk.0.ffn_gate.weight", 64, 96);
-  linear("blk.0.ffn_up.weight", 64, 96);
-  linear("blk.0.ffn_down.weight", 96, 64);
-  builder.F32Tensor("output_norm.weight", {64}, 3.0f);
+  builder.Tensor("token_embd.weight", {32, 8}, 8, pattern(32 * 8 / 32 * sizeof(BlockQ8_0)));
+  builder.F32Tensor("blk.0.attn_norm.weight", {32}, 1.0f);
+  linear("blk.0.attn_q.weight", 32, 32);
+  linear("blk.0.attn_k.weight", 32, 16);
+  linear("blk.0.attn_v.weight", 32, 16);
+  linear("blk.0.attn_output.weight", 32, 32);
+  builder.F32Tensor("blk.0.ffn_norm.weight", {32}, 2.0f);
+  linear("blk.0.ffn_gate.weight", 32, 64);
+  linear("blk.0.ffn_up.weight", 32, 64);
+  linear("blk.0.ffn_down.weight", 64, 32);
+  builder.F32Tensor("output_norm.weight", {32}, 3.0f);
   return builder;
 }
 

@@ -32,11 +32,11 @@ TEST(GgufConfigTest, ReadsTheLlamaKeys) {
   EXPECT_EQ(config->architecture, "llama");
   EXPECT_EQ(config->name, "tiny");
   EXPECT_EQ(config->num_layers, 1);
-  EXPECT_EQ(config->hidden_size, 64);
-  EXPECT_EQ(config->intermediate_size, 96);
+  EXPECT_EQ(config->hidden_size, 32);
+  EXPECT_EQ(config->intermediate_size, 64);
   EXPECT_EQ(config->num_heads, 2);
   EXPECT_EQ(config->num_kv_heads, 1);
-  EXPECT_EQ(config->head_dim, 32);
+  EXPECT_EQ(config->head_dim, 16);
   EXPECT_EQ(config->vocab_size, 8);
   EXPECT_EQ(config->context_length, 128);
   EXPECT_EQ(config->rms_norm_eps, 1e-5f);
@@ -59,18 +59,18 @@ TEST(GgufConfigTest, OptionalKeysHaveDefaults) {
 }
 
 TEST(GgufConfigTest, AnLmHeadOfItsOwnIsNotTied) {
-  const auto config = Config(TinyLlamaGguf().F32Tensor("output.weight", {64, 8}, 0));
+  const auto config = Config(TinyLlamaGguf().F32Tensor("output.weight", {32, 8}, 0));
   ASSERT_TRUE(IsOk(config));
   EXPECT_FALSE(config->tied_embeddings);
 }
 
 TEST(GgufConfigTest, KeyLengthIsTheHeadDim) {
   const auto config = Config(TinyLlamaGguf()
-                                 .Int("llama.attention.key_length", 16)
-                                 .Int("llama.attention.value_length", 16)
-                                 .Int("llama.rope.dimension_count", 16));
+                                 .Int("llama.attention.key_length", 8)
+                                 .Int("llama.attention.value_length", 8)
+                                 .Int("llama.rope.dimension_count", 8));
   ASSERT_TRUE(IsOk(config));
-  EXPECT_EQ(config->head_dim, 16);
+  EXPECT_EQ(config->head_dim, 8);
 }
 
 TEST(GgufConfigTest, AVocabularyMayBePaddedButNotTooSmall) {
@@ -117,7 +117,7 @@ TEST(GgufConfigTest, ZeroAndHugeSizesAreRefusedForEveryKey) {
 TEST(GgufConfigTest, SizesThatContradictEachOtherAreRefused) {
   EXPECT_TRUE(Fails(Config(TinyLlamaGguf().Int("llama.attention.head_count", 5)),
                     StatusCode::kInvalidArgument,
-                    {"llama.embedding_length (64)", "head_count (5)", "key_length"}));
+                    {"llama.embedding_length (32)", "head_count (5)", "key_length"}));
   EXPECT_TRUE(Fails(Config(TinyLlamaGguf()
                                .Int("llama.attention.head_count", 8)
                                .Int("llama.attention.head_count_kv", 3)),
@@ -145,8 +145,8 @@ TEST(GgufConfigTest, AnotherArchitectureIsUnimplemented) {
 }
 
 TEST(GgufConfigTest, RopeThatIsNotPlainIsUnimplemented) {
-  EXPECT_TRUE(Fails(Config(TinyLlamaGguf().Int("llama.rope.dimension_count", 16)),
-                    StatusCode::kUnimplemented, {"llama.rope.dimension_count is 16", "32"}));
+  EXPECT_TRUE(Fails(Config(TinyLlamaGguf().Int("llama.rope.dimension_count", 8)),
+                    StatusCode::kUnimplemented, {"llama.rope.dimension_count is 8", "16"}));
   EXPECT_TRUE(Fails(Config(TinyLlamaGguf().String("llama.rope.scaling.type", "yarn")),
                     StatusCode::kUnimplemented, {"RoPE scaling", "'yarn'"}));
   for (const char* key : {"llama.rope.scaling.factor", "llama.rope.scale_linear"}) {
@@ -164,8 +164,8 @@ TEST(GgufConfigTest, RopeThatIsNotPlainIsUnimplemented) {
 TEST(GgufConfigTest, WhatTheForwardPassWouldIgnoreIsUnimplemented) {
   EXPECT_TRUE(Fails(Config(TinyLlamaGguf().Int("llama.expert_count", 8)),
                     StatusCode::kUnimplemented, {"llama.expert_count is 8"}));
-  EXPECT_TRUE(Fails(Config(TinyLlamaGguf().Int("llama.attention.value_length", 16)),
-                    StatusCode::kUnimplemented, {"llama.attention.value_length is 16", "32"}));
+  EXPECT_TRUE(Fails(Config(TinyLlamaGguf().Int("llama.attention.value_length", 8)),
+                    StatusCode::kUnimplemented, {"llama.attention.value_length is 8", "16"}));
   for (const char* name :
        {"blk.0.attn_output.bias", "blk.1.attn_q.weight", "blk.00.attn_q.weight", "blk.0.x"}) {
     EXPECT_TRUE(Fails(Config(TinyLlamaGguf().F32Tensor(name, {1}, 1.0f)),

@@ -158,23 +158,23 @@ TEST(GgufWeightSourceTest, HandsOutCanonicalNames) {
     const char* name;
     Shape shape;
   } tensors[] = {
-      {"embed_tokens.weight", {8, 64}},
-      {"norm.weight", {64}},
-      {"layers.0.input_layernorm.weight", {64}},
-      {"layers.0.self_attn.q_proj.weight", {64, 64}},
-      {"layers.0.self_attn.k_proj.weight", {32, 64}},
-      {"layers.0.self_attn.v_proj.weight", {32, 64}},
-      {"layers.0.self_attn.o_proj.weight", {64, 64}},
-      {"layers.0.post_attention_layernorm.weight", {64}},
-      {"layers.0.mlp.gate_proj.weight", {96, 64}},
-      {"layers.0.mlp.up_proj.weight", {96, 64}},
-      {"layers.0.mlp.down_proj.weight", {64, 96}},
+      {"embed_tokens.weight", {8, 32}},
+      {"norm.weight", {32}},
+      {"layers.0.input_layernorm.weight", {32}},
+      {"layers.0.self_attn.q_proj.weight", {32, 32}},
+      {"layers.0.self_attn.k_proj.weight", {16, 32}},
+      {"layers.0.self_attn.v_proj.weight", {16, 32}},
+      {"layers.0.self_attn.o_proj.weight", {32, 32}},
+      {"layers.0.post_attention_layernorm.weight", {32}},
+      {"layers.0.mlp.gate_proj.weight", {64, 32}},
+      {"layers.0.mlp.up_proj.weight", {64, 32}},
+      {"layers.0.mlp.down_proj.weight", {32, 64}},
   };
   for (const auto& tensor : tensors) {
     EXPECT_TRUE(source->Contains(tensor.name)) << tensor.name;
     EXPECT_TRUE(IsOk(source->Get(tensor.name, tensor.shape))) << tensor.name;
   }
-  const Tensor norm = *source->Get("norm.weight", {64});
+  const Tensor norm = *source->Get("norm.weight", {32});
   EXPECT_EQ(*static_cast<const float*>(norm.raw()), 3.0f);
   source->Forget(norm);
   for (const char* name :
@@ -188,21 +188,21 @@ TEST(GgufWeightSourceTest, HandsOutCanonicalNames) {
 
 TEST(GgufWeightSourceTest, BiasesAndAnLmHeadWhereThereAreAny) {
   const auto source = MakeGgufWeightSource(MustParse(TinyLlamaGguf()
-                                                         .F32Tensor("blk.0.attn_q.bias", {64}, 0)
-                                                         .F32Tensor("blk.0.attn_k.bias", {32}, 0)
-                                                         .F32Tensor("blk.0.attn_v.bias", {32}, 0)
-                                                         .F32Tensor("output.weight", {64, 8}, 0)));
-  EXPECT_TRUE(IsOk(source->Get("layers.0.self_attn.q_proj.bias", {64})));
-  EXPECT_TRUE(IsOk(source->Get("layers.0.self_attn.k_proj.bias", {32})));
-  EXPECT_TRUE(IsOk(source->Get("layers.0.self_attn.v_proj.bias", {32})));
-  EXPECT_TRUE(IsOk(source->Get("lm_head.weight", {8, 64})));
+                                                         .F32Tensor("blk.0.attn_q.bias", {32}, 0)
+                                                         .F32Tensor("blk.0.attn_k.bias", {16}, 0)
+                                                         .F32Tensor("blk.0.attn_v.bias", {16}, 0)
+                                                         .F32Tensor("output.weight", {32, 8}, 0)));
+  EXPECT_TRUE(IsOk(source->Get("layers.0.self_attn.q_proj.bias", {32})));
+  EXPECT_TRUE(IsOk(source->Get("layers.0.self_attn.k_proj.bias", {16})));
+  EXPECT_TRUE(IsOk(source->Get("layers.0.self_attn.v_proj.bias", {16})));
+  EXPECT_TRUE(IsOk(source->Get("lm_head.weight", {8, 32})));
 }
 
 TEST(GgufWeightSourceTest, AnotherShapeIsAnErrorWithBoth) {
   const auto source = MakeGgufWeightSource(MustParse(TinyLlamaGguf()));
-  EXPECT_TRUE(Fails(source->Get("layers.0.self_attn.k_proj.weight", {64, 64}),
+  EXPECT_TRUE(Fails(source->Get("layers.0.self_attn.k_proj.weight", {32, 32}),
                     StatusCode::kInvalidArgument,
-                    {"model.gguf", "'blk.0.attn_k.weight'", "[32, 64]", "[64, 64]"}));
+                    {"model.gguf", "'blk.0.attn_k.weight'", "[16, 32]", "[32, 32]"}));
 }
 
 }  // namespace
