@@ -5,6 +5,7 @@
 #include <string_view>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
@@ -53,12 +54,13 @@ void PrintStats(const GenerateOutcome& outcome) {
                 outcome.generation.finish_reason, outcome.usage.seed());
 }
 
-// What the server's own message does not say.
+// What to do, where the message does not come from our server, which says it.
 std::string Hint(const absl::Status& status, const GenerateOptions& options) {
   if (status.code() == absl::StatusCode::kDeadlineExceeded) {
     return " (allow more time with --timeout, or ask for fewer --max-tokens)";
   }
-  if (status.code() == absl::StatusCode::kUnavailable && !options.server.empty()) {
+  const bool ours = absl::StartsWith(status.message(), "the server ");
+  if (status.code() == absl::StatusCode::kUnavailable && !ours) {
     return absl::StrCat(" (is a server ready at ", options.server,
                         "? start one with: penstock serve --model FILE --listen ", options.server,
                         ")");

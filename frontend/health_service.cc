@@ -13,11 +13,10 @@ class HealthService::Watcher final : public grpc::ServerWriteReactor<HealthCheck
  public:
   Watcher(HealthService& service, std::string name) : service_(service), name_(std::move(name)) {}
 
-  const std::string& name() const { return name_; }
-
-  void Set(ServingStatus status) {
+  // Asks under the lock, so that of two at once the later answer is the later sent.
+  void Update() {
     std::lock_guard<std::mutex> lock(mutex_);
-    wanted_ = status;
+    wanted_ = service_.Status(name_);
     WriteIfChanged();
   }
   void End(const grpc::Status& status) {
@@ -69,7 +68,7 @@ void HealthService::Update() {
     std::lock_guard<std::mutex> lock(mutex_);
     watchers = watchers_;
   }
-  for (const std::shared_ptr<Watcher>& watcher : watchers) watcher->Set(Status(watcher->name()));
+  for (const std::shared_ptr<Watcher>& watcher : watchers) watcher->Update();
 }
 
 void HealthService::EndWatches() {
@@ -113,9 +112,7 @@ grpc::ServerWriteReactor<HealthCheckResponse>* HealthService::Watch(
     watchers_.insert(watcher);
     ended = ended_;
   }
-  // After the insertion, so that no change is missed; an older answer cannot follow a newer one,
-  // since both are asked for here and now.
-  watcher->Set(Status(watcher->name()));
+  watcher->Update();  // after the insertion, so that no change is missed
   if (ended) watcher->End({grpc::StatusCode::UNAVAILABLE, "the server is shutting down"});
   return watcher.get();
 }

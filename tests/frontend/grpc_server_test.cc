@@ -1,47 +1,17 @@
 #include "frontend/grpc_server.h"
 
-#include <grpcpp/generic/generic_stub.h>
 #include <gtest/gtest.h>
 
 #include <future>
 
 #include "google/rpc/status.pb.h"
 #include "tests/support/inference_fixture.h"
+#include "tests/support/raw_call.h"
 
 namespace penstock {
 namespace {
 
-class GrpcServerTest : public InferenceFixture {
- protected:
-  // Sends bytes that need not be a message, and returns the status.
-  grpc::Status GenerateRaw(const std::string& bytes) {
-    grpc::CompletionQueue queue;
-    const auto wait = [&queue] {
-      void* tag = nullptr;
-      bool ok = false;
-      queue.Next(&tag, &ok);
-      return ok;
-    };
-    const grpc::Slice slice(bytes);
-    const grpc::ByteBuffer request(&slice, 1);
-    grpc::ByteBuffer response;
-    grpc::ClientContext context;
-    grpc::GenericStub stub(channel_);
-    const auto call = stub.PrepareCall(&context, "/penstock.v1.Inference/Generate", &queue);
-    call->StartCall(nullptr);
-    wait();
-    call->Write(request, nullptr);
-    wait();
-    call->WritesDone(nullptr);
-    wait();
-    call->Read(&response, nullptr);
-    while (wait()) call->Read(&response, nullptr);
-    grpc::Status status;
-    call->Finish(&status, nullptr);
-    wait();
-    return status;
-  }
-};
+using GrpcServerTest = InferenceFixture;
 
 TEST_F(GrpcServerTest, StreamsAnAnswer) {
   StartAll();
@@ -168,7 +138,7 @@ TEST_F(GrpcServerTest, BytesThatAreNoMessageGetASentence) {
       {"", "no prompt"},
   };
   for (const Case& one : cases) {
-    const grpc::Status status = GenerateRaw(one.bytes);
+    const grpc::Status status = CallRaw(channel_, "/penstock.v1.Inference/Generate", one.bytes);
     EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
     EXPECT_NE(status.error_message().find(one.words), std::string::npos) << status.error_message();
   }

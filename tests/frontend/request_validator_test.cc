@@ -64,7 +64,7 @@ TEST_F(RequestValidatorTest, KeepsWhatIsAskedFor) {
 
 TEST_F(RequestValidatorTest, CutsMaxTokensToTheContext) {
   ClientRequest request;
-  request.token_ids.emplace(31, 5);
+  request.token_ids = std::vector<int32_t>(31, 5);
   request.max_tokens = INT64_MAX;
   ASSERT_TRUE(IsOk(Validate(request)));
   EXPECT_EQ(Validate(request)->max_tokens, 1);
