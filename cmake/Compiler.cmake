@@ -15,6 +15,9 @@ add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-Wall>
                     $<$<COMPILE_LANGUAGE:CXX>:-Wextra>
                     $<$<COMPILE_LANGUAGE:CXX>:-Werror>
                     $<$<COMPILE_LANGUAGE:CXX>:-Wvla>)
+# a * b + c is fused only where the code says so: which expressions a compiler fuses differs from
+# function to function, and the same token must have the same bits in any batch.
+add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-ffp-contract=off>)
 include_directories(${PROJECT_SOURCE_DIR})
 
 if(PENSTOCK_SANITIZE)

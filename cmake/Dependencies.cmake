@@ -3,10 +3,12 @@
 # libsentencepiece, which exports a protobuf of its own, can live beside them.
 find_package(Threads REQUIRED)
 find_package(PkgConfig REQUIRED)
-pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
+pkg_check_modules(PCRE2 REQUIRED libpcre2-8)
 find_package(hwy CONFIG REQUIRED)
 find_package(nlohmann_json CONFIG REQUIRED)
 
+add_library(penstock_pcre2 INTERFACE)
+target_link_libraries(penstock_pcre2 INTERFACE -l:libpcre2-8.a)
 add_library(penstock_absl INTERFACE)
 add_library(penstock_rpc INTERFACE)
 add_library(penstock_log INTERFACE)
@@ -15,9 +17,10 @@ add_library(penstock_log INTERFACE)
 function(as_static out)
   set(result "")
   foreach(flag IN LISTS ARGN)
-    if(flag MATCHES "^-l(.+)$" AND EXISTS "/usr/lib/${CMAKE_LIBRARY_ARCHITECTURE}/lib${CMAKE_MATCH_1}.a"
-       AND NOT CMAKE_MATCH_1 MATCHES "^(dl|rt|pthread|m|atomic)$")
-      list(APPEND result "-l:lib${CMAKE_MATCH_1}.a")
+    string(REGEX REPLACE "^-l" "" name "${flag}")
+    set(archive /usr/lib/${CMAKE_LIBRARY_ARCHITECTURE}/lib${name}.a)
+    if(flag MATCHES "^-l" AND EXISTS ${archive} AND NOT name MATCHES "^(dl|rt|pthread|m|atomic)$")
+      list(APPEND result "-l:lib${name}.a")
     else()
       list(APPEND result "${flag}")
     endif()
@@ -27,8 +30,10 @@ endfunction()
 
 pkg_check_modules(ABSL REQUIRED absl_status absl_statusor absl_strings absl_str_format absl_time
                   absl_flat_hash_map absl_flat_hash_set)
-list(REMOVE_DUPLICATES ABSL_STATIC_LDFLAGS)
-as_static(absl_libs ${ABSL_STATIC_LDFLAGS})
+set(absl_flags ${ABSL_STATIC_LDFLAGS})
+list(REMOVE_DUPLICATES absl_flags)
+list(FILTER absl_flags EXCLUDE REGEX "push-state|pop-state|as-needed")
+as_static(absl_libs ${absl_flags})
 target_link_libraries(penstock_absl INTERFACE -Wl,--start-group ${absl_libs} -Wl,--end-group
                                               Threads::Threads)
 target_link_options(penstock_absl INTERFACE -Wl,--exclude-libs,ALL)
@@ -47,10 +52,9 @@ if(PENSTOCK_SERVICE)
   target_link_options(penstock_rpc INTERFACE -Wl,--exclude-libs,ALL)
 endif()
 
-# Logging is used by one .cc, header-only there: Debian has no archive of spdlog or fmt.
+# Header-only, in the one .cc that logs: Debian has no archive of spdlog or fmt.
 find_package(spdlog CONFIG REQUIRED)
-find_package(fmt CONFIG REQUIRED)
-target_link_libraries(penstock_log INTERFACE spdlog::spdlog_header_only fmt::fmt-header-only)
+target_compile_definitions(penstock_log INTERFACE SPDLOG_FMT_EXTERNAL FMT_HEADER_ONLY)
 
 if(PENSTOCK_TESTS)
   find_package(GTest CONFIG REQUIRED)

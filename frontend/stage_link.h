@@ -17,6 +17,7 @@ class StageLink {
   // every plan still in flight gets an error too.
   using ResultCallback = std::function<void(absl::StatusOr<StepResult>)>;
 
+  // The destructor waits for the link's threads: no callback comes once it has returned.
   virtual ~StageLink() = default;
 
   // Loads the model on the stage; blocks until it is ready or has failed. Once, before Submit.

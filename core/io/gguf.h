@@ -26,42 +26,50 @@ class GgufFile {
   // GGUF v3 file, naming the file, the key or tensor, and what was expected; UNIMPLEMENTED for a
   // version or an element type that is not supported, naming those that are.
   static absl::StatusOr<std::shared_ptr<const GgufFile>> Open(const std::string& path);
+  // The same on a file that is mapped already.
+  static absl::StatusOr<std::shared_ptr<const GgufFile>> Parse(std::shared_ptr<MmapFile> file);
 
   const std::string& path() const { return file_->path(); }
   const std::shared_ptr<MmapFile>& file() const { return file_; }
 
   // Metadata by key. Errors: NOT_FOUND; INVALID_ARGUMENT when the type differs; both with file
-  // and key. Any integer type is taken for an integer if the value fits.
+  // and key. Any integer type is taken for an integer if the value fits. Strings are views into
+  // the file and live as long as it is mapped.
   absl::StatusOr<int64_t> GetInt(std::string_view key) const;
   absl::StatusOr<float> GetFloat(std::string_view key) const;
   absl::StatusOr<bool> GetBool(std::string_view key) const;
   absl::StatusOr<std::string_view> GetString(std::string_view key) const;
   absl::StatusOr<std::vector<std::string_view>> GetStrings(std::string_view key) const;
   absl::StatusOr<std::vector<int64_t>> GetInts(std::string_view key) const;
-  bool HasKey(std::string_view key) const { return values_.contains(std::string(key)); }
+  bool HasKey(std::string_view key) const { return values_.contains(key); }
 
   // The tensor under its GGUF name, outermost dimension first, in place. It keeps the file mapped.
   absl::StatusOr<Tensor> GetTensor(std::string_view name) const;
-  bool HasTensor(std::string_view name) const { return tensors_.contains(std::string(name)); }
+  bool HasTensor(std::string_view name) const { return tensors_.contains(name); }
   int64_t num_tensors() const { return static_cast<int64_t>(tensors_.size()); }
+  // Sorted. The views point into the file.
+  std::vector<std::string_view> TensorNames() const;
 
  private:
   friend class GgufParser;
 
-  // A metadata value: its type tag and where its bytes lie. For arrays the element type and count.
+  // A metadata value: its type tag and where its bytes lie. An array has the type of its elements,
+  // which stay in the file.
   struct Value {
     uint32_t type = 0;
-    uint32_t element_type = 0;
+    bool is_array = false;
     int64_t count = 1;
     int64_t offset = 0;
   };
 
-  GgufFile() = default;
+  explicit GgufFile(std::shared_ptr<MmapFile> file) : file_(std::move(file)) {}
   absl::StatusOr<const Value*> Find(std::string_view key) const;
+  absl::Status WrongType(std::string_view key, const Value& value, std::string_view expected) const;
 
   std::shared_ptr<MmapFile> file_;
-  absl::flat_hash_map<std::string, Value> values_;
-  absl::flat_hash_map<std::string, Tensor> tensors_;
+  // The names are views into the file.
+  absl::flat_hash_map<std::string_view, Value> values_;
+  absl::flat_hash_map<std::string_view, Tensor> tensors_;
 };
 
 // The model's configuration, read from the metadata of the llama architecture and validated.

@@ -1,4 +1,6 @@
-// A read-only mapping of a whole file. Thread-safe after it is made.
+// A read-only mapping of a whole file. Thread-safe after it is made. A file that another program
+// cuts short while it is mapped ends the process (SIGBUS) when the lost part is read: model files
+// are replaced by renaming, not by writing into them.
 #pragma once
 
 #include <cstdint>
@@ -15,6 +17,9 @@ class MmapFile {
   // Errors: NOT_FOUND, PERMISSION_DENIED, INVALID_ARGUMENT (a directory, an empty file), each with
   // the path and the system's reason.
   static absl::StatusOr<std::shared_ptr<MmapFile>> Open(const std::string& path);
+  // Bytes in memory instead of a file, so that parsers can be tested; `path` is a name for
+  // messages.
+  static std::shared_ptr<MmapFile> FromBytes(std::string path, std::span<const uint8_t> bytes);
   ~MmapFile();
   MmapFile(const MmapFile&) = delete;
   MmapFile& operator=(const MmapFile&) = delete;
@@ -24,16 +29,17 @@ class MmapFile {
   const uint8_t* data() const { return data_; }
 
   // Lets the kernel take back the whole pages inside [data, data + bytes): they stay in the page
-  // cache and are mapped again when touched.
+  // cache and are mapped again when touched. REQUIRES: the range lies in this file.
   void Forget(const void* data, int64_t bytes) const;
 
  private:
-  MmapFile(std::string path, const uint8_t* data, int64_t size)
-      : path_(std::move(path)), data_(data), size_(size) {}
+  MmapFile(std::string path, const uint8_t* data, int64_t size, std::unique_ptr<uint8_t[]> owned)
+      : path_(std::move(path)), data_(data), size_(size), owned_(std::move(owned)) {}
 
   std::string path_;
   const uint8_t* data_;
   int64_t size_;
+  std::unique_ptr<uint8_t[]> owned_;  // the bytes, when they are no mapping
 };
 
 }  // namespace penstock

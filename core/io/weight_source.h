@@ -4,12 +4,9 @@
 // Thread rule: const methods may run at the same time.
 #pragma once
 
-#include <memory>
-#include <string>
 #include <string_view>
 
 #include "core/base/status.h"
-#include "core/model/model_config.h"
 #include "core/tensor/tensor.h"
 
 namespace penstock {

@@ -29,6 +29,9 @@ struct ModelConfig {
   int64_t qkv_size() const { return q_size() + 2 * kv_size(); }
 };
 
+// Token ids are below this for every model.
+inline constexpr int64_t kMaxVocabSize = int64_t{1} << 24;
+
 // Every bound and relation that the forward pass relies on. Errors: INVALID_ARGUMENT with the
 // field, its value and what was expected.
 absl::Status Validate(const ModelConfig& config);

@@ -3,6 +3,7 @@
 // Source of the block layouts: the GGUF specification and ggml's documentation of Q4_1 and Q8_0.
 #pragma once
 
+#include <bit>
 #include <cstdint>
 #include <string_view>
 
@@ -69,8 +70,17 @@ constexpr DataType DataTypeOf<uint8_t>() {
   return DataType::kU8;
 }
 
-// IEEE 754 binary16 to binary32, exact.
-float HalfToFloat(uint16_t half);
+// IEEE 754 binary16 to binary32, exact. Inline: every block of a quantized row needs one or two.
+inline float HalfToFloat(uint16_t half) {
+  const uint32_t magnitude = static_cast<uint32_t>(half & 0x7fff) << 13;
+  const uint32_t sign = static_cast<uint32_t>(half & 0x8000) << 16;
+  if (magnitude >= 0x0f800000) {  // infinity or NaN
+    return std::bit_cast<float>(sign | 0x70000000 | magnitude);
+  }
+  // The exponent's bias differs by 112; a multiplication makes subnormals right as well.
+  const float value = std::bit_cast<float>(magnitude) * 0x1p112f;
+  return std::bit_cast<float>(sign | std::bit_cast<uint32_t>(value));
+}
 // Rounded to nearest even; overflow becomes infinity.
 uint16_t FloatToHalf(float value);
 

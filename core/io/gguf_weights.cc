@@ -1,0 +1,48 @@
+#include "core/io/gguf.h"
+#include "core/io/gguf_format.h"
+#include "core/io/gguf_names.h"
+
+namespace penstock {
+namespace {
+
+class GgufWeightSource final : public WeightSource {
+ public:
+  explicit GgufWeightSource(std::shared_ptr<const GgufFile> file) : file_(std::move(file)) {}
+
+  bool Contains(std::string_view name) const override {
+    const auto gguf = GgufTensorName(name);
+    return gguf && file_->HasTensor(*gguf);
+  }
+
+  absl::StatusOr<Tensor> Get(std::string_view name, const Shape& expected) const override {
+    const auto gguf = GgufTensorName(name);
+    if (!gguf) {
+      return absl::NotFoundError(
+          absl::StrCat(file_->path(), ": ", Quoted(name), " is no tensor of a Llama model"));
+    }
+    PENSTOCK_ASSIGN_OR_RETURN(Tensor tensor, file_->GetTensor(*gguf));
+    if (!(tensor.shape() == expected)) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          file_->path(), ": tensor ", Quoted(*gguf), " has the shape ", tensor.shape().ToString(),
+          "; from the file's metadata ", expected.ToString(), " is expected"));
+    }
+    return tensor;
+  }
+
+  RopeRows rope_rows() const override { return RopeRows::kInterleaved; }
+
+  void Forget(const Tensor& tensor) const override {
+    file_->file()->Forget(tensor.raw(), tensor.bytes());
+  }
+
+ private:
+  std::shared_ptr<const GgufFile> file_;
+};
+
+}  // namespace
+
+std::unique_ptr<WeightSource> MakeGgufWeightSource(std::shared_ptr<const GgufFile> file) {
+  return std::make_unique<GgufWeightSource>(std::move(file));
+}
+
+}  // namespace penstock

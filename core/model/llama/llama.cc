@@ -1,0 +1,143 @@
+#include "core/model/llama/llama.h"
+
+#include "core/base/check.h"
+
+namespace penstock {
+namespace {
+
+class Llama final : public Model {
+ public:
+  Llama(const ModelConfig& config, LlamaWeight weight, Ops& ops)
+      : config_(config),
+        heads_{config.num_heads, config.num_kv_heads, config.head_dim},
+        weight_(std::move(weight)),
+        ops_(ops) {}
+
+  absl::Status MakeWorkspace(const ModelLimits& limits, BaseAllocator& allocator);
+
+  Tensor Forward(const StepBatch& batch, const KvCache& cache) override;
+  int64_t weight_bytes() const override { return weight_.bytes(); }
+
+ private:
+  void ContextAttention(const StepBatch& batch, const Tensor& kv);
+  void DecoderSelfAttention(const StepBatch& batch, const Tensor& kv);
+  void Ffn(const FfnWeight& weight, const Tensor& norm, const Tensor& out);
+
+  const ModelConfig config_;
+  const HeadLayout heads_;
+  const LlamaWeight weight_;
+  Ops& ops_;
+
+  Tensor rope_table_;  // [context_length, head_dim]
+
+  // Workspace, rows for the largest batch; a step uses the first num_tokens of each.
+  Tensor residual_;   // [max_tokens, hidden]
+  Tensor norm_;       // [max_tokens, hidden]
+  Tensor delta_;      // [max_tokens, hidden]
+  Tensor qkv_;        // [max_tokens, q + k + v]
+  Tensor attention_;  // [max_tokens, q]
+  Tensor gate_up_;    // [max_tokens, 2 * intermediate]
+  Tensor gated_;      // [max_tokens, intermediate]
+  Tensor last_;       // [max_samples, hidden]
+  Tensor logits_;     // [max_samples, vocab]
+};
+
+absl::Status Llama::MakeWorkspace(const ModelLimits& limits, BaseAllocator& allocator) {
+  const auto make = [&](Tensor& tensor, int64_t rows, int64_t columns) -> absl::Status {
+    PENSTOCK_ASSIGN_OR_RETURN(tensor, Tensor::Make(DataType::kF32, {rows, columns}, allocator));
+    return absl::OkStatus();
+  };
+  const int64_t tokens = limits.max_tokens;
+  PENSTOCK_RETURN_IF_ERROR(make(residual_, tokens, config_.hidden_size));
+  PENSTOCK_RETURN_IF_ERROR(make(norm_, tokens, config_.hidden_size));
+  PENSTOCK_RETURN_IF_ERROR(make(delta_, tokens, config_.hidden_size));
+  PENSTOCK_RETURN_IF_ERROR(make(qkv_, tokens, config_.qkv_size()));
+  PENSTOCK_RETURN_IF_ERROR(make(attention_, tokens, config_.q_size()));
+  PENSTOCK_RETURN_IF_ERROR(make(gate_up_, tokens, 2 * config_.intermediate_size));
+  PENSTOCK_RETURN_IF_ERROR(make(gated_, tokens, config_.intermediate_size));
+  PENSTOCK_RETURN_IF_ERROR(make(last_, limits.max_samples, config_.hidden_size));
+  PENSTOCK_RETURN_IF_ERROR(make(logits_, limits.max_samples, config_.vocab_size));
+  PENSTOCK_RETURN_IF_ERROR(make(rope_table_, config_.context_length, config_.head_dim));
+  cpu::FillRopeTable(config_.rope_theta, rope_table_);
+  return absl::OkStatus();
+}
+
+Tensor Llama::Forward(const StepBatch& batch, const KvCache& cache) {
+  const int64_t tokens = batch.num_tokens();
+  const float eps = config_.rms_norm_eps;
+  const Tensor x = residual_.Slice(0, tokens);       // [num_tokens, hidden]
+  const Tensor norm = norm_.Slice(0, tokens);        // [num_tokens, hidden]
+  const Tensor delta = delta_.Slice(0, tokens);      // [num_tokens, hidden]
+  const Tensor qkv = qkv_.Slice(0, tokens);          // [num_tokens, q + k + v]
+  const Tensor mixed = attention_.Slice(0, tokens);  // [num_tokens, q]
+
+  ops_.Embedding(batch.token_ids, weight_.embedding.table, x);
+  ops_.RmsNorm(x, weight_.layers[0].input_norm.gain, eps, norm);
+  for (size_t i = 0; i < weight_.layers.size(); ++i) {
+    const LayerWeight& layer = weight_.layers[i];
+    const Tensor& kv = cache.layer(static_cast<int64_t>(i));
+
+    ops_.Linear(norm, layer.attention.qkv, qkv);
+    ops_.BiasRope(qkv, layer.attention.qkv_bias, batch.positions, rope_table_, heads_);
+    ContextAttention(batch, kv);
+    DecoderSelfAttention(batch, kv);
+    ops_.Linear(mixed, layer.attention.output, delta);
+    ops_.FusedResidualNorm(x, delta, Tensor(), layer.post_attention_norm.gain, eps, norm);
+
+    Ffn(layer.ffn, norm, delta);
+    const bool is_last = i + 1 == weight_.layers.size();
+    const NormWeight& next = is_last ? weight_.norm : weight_.layers[i + 1].input_norm;
+    ops_.FusedResidualNorm(x, delta, Tensor(), next.gain, eps, norm);
+  }
+  if (batch.sample_tokens.empty()) return {};
+  const int64_t samples = batch.sample_tokens.dim(0);
+  const Tensor last = last_.Slice(0, samples);      // [num_samples, hidden]
+  const Tensor logits = logits_.Slice(0, samples);  // [num_samples, vocab]
+  ops_.Embedding(batch.sample_tokens, norm, last);  // the sampled tokens' rows
+  ops_.Linear(last, weight_.lm_head, logits);
+  return logits;
+}
+
+// Rows that feed several tokens: a prompt or a chunk of it.
+void Llama::ContextAttention(const StepBatch& batch, const Tensor& kv) {
+  const int64_t rows = batch.num_prefill_rows;
+  const int64_t tokens = batch.num_prefill_tokens;
+  if (rows == 0) return;
+  const Tensor qkv = qkv_.Slice(0, tokens);
+  ops_.ConcatKv(qkv, batch.kv_slots.Slice(0, tokens), heads_, kv);
+  ops_.FlashAttention({qkv, batch.row_starts.Slice(0, rows + 1), batch.context_lens.Slice(0, rows),
+                       batch.block_tables.Slice(0, rows), heads_, kv, attention_.Slice(0, tokens)});
+}
+
+// Rows that feed one token.
+void Llama::DecoderSelfAttention(const StepBatch& batch, const Tensor& kv) {
+  const int64_t first = batch.num_prefill_rows;
+  const int64_t rows = batch.num_rows() - first;
+  if (rows == 0) return;
+  const int64_t token = batch.num_prefill_tokens;
+  ops_.DecoderAttention({qkv_.Slice(token, rows), batch.row_starts.Slice(first, rows + 1),
+                         batch.context_lens.Slice(first, rows),
+                         batch.block_tables.Slice(first, rows), heads_, kv,
+                         attention_.Slice(token, rows)});
+}
+
+void Llama::Ffn(const FfnWeight& weight, const Tensor& norm, const Tensor& out) {
+  const Tensor gate_up = gate_up_.Slice(0, norm.dim(0));  // [num_tokens, 2 * intermediate]
+  const Tensor gated = gated_.Slice(0, norm.dim(0));      // [num_tokens, intermediate]
+  ops_.Linear(norm, weight.gate_up, gate_up);
+  ops_.Swiglu(gate_up, gated);
+  ops_.Linear(gated, weight.down, out);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Model>> MakeLlama(const ModelConfig& config, LlamaWeight weight,
+                                                 const ModelLimits& limits, Ops& ops,
+                                                 BaseAllocator& allocator) {
+  PENSTOCK_CHECK_EQ(weight.layers_range.count(), config.num_layers);
+  auto llama = std::make_unique<Llama>(config, std::move(weight), ops);
+  PENSTOCK_RETURN_IF_ERROR(llama->MakeWorkspace(limits, allocator));
+  return llama;
+}
+
+}  // namespace penstock

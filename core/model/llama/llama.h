@@ -1,0 +1,24 @@
+// Llama: the forward pass of the Llama family (Touvron et al., 2023, arXiv:2302.13971): pre-norm
+// decoder layers of rotary grouped-query attention and SwiGLU.
+#pragma once
+
+#include <memory>
+
+#include "core/kernels/ops.h"
+#include "core/model/llama/llama_weight.h"
+#include "core/model/model.h"
+
+namespace penstock {
+
+struct ModelLimits {
+  int64_t max_tokens = 512;  // of one batch
+  int64_t max_samples = 64;  // rows of logits
+};
+
+// Takes loaded weights of all layers. `ops` and `allocator` must outlive the model.
+// Errors: the allocator's.
+absl::StatusOr<std::unique_ptr<Model>> MakeLlama(const ModelConfig& config, LlamaWeight weight,
+                                                 const ModelLimits& limits, Ops& ops,
+                                                 BaseAllocator& allocator);
+
+}  // namespace penstock

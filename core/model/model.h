@@ -1,0 +1,40 @@
+// Model: the forward pass of one stage over a batch of sequences. What a family implements.
+// Nothing is allocated in Forward; its workspace is made with the model. One thread at a time.
+#pragma once
+
+#include <cstdint>
+
+#include "core/model/kv_cache.h"
+#include "core/tensor/tensor.h"
+
+namespace penstock {
+
+// One step as the kernels want it: the tokens of all rows behind each other, rows that feed more
+// than one token first.
+struct StepBatch {
+  Tensor token_ids;              // [num_tokens] i32
+  Tensor positions;              // [num_tokens] i32
+  Tensor kv_slots;               // [num_tokens] i64: KV block * kBlockSize + place in it
+  Tensor row_starts;             // [num_rows + 1] i32: tokens of row r
+  Tensor context_lens;           // [num_rows] i32: positions that exist once the step is done
+  Tensor block_tables;           // [num_rows, max_blocks] i32
+  Tensor sample_tokens;          // [num_samples] i32: tokens whose logits are wanted; may be empty
+  int64_t num_prefill_rows = 0;  // the rest feed one token each
+  int64_t num_prefill_tokens = 0;
+
+  int64_t num_tokens() const { return token_ids.dim(0); }
+  int64_t num_rows() const { return context_lens.dim(0); }
+};
+
+class Model {
+ public:
+  virtual ~Model() = default;
+
+  // Runs the batch and fills its keys and values into the cache. Returns the logits
+  // [num_samples, vocab] f32, which stay valid until the next call; empty without samples.
+  virtual Tensor Forward(const StepBatch& batch, const KvCache& cache) = 0;
+
+  virtual int64_t weight_bytes() const = 0;
+};
+
+}  // namespace penstock

@@ -1,0 +1,41 @@
+#include "core/model/model_registry.h"
+
+namespace penstock {
+namespace {
+
+absl::StatusOr<std::unique_ptr<Model>> LoadLlama(const ModelConfig& config, LayerRange range,
+                                                 const WeightSource& source,
+                                                 const ModelLimits& limits, Ops& ops,
+                                                 BaseAllocator& allocator) {
+  LlamaWeight weight(range);
+  PENSTOCK_RETURN_IF_ERROR(weight.Load({source, config, allocator}, ""));
+  return MakeLlama(config, std::move(weight), limits, ops, allocator);
+}
+
+struct Family {
+  std::string_view architecture;
+  decltype(&LoadLlama) load;
+};
+
+constexpr Family kFamilies[] = {
+    {"llama", &LoadLlama},
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Model>> MakeModel(const ModelConfig& config, LayerRange range,
+                                                 const WeightSource& source,
+                                                 const ModelLimits& limits, Ops& ops,
+                                                 BaseAllocator& allocator) {
+  std::string known;
+  for (const Family& family : kFamilies) {
+    if (family.architecture == config.architecture) {
+      return family.load(config, range, source, limits, ops, allocator);
+    }
+    absl::StrAppend(&known, known.empty() ? "" : ", ", Abs(family.architecture));
+  }
+  return absl::UnimplementedError(absl::StrCat("the architecture '", config.architecture,
+                                               "' is not supported; these are: ", known));
+}
+
+}  // namespace penstock

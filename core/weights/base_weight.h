@@ -1,0 +1,54 @@
+// BaseWeight: what every weight class is, from one norm up to a whole model. A weight loads its
+// own tensors from a source, in place where the layout allows it, and says how many bytes it
+// holds. Const after Load.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/io/weight_source.h"
+#include "core/model/model_config.h"
+#include "core/tensor/allocator.h"
+#include "core/tensor/tensor.h"
+
+namespace penstock {
+
+// Where weights come from and where copies go. A dummy load is a load from MakeDummyWeightSource.
+struct WeightLoader {
+  const WeightSource& source;
+  const ModelConfig& config;
+  BaseAllocator& allocator;
+};
+
+class BaseWeight {
+ public:
+  virtual ~BaseWeight() = default;
+
+  // Loads everything below `prefix` ("layers.3.self_attn"). Errors: the source's.
+  virtual absl::Status Load(const WeightLoader& loader, std::string_view prefix) = 0;
+  virtual int64_t bytes() const = 0;
+
+ protected:
+  BaseWeight() = default;
+  BaseWeight(const BaseWeight&) = default;
+  BaseWeight& operator=(const BaseWeight&) = default;
+  BaseWeight(BaseWeight&&) = default;
+  BaseWeight& operator=(BaseWeight&&) = default;
+};
+
+// A block of rows of a packed weight.
+struct WeightPart {
+  std::string name;
+  int64_t rows;
+  int64_t rope_heads = 0;  // > 0: rows of that many heads, to be put into the half-split order
+};
+
+// Copies the parts below each other into one [sum of rows, columns] tensor, so that they are one
+// GEMM, and forgets the originals. Errors: the source's; UNIMPLEMENTED when the parts have
+// different element types.
+absl::StatusOr<Tensor> PackRows(const WeightLoader& loader, const std::vector<WeightPart>& parts,
+                                int64_t columns);
+
+}  // namespace penstock

@@ -1,0 +1,270 @@
+#include "core/sched/scheduler.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <numeric>
+#include <optional>
+
+namespace penstock {
+namespace {
+
+constexpr int32_t kEnd = 2;
+
+SchedulerOptions Options(int64_t num_blocks, int64_t max_sequences, int64_t max_step_tokens) {
+  SchedulerOptions options;
+  options.num_blocks = num_blocks;
+  options.max_sequences = max_sequences;
+  options.max_step_tokens = max_step_tokens;
+  options.end_ids = {0, kEnd};
+  return options;
+}
+
+// 100, 101, ...: so that a token tells its position.
+std::vector<int32_t> Prompt(int64_t length) {
+  std::vector<int32_t> prompt(length);
+  std::iota(prompt.begin(), prompt.end(), 100);
+  return prompt;
+}
+
+// The stage's answer, `token` for every row that samples.
+StepResult Answer(const StepPlan& plan, int32_t token) {
+  StepResult result;
+  result.number = plan.number;
+  for (const PlanRow& row : plan.rows) {
+    if (!row.sample) continue;
+    SampledToken sample;
+    sample.slot = row.slot;
+    sample.generation = row.generation;
+    sample.position = row.position + static_cast<int64_t>(row.tokens.size());
+    sample.token = token;
+    sample.logprob = -0.5f;
+    result.samples.push_back(sample);
+  }
+  return result;
+}
+
+std::vector<SequenceProgress> Step(Scheduler& scheduler, int32_t token) {
+  const std::optional<StepPlan> plan = scheduler.Schedule();
+  if (!plan) return {};
+  std::vector<SequenceProgress> progress = scheduler.Commit(Answer(*plan, token));
+  scheduler.CheckIntegrity();
+  return progress;
+}
+
+TEST(Scheduler, HasNoPlanWithoutWork) {
+  Scheduler scheduler(Options(4, 2, 8));
+  EXPECT_FALSE(scheduler.HasWork());
+  EXPECT_FALSE(scheduler.Schedule().has_value());
+  scheduler.Add(1, Prompt(3), 2, {});
+  EXPECT_TRUE(scheduler.HasWork());
+  // A plan that was not made takes no number.
+  EXPECT_EQ(scheduler.Schedule()->number, 1u);
+}
+
+TEST(Scheduler, CutsALongPromptIntoChunks) {
+  Scheduler scheduler(Options(4, 2, 60));
+  SamplingParams sampling;
+  sampling.seed = 7;
+  scheduler.Add(1, Prompt(130), 3, sampling);
+
+  std::optional<StepPlan> plan = scheduler.Schedule();
+  ASSERT_EQ(plan->admissions.size(), 1u);
+  EXPECT_EQ(plan->admissions[0].generation, 1u);
+  EXPECT_EQ(plan->admissions[0].sampling.seed, 7u);
+  ASSERT_EQ(plan->rows.size(), 1u);
+  EXPECT_EQ(plan->rows[0].slot, plan->admissions[0].slot);
+  EXPECT_EQ(plan->rows[0].position, 0);
+  EXPECT_EQ(plan->rows[0].tokens.size(), 60u);
+  EXPECT_EQ(plan->rows[0].blocks.size(), 1u);
+  EXPECT_FALSE(plan->rows[0].sample);
+  EXPECT_TRUE(scheduler.Commit(Answer(*plan, 9)).empty());
+
+  plan = scheduler.Schedule();
+  EXPECT_EQ(plan->number, 2u);
+  EXPECT_TRUE(plan->admissions.empty());
+  EXPECT_EQ(plan->rows[0].position, 60);
+  EXPECT_EQ(plan->rows[0].tokens[0], 160);
+  EXPECT_EQ(plan->rows[0].blocks.size(), 2u);
+  EXPECT_TRUE(scheduler.Commit(Answer(*plan, 9)).empty());
+
+  plan = scheduler.Schedule();
+  EXPECT_EQ(plan->rows[0].tokens.size(), 10u);
+  EXPECT_EQ(plan->rows[0].blocks.size(), 3u);
+  EXPECT_TRUE(plan->rows[0].sample);
+  const std::vector<SequenceProgress> progress = scheduler.Commit(Answer(*plan, 9));
+  ASSERT_EQ(progress.size(), 1u);
+  EXPECT_EQ(progress[0].id, 1);
+  EXPECT_EQ(progress[0].token.token, 9);
+  EXPECT_EQ(progress[0].token.logprob, -0.5f);
+  EXPECT_EQ(progress[0].end, SequenceEnd::kNone);
+
+  plan = scheduler.Schedule();
+  EXPECT_EQ(plan->rows[0].position, 130);
+  EXPECT_EQ(plan->rows[0].tokens, std::vector<int32_t>{9});
+}
+
+TEST(Scheduler, DecodesShareAStepWithPrefillAndStandLast) {
+  Scheduler scheduler(Options(16, 4, 10));
+  scheduler.Add(1, Prompt(3), 9, {});
+  scheduler.Add(2, Prompt(4), 9, {});
+  Step(scheduler, 50);
+  scheduler.Add(3, Prompt(20), 9, {});
+  scheduler.Add(4, Prompt(1), 9, {});
+
+  // Two decodes leave 8 tokens for the prompt of 3; 4 has to wait for its turn.
+  std::optional<StepPlan> plan = scheduler.Schedule();
+  ASSERT_EQ(plan->rows.size(), 3u);
+  EXPECT_EQ(plan->rows[0].tokens.size(), 8u);
+  EXPECT_FALSE(plan->rows[0].sample);
+  EXPECT_EQ(plan->rows[1].position, 3);
+  EXPECT_EQ(plan->rows[2].position, 4);
+  EXPECT_EQ(plan->num_tokens(), 10);
+  scheduler.Commit(Answer(*plan, 51));
+  Step(scheduler, 52);
+
+  // The prompt's last 4 tokens and all of 4's prompt, one token long: both before the decodes.
+  plan = scheduler.Schedule();
+  ASSERT_EQ(plan->rows.size(), 4u);
+  EXPECT_EQ(plan->rows[0].tokens.size(), 4u);
+  EXPECT_EQ(plan->rows[1].tokens, std::vector<int32_t>{100});
+  EXPECT_EQ(plan->rows[1].position, 0);
+  EXPECT_EQ(plan->rows[2].tokens, std::vector<int32_t>{52});
+  EXPECT_EQ(scheduler.Commit(Answer(*plan, 53)).size(), 4u);
+}
+
+TEST(Scheduler, EndsAtAnEndIdOrAtMaxTokens) {
+  Scheduler scheduler(Options(4, 2, 8));
+  scheduler.Add(1, Prompt(2), 5, {});
+  scheduler.Add(2, Prompt(2), 2, {});
+  EXPECT_EQ(Step(scheduler, 50).size(), 2u);
+  const std::vector<SequenceProgress> at_length = Step(scheduler, 51);
+  ASSERT_EQ(at_length.size(), 2u);
+  EXPECT_EQ(at_length[0].end, SequenceEnd::kNone);
+  EXPECT_EQ(at_length[1].end, SequenceEnd::kLength);
+  const std::vector<SequenceProgress> at_end = Step(scheduler, kEnd);
+  ASSERT_EQ(at_end.size(), 1u);
+  EXPECT_EQ(at_end[0].token.token, kEnd);
+  EXPECT_EQ(at_end[0].end, SequenceEnd::kStop);
+  EXPECT_FALSE(scheduler.HasWork());
+  EXPECT_EQ(scheduler.blocks().num_free(), 4);
+}
+
+TEST(Scheduler, AnEndIdAsTheLastTokenIsAStop) {
+  Scheduler scheduler(Options(4, 2, 8));
+  scheduler.Add(1, Prompt(2), 1, {});
+  EXPECT_EQ(Step(scheduler, kEnd)[0].end, SequenceEnd::kStop);
+}
+
+TEST(Scheduler, ReservesTheWholeNeedAndLetsNobodyOvertake) {
+  Scheduler scheduler(Options(3, 4, 8));
+  scheduler.Add(1, Prompt(2), 63, {});   // 64 positions are fed: one block
+  scheduler.Add(2, Prompt(2), 128, {});  // 129 positions: three blocks
+  scheduler.Add(3, Prompt(2), 2, {});    // one block, but behind 2
+  std::optional<StepPlan> plan = scheduler.Schedule();
+  EXPECT_EQ(plan->rows.size(), 1u);
+  EXPECT_EQ(scheduler.blocks().num_free(), 2);
+  EXPECT_EQ(scheduler.num_waiting(), 2);
+  EXPECT_EQ(scheduler.waiting_tokens(), 130 + 4);
+  scheduler.Commit(Answer(*plan, kEnd));
+
+  plan = scheduler.Schedule();
+  EXPECT_EQ(plan->rows.size(), 1u);
+  EXPECT_EQ(scheduler.blocks().num_free(), 0);
+  scheduler.Commit(Answer(*plan, kEnd));
+  EXPECT_EQ(Step(scheduler, kEnd)[0].id, 3);
+}
+
+TEST(Scheduler, WaitsForASlotAndCountsItsUsers) {
+  Scheduler scheduler(Options(8, 1, 8));
+  scheduler.Add(1, Prompt(2), 1, {});
+  scheduler.Add(2, Prompt(2), 1, {});
+  std::optional<StepPlan> plan = scheduler.Schedule();
+  EXPECT_EQ(plan->rows.size(), 1u);
+  scheduler.Commit(Answer(*plan, 50));
+  plan = scheduler.Schedule();
+  ASSERT_EQ(plan->admissions.size(), 1u);
+  EXPECT_EQ(plan->admissions[0].slot, 0);
+  EXPECT_EQ(plan->admissions[0].generation, 2u);
+  EXPECT_EQ(plan->rows[0].generation, 2u);
+}
+
+TEST(Scheduler, AbortFreesAtOnceWithoutARowInFlight) {
+  Scheduler scheduler(Options(8, 1, 8));
+  scheduler.Add(1, Prompt(2), 9, {});
+  scheduler.Add(2, Prompt(2), 9, {});
+  Step(scheduler, 50);
+  scheduler.Abort(2);  // waits
+  EXPECT_EQ(scheduler.num_waiting(), 0);
+  EXPECT_EQ(scheduler.waiting_tokens(), 0);
+  scheduler.Abort(1);  // runs
+  scheduler.CheckIntegrity();
+  EXPECT_EQ(scheduler.blocks().num_free(), 8);
+  EXPECT_FALSE(scheduler.HasWork());
+  scheduler.Abort(1);
+  scheduler.Abort(77);
+}
+
+TEST(Scheduler, AbortWithARowInFlightFreesAtItsCommit) {
+  Scheduler scheduler(Options(8, 2, 8));
+  scheduler.Add(1, Prompt(2), 9, {});
+  scheduler.Add(2, Prompt(2), 9, {});
+  const std::optional<StepPlan> plan = scheduler.Schedule();
+  scheduler.Abort(1);
+  scheduler.CheckIntegrity();
+  EXPECT_EQ(scheduler.blocks().num_free(), 6);
+  EXPECT_TRUE(scheduler.HasWork());
+  const std::vector<SequenceProgress> progress = scheduler.Commit(Answer(*plan, 50));
+  ASSERT_EQ(progress.size(), 1u);
+  EXPECT_EQ(progress[0].id, 2);
+  scheduler.CheckIntegrity();
+  EXPECT_EQ(scheduler.blocks().num_free(), 7);
+}
+
+TEST(Scheduler, ASequenceInFlightIsNotScheduledAgain) {
+  Scheduler scheduler(Options(8, 2, 8));
+  scheduler.Add(1, Prompt(2), 9, {});
+  const std::optional<StepPlan> first = scheduler.Schedule();
+  EXPECT_FALSE(scheduler.Schedule().has_value());
+  scheduler.Add(2, Prompt(2), 9, {});
+  const std::optional<StepPlan> second = scheduler.Schedule();
+  ASSERT_TRUE(second.has_value());
+  EXPECT_EQ(second->number, 2u);
+  ASSERT_EQ(second->rows.size(), 1u);
+  EXPECT_NE(second->rows[0].slot, first->rows[0].slot);
+  scheduler.CheckIntegrity();
+  EXPECT_EQ(scheduler.Commit(Answer(*first, 50))[0].id, 1);
+  EXPECT_EQ(scheduler.Commit(Answer(*second, 50))[0].id, 2);
+}
+
+TEST(Scheduler, AFailedPlanEndsItsSequencesOnly) {
+  Scheduler scheduler(Options(8, 3, 8));
+  scheduler.Add(1, Prompt(2), 9, {});
+  scheduler.Add(2, Prompt(2), 9, {});
+  const std::optional<StepPlan> first = scheduler.Schedule();
+  scheduler.Add(3, Prompt(2), 9, {});
+  const std::optional<StepPlan> second = scheduler.Schedule();
+  scheduler.Abort(2);
+  EXPECT_EQ(scheduler.Fail(first->number), std::vector<SequenceId>{1});
+  scheduler.CheckIntegrity();
+  EXPECT_EQ(scheduler.num_running(), 1);
+  EXPECT_EQ(scheduler.Commit(Answer(*second, 50))[0].id, 3);
+  EXPECT_EQ(scheduler.blocks().num_free(), 7);
+}
+
+TEST(SchedulerDeathTest, AResultThatDoesNotFitIsOurMistake) {
+  Scheduler scheduler(Options(8, 2, 8));
+  scheduler.Add(1, Prompt(2), 9, {});
+  const std::optional<StepPlan> plan = scheduler.Schedule();
+  StepResult result = Answer(*plan, 50);
+  result.number = 2;
+  EXPECT_DEATH(scheduler.Commit(result), "number");
+  result = Answer(*plan, 50);
+  result.samples[0].position = 9;
+  EXPECT_DEATH(scheduler.Commit(result), "position");
+  result.samples.clear();
+  EXPECT_DEATH(scheduler.Commit(result), "samples");
+}
+
+}  // namespace
+}  // namespace penstock

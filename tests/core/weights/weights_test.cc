@@ -1,0 +1,116 @@
+// The weight classes over the dummy source and over a small GGUF file.
+#include "core/io/gguf.h"
+#include "core/model/llama/llama_weight.h"
+#include "core/weights/dummy_source.h"
+#include "tests/support/status_matchers.h"
+#include "tests/support/tiny_model.h"
+
+namespace penstock {
+namespace {
+
+using namespace penstock::testing;  // NOLINT(google-build-using-namespace)
+
+ModelConfig SmallConfig() {
+  ModelConfig config;
+  config.architecture = "llama";
+  config.hidden_size = 32;
+  config.intermediate_size = 48;
+  config.num_layers = 3;
+  config.num_heads = 4;
+  config.num_kv_heads = 2;
+  config.head_dim = 8;
+  config.vocab_size = 50;
+  config.context_length = 64;
+  return config;
+}
+
+TEST(LlamaWeight, DummyLoadIsTheSameHoweverTheLayersAreSliced) {
+  const ModelConfig config = SmallConfig();
+  const auto source = MakeDummyWeightSource(1, false, Allocator());
+  const WeightLoader loader{*source, config, Allocator()};
+  LlamaWeight whole({0, 3});
+  ASSERT_TRUE(IsOk(whole.Load(loader, "")));
+  LlamaWeight middle({1, 2});
+  ASSERT_TRUE(IsOk(middle.Load(loader, "")));
+  LlamaWeight last({2, 3});
+  ASSERT_TRUE(IsOk(last.Load(loader, "")));
+
+  EXPECT_EQ(ToVector(whole.layers[1].attention.qkv), ToVector(middle.layers[0].attention.qkv));
+  EXPECT_EQ(ToVector(whole.layers[2].ffn.down), ToVector(last.layers[0].ffn.down));
+  EXPECT_EQ(ToVector(whole.lm_head), ToVector(last.lm_head));
+  EXPECT_NE(ToVector(whole.layers[0].ffn.down), ToVector(whole.layers[1].ffn.down));
+  // A worker holds its slice only.
+  EXPECT_TRUE(middle.embedding.table.empty());
+  EXPECT_TRUE(middle.lm_head.empty());
+  EXPECT_TRUE(last.embedding.table.empty());
+  EXPECT_EQ(middle.bytes(), whole.layers[1].bytes());
+}
+
+TEST(LlamaWeight, AnotherSeedIsAnotherModel) {
+  const ModelConfig config = SmallConfig();
+  LlamaWeight one({0, 3});
+  LlamaWeight two({0, 3});
+  const auto first = MakeDummyWeightSource(1, true, Allocator());
+  const auto second = MakeDummyWeightSource(2, true, Allocator());
+  ASSERT_TRUE(IsOk(one.Load({*first, config, Allocator()}, "")));
+  ASSERT_TRUE(IsOk(two.Load({*second, config, Allocator()}, "")));
+  EXPECT_NE(ToVector(one.embedding.table), ToVector(two.embedding.table));
+}
+
+TEST(LlamaWeight, TiedEmbeddingsAreTheLmHeadAndCountOnce) {
+  ModelConfig config = SmallConfig();
+  config.tied_embeddings = true;
+  const auto source = MakeDummyWeightSource(1, true, Allocator());
+  LlamaWeight weight({0, 3});
+  ASSERT_TRUE(IsOk(weight.Load({*source, config, Allocator()}, "")));
+  EXPECT_EQ(weight.lm_head.raw(), weight.embedding.table.raw());
+  int64_t bytes = weight.embedding.bytes() + weight.norm.bytes();
+  for (const LayerWeight& layer : weight.layers) bytes += layer.bytes();
+  EXPECT_EQ(weight.bytes(), bytes);
+}
+
+// Query and key rows of a GGUF file are paired (2i, 2i + 1) in every head; here (i, i + d / 2).
+TEST(LlamaWeight, QueryAndKeyRowsAreReorderedOnce) {
+  const auto file = ParseGguf(TinyModel().Build());
+  ASSERT_TRUE(IsOk(file));
+  const auto config = ReadGgufConfig(**file);
+  ASSERT_TRUE(IsOk(config));
+  const auto source = MakeGgufWeightSource(*file);
+  LlamaWeight weight({0, 2});
+  ASSERT_TRUE(IsOk(weight.Load({*source, *config, Allocator()}, "")));
+
+  const auto row = [](const Tensor& tensor, int64_t i) { return Bytes(tensor.Slice(i, 1)); };
+  const Tensor& qkv = weight.layers[1].attention.qkv;
+  const Tensor q = *(*file)->GetTensor("blk.1.attn_q.weight");
+  const Tensor k = *(*file)->GetTensor("blk.1.attn_k.weight");
+  const Tensor v = *(*file)->GetTensor("blk.1.attn_v.weight");
+  const int64_t dim = config->head_dim;
+  for (int64_t head = 0; head < 4; ++head) {
+    for (int64_t i = 0; i < dim / 2; ++i) {
+      EXPECT_EQ(row(qkv, head * dim + i), row(q, head * dim + 2 * i));
+      EXPECT_EQ(row(qkv, head * dim + dim / 2 + i), row(q, head * dim + 2 * i + 1));
+    }
+  }
+  EXPECT_EQ(row(qkv, 64 + 16 + 1), row(k, 16 + 2));
+  EXPECT_EQ(row(qkv, 64 + 16 + 8 + 1), row(k, 16 + 3));
+  EXPECT_EQ(Bytes(qkv.Slice(96, 32)), Bytes(v));
+  const Tensor& gate_up = weight.layers[0].ffn.gate_up;
+  EXPECT_EQ(Bytes(gate_up.Slice(0, 96)), Bytes(*(*file)->GetTensor("blk.0.ffn_gate.weight")));
+  EXPECT_EQ(Bytes(gate_up.Slice(96, 96)), Bytes(*(*file)->GetTensor("blk.0.ffn_up.weight")));
+  // The others lie in the file itself.
+  EXPECT_EQ(weight.layers[0].ffn.down.raw(), (*file)->GetTensor("blk.0.ffn_down.weight")->raw());
+}
+
+TEST(LlamaWeight, AMissingTensorIsNamed) {
+  GgufBuilder builder;
+  const auto file = ParseGguf(builder.Build());
+  ASSERT_TRUE(IsOk(file));
+  const ModelConfig config = SmallConfig();
+  const auto source = MakeGgufWeightSource(*file);
+  LlamaWeight weight({0, 3});
+  EXPECT_TRUE(Fails(weight.Load({*source, config, Allocator()}, ""), absl::StatusCode::kNotFound,
+                    {"model.gguf", "token_embd.weight"}));
+}
+
+}  // namespace
+}  // namespace penstock

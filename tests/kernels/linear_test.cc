@@ -1,0 +1,107 @@
+#include "core/kernels/linear.h"
+
+#include "hwy/highway.h"
+#include "tests/support/tensors.h"
+
+namespace penstock {
+namespace {
+
+using namespace penstock::testing;  // NOLINT(google-build-using-namespace)
+
+Tensor RandomWeight(DataType type, const Shape& shape, uint32_t seed) {
+  return Info(type).block > 1 ? RandomBlocks(type, shape, seed) : As(type, Random(shape, seed));
+}
+
+std::vector<double> Float64(const Tensor& x, const Tensor& weight) {
+  const std::vector<float> in = ToVector(x);
+  const auto features = static_cast<size_t>(x.dim(1));
+  std::vector<double> out(static_cast<size_t>(x.dim(0) * weight.dim(0)));
+  std::vector<float> row(features);
+  for (int64_t n = 0; n < weight.dim(0); ++n) {
+    Dequantize(weight.type(), weight.Slice(n, 1).raw(), x.dim(1), row.data());
+    for (int64_t t = 0; t < x.dim(0); ++t) {
+      double sum = 0;
+      for (size_t k = 0; k < features; ++k) {
+        sum += static_cast<double>(in[static_cast<size_t>(t) * features + k]) * row[k];
+      }
+      out[static_cast<size_t>(t * weight.dim(0) + n)] = sum;
+    }
+  }
+  return out;
+}
+
+class LinearTest : public ::testing::TestWithParam<DataType> {
+ protected:
+  ~LinearTest() override { hwy::SetSupportedTargetsForTest(0); }
+};
+
+TEST_P(LinearTest, EveryInstructionSetMatchesFloat64) {
+  struct Size {
+    int64_t tokens, in, out;
+  };
+  for (const Size& size : {Size{1, 32, 1}, Size{1, 576, 70}, Size{2, 96, 5}, Size{7, 1536, 33},
+                           Size{3, 64, 4}, Size{16, 160, 129}}) {
+    const Tensor x = Random({size.tokens, size.in}, 11);
+    const Tensor weight = RandomWeight(GetParam(), {size.out, size.in}, 12);
+    const std::vector<double> reference = Float64(x, weight);
+    const Tensor plain = Poisoned({size.tokens, size.out});
+    cpu::LinearReference(Pool(), x, weight, plain);
+    EXPECT_LE(RelativeError(plain, reference), kFloatTolerance);
+    hwy::SetSupportedTargetsForTest(0);
+    for (int64_t target : hwy::SupportedAndGeneratedTargets()) {
+      hwy::SetSupportedTargetsForTest(target);
+      const Tensor out = Poisoned({size.tokens, size.out});
+      cpu::Linear(Pool(), x, weight, out);
+      EXPECT_LE(RelativeError(out, reference), kFloatTolerance)
+          << hwy::TargetName(target) << ", " << size.tokens << " x " << size.in << " x "
+          << size.out;
+    }
+  }
+}
+
+// The rule that batches rest on: a token's result has the same bits in any batch and with any
+// number of threads.
+TEST_P(LinearTest, ATokenHasTheSameBitsInAnyBatch) {
+  const int64_t in = 576;
+  const int64_t out_features = 131;
+  const Tensor x = Random({33, in}, 21);
+  const Tensor weight = RandomWeight(GetParam(), {out_features, in}, 22);
+  const Tensor all = Poisoned({33, out_features});
+  ThreadPool one(1);
+  cpu::Linear(one, x, weight, all);
+  for (int64_t batch : {1, 2, 3, 4, 5, 8, 32}) {
+    for (int64_t first = 0; first + batch <= 33; first += batch) {
+      const Tensor out = Poisoned({batch, out_features});
+      cpu::Linear(Pool(), x.Slice(first, batch), weight, out);
+      ASSERT_EQ(ToVector(out), ToVector(all.Slice(first, batch))) << batch << " from " << first;
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Types, LinearTest,
+                         ::testing::Values(DataType::kF32, DataType::kF16, DataType::kBF16,
+                                           DataType::kQ4_1, DataType::kQ8_0),
+                         [](const auto& info) { return std::string(Name(info.param)); });
+
+TEST(Linear, OddWidthsOfFloat32) {
+  for (int64_t in : {1, 15, 31, 33, 47, 100}) {
+    const Tensor x = Random({5, in}, 31);
+    const Tensor weight = Random({6, in}, 32);
+    const Tensor out = Poisoned({5, 6});
+    cpu::Linear(Pool(), x, weight, out);
+    EXPECT_LE(RelativeError(out, Float64(x, weight)), kFloatTolerance) << in;
+  }
+}
+
+TEST(Linear, NanReachesItsRowOnly) {
+  Tensor x = Random({4, 64}, 41);
+  static_cast<float*>(x.raw())[64 * 2 + 5] = std::nanf("");
+  const Tensor weight = RandomBlocks(DataType::kQ4_1, {9, 64}, 42);
+  const Tensor out = Poisoned({4, 9});
+  cpu::Linear(Pool(), x, weight, out);
+  const std::vector<float> values = ToVector(out);
+  for (size_t i = 0; i < values.size(); ++i) EXPECT_EQ(std::isnan(values[i]), i / 9 == 2) << i;
+}
+
+}  // namespace
+}  // namespace penstock

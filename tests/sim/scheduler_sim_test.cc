@@ -1,0 +1,195 @@
+// Thousands of random steps through the scheduler: adds, aborts, end tokens, pools that are too
+// small, up to three plans in flight. After every commit the books must balance, and every
+// sequence must get the tokens that it gets alone.
+#include <gtest/gtest.h>
+
+#include <deque>
+#include <map>
+#include <random>
+
+#include "core/sched/scheduler.h"
+#include "tests/support/fake_model.h"
+
+namespace penstock {
+namespace {
+
+struct Expected {
+  std::vector<int32_t> alone;
+  std::vector<int32_t> got;
+};
+
+class Simulation {
+ public:
+  explicit Simulation(uint32_t seed)
+      : random_(seed), model_options_(Draw()), model_(model_options_), scheduler_(Options()) {}
+
+  void Run(int steps) {
+    const size_t depth = 1 + random_() % 3;
+    for (int step = 0; step < steps; ++step) {
+      if (random_() % 3 == 0) Add();
+      if (random_() % 8 == 0) Abort();
+      Fill(depth);
+      ASSERT_NO_FATAL_FAILURE(CommitOldest());
+    }
+  }
+
+  // Lets everything that lives come to its end.
+  void Finish() {
+    while (scheduler_.HasWork()) {
+      Fill(2);
+      ASSERT_FALSE(plans_.empty());
+      ASSERT_NO_FATAL_FAILURE(CommitOldest());
+    }
+    EXPECT_TRUE(live_.empty());
+    EXPECT_EQ(scheduler_.blocks().num_free(), model_options_.num_blocks);
+  }
+
+  // The stage is lost: what is in flight fails, the rest is aborted.
+  void Break() {
+    for (; !plans_.empty(); plans_.pop_front()) {
+      for (SequenceId id : scheduler_.Fail(plans_.front().number)) {
+        EXPECT_EQ(live_.erase(id), 1u);
+      }
+      scheduler_.CheckIntegrity();
+    }
+    for (const auto& entry : live_) scheduler_.Abort(entry.first);
+    scheduler_.CheckIntegrity();
+    EXPECT_FALSE(scheduler_.HasWork());
+    EXPECT_EQ(scheduler_.blocks().num_free(), model_options_.num_blocks);
+  }
+
+  int64_t ended() const { return ended_; }
+
+ private:
+  FakeModelOptions Draw() {
+    FakeModelOptions options;
+    options.num_blocks = 4 + random_() % 12;
+    options.max_sequences = 1 + random_() % 8;
+    options.max_step_tokens = options.max_sequences + random_() % 80;
+    return options;
+  }
+  SchedulerOptions Options() const {
+    SchedulerOptions options;
+    options.num_blocks = model_options_.num_blocks;
+    options.max_sequences = model_options_.max_sequences;
+    options.max_step_tokens = model_options_.max_step_tokens;
+    options.end_ids = {kEndIds.begin(), kEndIds.end()};
+    return options;
+  }
+
+  void Add() {
+    std::vector<int32_t> prompt(1 + random_() % 150);
+    for (int32_t& token : prompt) token = static_cast<int32_t>(random_() % 50);
+    const int64_t max_tokens = 1 + random_() % 100;
+    SamplingParams sampling;
+    sampling.seed = random_();
+    live_[++last_id_].alone = model_.Alone(prompt, max_tokens, sampling.seed, kEndIds);
+    scheduler_.Add(last_id_, std::move(prompt), max_tokens, sampling);
+  }
+
+  void Abort() {
+    if (live_.empty()) return;
+    auto victim = live_.begin();
+    std::advance(victim, random_() % live_.size());
+    scheduler_.Abort(victim->first);
+    live_.erase(victim);
+    scheduler_.CheckIntegrity();
+  }
+
+  void Fill(size_t depth) {
+    while (plans_.size() < depth) {
+      std::optional<StepPlan> plan = scheduler_.Schedule();
+      if (!plan) return;
+      scheduler_.CheckIntegrity();
+      plans_.push_back(std::move(*plan));
+    }
+  }
+
+  void CommitOldest() {
+    if (plans_.empty()) return;
+    const absl::StatusOr<StepResult> result = model_.Execute(plans_.front());
+    ASSERT_TRUE(result.ok()) << result.status();
+    plans_.pop_front();
+    for (const SequenceProgress& progress : scheduler_.Commit(*result)) {
+      const auto found = live_.find(progress.id);
+      ASSERT_NE(found, live_.end()) << "progress of a sequence that was aborted or has ended";
+      Expected& expected = found->second;
+      expected.got.push_back(progress.token.token);
+      if (progress.end == SequenceEnd::kNone) continue;
+      ++ended_;
+      EXPECT_EQ(expected.got, expected.alone);
+      EXPECT_EQ(progress.end == SequenceEnd::kStop, kEndIds.count(progress.token.token) != 0);
+      live_.erase(found);
+    }
+    scheduler_.CheckIntegrity();
+  }
+
+  inline static const std::set<int32_t> kEndIds = {7, 21};
+
+  std::mt19937 random_;
+  const FakeModelOptions model_options_;
+  FakeModel model_;
+  Scheduler scheduler_;
+  std::map<SequenceId, Expected> live_;
+  std::deque<StepPlan> plans_;  // in flight, oldest first
+  SequenceId last_id_ = 0;
+  int64_t ended_ = 0;
+};
+
+TEST(SchedulerSim, EverySequenceGetsWhatItGetsAlone) {
+  int64_t ended = 0;
+  for (uint32_t seed = 0; seed < 40; ++seed) {
+    SCOPED_TRACE(seed);
+    Simulation simulation(seed);
+    ASSERT_NO_FATAL_FAILURE(simulation.Run(400));
+    if (seed % 4 == 3) {
+      simulation.Break();
+    } else {
+      ASSERT_NO_FATAL_FAILURE(simulation.Finish());
+    }
+    ended += simulation.ended();
+  }
+  EXPECT_GT(ended, 1000);
+}
+
+// The fake would see it if the scheduler gave one block to two sequences.
+TEST(FakeModel, RefusesAPlanWithASharedBlock) {
+  FakeModel model(FakeModelOptions{});
+  StepPlan plan;
+  plan.number = 1;
+  for (int32_t slot : {0, 1}) {
+    Admission& admission = plan.admissions.emplace_back();
+    admission.slot = slot;
+    admission.generation = 1;
+    PlanRow& row = plan.rows.emplace_back();
+    row.slot = slot;
+    row.generation = 1;
+    row.tokens = {5};
+    row.blocks = {3};
+  }
+  EXPECT_EQ(model.Execute(plan).status().message(), "plan 1: a block has two owners");
+}
+
+// ... and if a block were given away while its sequence still runs.
+TEST(FakeModel, RefusesABlockThatAnotherSequenceOverwrote) {
+  FakeModel model(FakeModelOptions{});
+  for (uint64_t number : {1, 2, 3}) {
+    StepPlan plan;
+    plan.number = number;
+    PlanRow& row = plan.rows.emplace_back();
+    row.slot = number == 2 ? 1 : 0;
+    row.generation = 1;
+    row.position = number == 3 ? 1 : 0;
+    row.tokens = {5};
+    row.blocks = {3};
+    if (number != 3) {
+      Admission& admission = plan.admissions.emplace_back();
+      admission.slot = row.slot;
+      admission.generation = 1;
+    }
+    EXPECT_EQ(model.Execute(plan).ok(), number != 3);
+  }
+}
+
+}  // namespace
+}  // namespace penstock

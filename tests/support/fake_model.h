@@ -1,0 +1,170 @@
+// FakeModel: a stage's model for tests of scheduling. Its next token is a function of the token
+// history that it reads back from its "KV memory" by way of the plan's block tables, so that a
+// wrong position, a block with two owners, or a feed that is not what was sampled gives an error or
+// another answer than the request gets alone.
+// Thread rule: one thread at a time.
+#pragma once
+
+#include <cstdint>
+#include <set>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "core/base/kv_block.h"
+#include "core/base/status.h"
+#include "core/sched/step_plan.h"
+
+namespace penstock {
+
+struct FakeModelOptions {
+  int64_t num_blocks = 32;
+  int64_t max_sequences = 8;
+  int64_t max_step_tokens = 64;
+  int32_t vocab_size = 50;
+};
+
+class FakeModel {
+ public:
+  explicit FakeModel(const FakeModelOptions& options)
+      : options_(options), slots_(options.max_sequences), kv_(options.num_blocks * kBlockSize) {}
+
+  // The token that follows `history`.
+  static int32_t Next(const std::vector<int32_t>& history, uint64_t seed, int32_t vocab_size) {
+    uint64_t hash = seed + 0x9e3779b97f4a7c15u;
+    for (int32_t token : history) {
+      hash = (hash ^ static_cast<uint64_t>(token)) * 0xff51afd7ed558ccdu;
+      hash ^= hash >> 29;
+    }
+    return static_cast<int32_t>(hash % static_cast<uint64_t>(vocab_size));
+  }
+
+  // What a request gets when nothing runs beside it.
+  std::vector<int32_t> Alone(std::vector<int32_t> prompt, int64_t max_tokens, uint64_t seed,
+                             const std::set<int32_t>& end_ids) const {
+    std::vector<int32_t> answer;
+    while (static_cast<int64_t>(answer.size()) < max_tokens) {
+      answer.push_back(Next(prompt, seed, options_.vocab_size));
+      prompt.push_back(answer.back());
+      if (end_ids.count(answer.back()) != 0) break;
+    }
+    return answer;
+  }
+
+  static float Logprob(int32_t token) { return -0.25f * static_cast<float>(token); }
+
+  // Errors: FAILED_PRECONDITION for a plan that breaks a rule of step_plan.h or scheduler.h.
+  absl::StatusOr<StepResult> Execute(const StepPlan& plan) {
+    if (plan.number != ++last_number_) return Wrong(plan, "its number is not the next");
+    if (plan.rows.empty()) return Wrong(plan, "it has no rows");
+    if (plan.num_tokens() > options_.max_step_tokens) return Wrong(plan, "it has too many tokens");
+    std::set<int32_t> admitted;
+    for (const Admission& admission : plan.admissions) {
+      if (!IsSlot(admission.slot)) return Wrong(plan, "it admits to no slot");
+      Slot& slot = slots_[admission.slot];
+      if (admission.generation <= slot.generation) return Wrong(plan, "a generation comes again");
+      slot = Slot();
+      slot.generation = admission.generation;
+      slot.seed = admission.sampling.seed;
+      admitted.insert(admission.slot);
+    }
+
+    StepResult result;
+    result.number = plan.number;
+    result.epoch = plan.epoch;
+    std::set<int32_t> slots_used;
+    std::set<int32_t> blocks_used;
+    bool decodes_began = false;
+    for (const PlanRow& row : plan.rows) {
+      if (!IsSlot(row.slot)) return Wrong(plan, "a row has no slot");
+      Slot& slot = slots_[row.slot];
+      if (row.generation != slot.generation) return Wrong(plan, "a row's generation has left");
+      if (!slots_used.insert(row.slot).second) return Wrong(plan, "a slot has two rows");
+      admitted.erase(row.slot);
+      for (int32_t block : row.blocks) {
+        if (block < 0 || block >= options_.num_blocks) return Wrong(plan, "a block does not exist");
+        if (!blocks_used.insert(block).second) return Wrong(plan, "a block has two owners");
+      }
+      PENSTOCK_RETURN_IF_ERROR(Feed(plan, row, slot, decodes_began));
+      if (row.sample) result.samples.push_back(Sample(row, slot));
+    }
+    if (!admitted.empty()) return Wrong(plan, "an admission has no row");
+    fed_tokens_ += plan.num_tokens();
+    return result;
+  }
+
+  int64_t fed_tokens() const { return fed_tokens_; }
+
+ private:
+  struct Slot {
+    uint32_t generation = 0;
+    uint64_t seed = 0;
+    int64_t length = 0;         // positions fed
+    int32_t sampled = -1;       // the token sampled last; -1: still in the prompt
+    std::vector<int32_t> read;  // the history as read back
+  };
+  struct Entry {
+    int32_t slot = -1;
+    uint32_t generation = 0;
+    int64_t position = -1;
+    int32_t token = -1;
+  };
+
+  static absl::Status Wrong(const StepPlan& plan, const char* what) {
+    return absl::FailedPreconditionError(absl::StrCat("plan ", plan.number, ": ", what));
+  }
+  bool IsSlot(int32_t slot) const { return slot >= 0 && slot < options_.max_sequences; }
+  Entry& At(const PlanRow& row, int64_t position) {
+    return kv_[row.blocks[position / kBlockSize] * kBlockSize + position % kBlockSize];
+  }
+
+  absl::Status Feed(const StepPlan& plan, const PlanRow& row, Slot& slot, bool& decodes_began) {
+    if (row.tokens.empty()) return Wrong(plan, "a row feeds nothing");
+    if (row.position != slot.length) return Wrong(plan, "a row is not at the next position");
+    slot.length += static_cast<int64_t>(row.tokens.size());
+    if (static_cast<int64_t>(row.blocks.size()) != BlocksFor(slot.length)) {
+      return Wrong(plan, "a block table does not cover the row's positions, or more");
+    }
+    if (slot.sampled >= 0) {
+      decodes_began = true;
+      if (row.tokens.size() != 1 || row.tokens[0] != slot.sampled) {
+        return Wrong(plan, "a decode row does not feed the token sampled last");
+      }
+      if (!row.sample) return Wrong(plan, "a decode row does not sample");
+    } else if (decodes_began) {
+      return Wrong(plan, "a prefill row stands behind a decode row");
+    }
+    for (size_t i = 0; i < row.tokens.size(); ++i) {
+      const int64_t position = row.position + static_cast<int64_t>(i);
+      At(row, position) = Entry{row.slot, row.generation, position, row.tokens[i]};
+    }
+    slot.read.clear();
+    for (int64_t position = 0; position < slot.length; ++position) {
+      const Entry& entry = At(row, position);
+      if (entry.slot != row.slot || entry.generation != row.generation ||
+          entry.position != position) {
+        return Wrong(plan, "a block holds what another sequence wrote");
+      }
+      slot.read.push_back(entry.token);
+    }
+    return absl::OkStatus();
+  }
+
+  SampledToken Sample(const PlanRow& row, Slot& slot) const {
+    slot.sampled = Next(slot.read, slot.seed, options_.vocab_size);
+    SampledToken sample;
+    sample.slot = row.slot;
+    sample.generation = row.generation;
+    sample.position = slot.length;
+    sample.token = slot.sampled;
+    sample.logprob = Logprob(slot.sampled);
+    return sample;
+  }
+
+  const FakeModelOptions options_;
+  std::vector<Slot> slots_;
+  std::vector<Entry> kv_;
+  uint64_t last_number_ = 0;
+  int64_t fed_tokens_ = 0;
+};
+
+}  // namespace penstock

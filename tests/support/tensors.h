@@ -1,0 +1,122 @@
+// Seeded tensors and comparisons for the kernel tests. Tolerances belong to the element type of
+// the arithmetic: one table, here.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "core/base/check.h"
+#include "core/base/thread_pool.h"
+#include "core/tensor/tensor.h"
+#include "gtest/gtest.h"
+
+namespace penstock::testing {
+
+// ||out - reference|| / ||reference|| of float32 arithmetic.
+inline constexpr double kFloatTolerance = 1e-5;
+
+inline HostAllocator& Allocator() {
+  static HostAllocator allocator;
+  return allocator;
+}
+
+inline ThreadPool& Pool() {
+  static ThreadPool pool(2);
+  return pool;
+}
+
+inline Tensor Make(DataType type, const Shape& shape) {
+  absl::StatusOr<Tensor> tensor = Tensor::Make(type, shape, Allocator());
+  PENSTOCK_CHECK(tensor.ok());
+  return *std::move(tensor);
+}
+
+// Every element NaN: what a kernel forgets to write shows.
+inline Tensor Poisoned(const Shape& shape) {
+  Tensor tensor = Make(DataType::kF32, shape);
+  std::fill_n(static_cast<float*>(tensor.raw()), tensor.num_elements(), std::nanf(""));
+  return tensor;
+}
+
+inline Tensor Random(const Shape& shape, uint32_t seed, float scale = 1.0f) {
+  Tensor tensor = Make(DataType::kF32, shape);
+  std::mt19937 engine(seed);
+  std::normal_distribution<float> normal(0.0f, scale);
+  for (int64_t i = 0; i < tensor.num_elements(); ++i) {
+    static_cast<float*>(tensor.raw())[i] = normal(engine);
+  }
+  return tensor;
+}
+
+// Random bytes in the blocks of a quantized type, with small finite scales.
+inline Tensor RandomBlocks(DataType type, const Shape& shape, uint32_t seed) {
+  Tensor tensor = Make(type, shape);
+  std::mt19937 engine(seed);
+  std::uniform_real_distribution<float> scale(-0.1f, 0.1f);
+  const int64_t blocks = tensor.num_elements() / 32;
+  for (int64_t b = 0; b < blocks; ++b) {
+    if (type == DataType::kQ4_1) {
+      auto& block = static_cast<BlockQ4_1*>(tensor.raw())[b];
+      block.scale = FloatToHalf(scale(engine));
+      block.minimum = FloatToHalf(scale(engine));
+      for (uint8_t& pair : block.quants) pair = static_cast<uint8_t>(engine());
+    } else {
+      PENSTOCK_CHECK(type == DataType::kQ8_0);
+      auto& block = static_cast<BlockQ8_0*>(tensor.raw())[b];
+      block.scale = FloatToHalf(scale(engine) / 16);
+      for (int8_t& quant : block.quants) quant = static_cast<int8_t>(engine());
+    }
+  }
+  return tensor;
+}
+
+// A weight of any supported type whose float32 values are those of `values` rounded to it.
+inline Tensor As(DataType type, const Tensor& values) {
+  Tensor tensor = Make(type, values.shape());
+  const auto* from = static_cast<const float*>(values.raw());
+  for (int64_t i = 0; i < values.num_elements(); ++i) {
+    switch (type) {
+      case DataType::kF32:
+        static_cast<float*>(tensor.raw())[i] = from[i];
+        break;
+      case DataType::kF16:
+        static_cast<uint16_t*>(tensor.raw())[i] = FloatToHalf(from[i]);
+        break;
+      default:
+        PENSTOCK_CHECK(type == DataType::kBF16);
+        static_cast<uint16_t*>(tensor.raw())[i] =
+            static_cast<uint16_t>(std::bit_cast<uint32_t>(from[i]) >> 16);
+    }
+  }
+  return tensor;
+}
+
+template <typename T>
+Tensor FromVector(std::vector<T>& values) {
+  return Tensor::Borrow(values.data(), DataTypeOf<T>(), {static_cast<int64_t>(values.size())});
+}
+
+inline std::vector<float> ToVector(const Tensor& tensor) {
+  PENSTOCK_CHECK(tensor.type() == DataType::kF32);
+  const auto* data = static_cast<const float*>(tensor.raw());
+  return {data, data + tensor.num_elements()};
+}
+
+// The relative error of a float32 tensor against float64 values. NaN counts as infinite.
+inline double RelativeError(const Tensor& out, const std::vector<double>& reference) {
+  const std::vector<float> values = ToVector(out);
+  PENSTOCK_CHECK_EQ(values.size(), reference.size());
+  double error = 0;
+  double size = 0;
+  for (size_t i = 0; i < values.size(); ++i) {
+    if (!std::isfinite(values[i])) return INFINITY;
+    error += (values[i] - reference[i]) * (values[i] - reference[i]);
+    size += reference[i] * reference[i];
+  }
+  return std::sqrt(error / (size > 0 ? size : 1));
+}
+
+}  // namespace penstock::testing

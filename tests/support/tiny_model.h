@@ -1,0 +1,100 @@
+// A small Llama with random weights as a GGUF file on disk, for tests that need a model that
+// computes: two layers, hidden size 64, 4 heads on 2 KV heads, 96 tokens, context 256.
+#pragma once
+
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <string>
+
+#include "core/base/check.h"
+#include "tests/support/gguf_builder.h"
+#include "tests/support/tensors.h"
+
+namespace penstock::testing {
+
+inline constexpr int64_t kTinyVocab = 96;
+inline constexpr int64_t kTinyContext = 256;
+
+inline std::vector<uint8_t> Bytes(const Tensor& tensor) {
+  const auto* data = static_cast<const uint8_t*>(tensor.raw());
+  return {data, data + tensor.bytes()};
+}
+
+inline GgufBuilder TinyModel() {
+  GgufBuilder builder;
+  builder.String("general.architecture", "llama").String("general.name", "tiny");
+  builder.Int("llama.block_count", 2).Int("llama.context_length", kTinyContext);
+  builder.Int("llama.embedding_length", 64).Int("llama.feed_forward_length", 96);
+  builder.Int("llama.attention.head_count", 4).Int("llama.attention.head_count_kv", 2);
+  builder.Float("llama.attention.layer_norm_rms_epsilon", 1e-5f);
+  builder.Float("llama.rope.freq_base", 10000.0f);
+  builder.String("tokenizer.ggml.model", "gpt2").String("tokenizer.ggml.pre", "smollm");
+  // The control tokens, then one token for each printable ASCII character but the last ones.
+  std::vector<std::string> tokens = {"<|endoftext|>", "<|im_start|>", "<|im_end|>"};
+  std::vector<int32_t> types = {3, 3, 3};
+  for (char c = '!'; static_cast<int64_t>(tokens.size()) < kTinyVocab && c <= '~'; ++c) {
+    tokens.emplace_back(1, c);
+    types.push_back(1);
+  }
+  while (static_cast<int64_t>(tokens.size()) < kTinyVocab) {
+    tokens.push_back("<unused" + std::to_string(tokens.size()) + ">");
+    types.push_back(5);
+  }
+  builder.Strings("tokenizer.ggml.tokens", tokens).Ints("tokenizer.ggml.token_type", types);
+  builder.Strings("tokenizer.ggml.merges", {});
+  builder.Int("tokenizer.ggml.eos_token_id", 2).Bool("tokenizer.ggml.add_bos_token", false);
+
+  uint32_t seed = 100;
+  const auto linear = [&](const std::string& name, uint64_t in, uint64_t out) {
+    const Shape shape({static_cast<int64_t>(out), static_cast<int64_t>(in)});
+    builder.Tensor(name, {in, out}, 3, Bytes(RandomBlocks(DataType::kQ4_1, shape, ++seed)));
+  };
+  const auto norm = [&](const std::string& name) {
+    builder.Tensor(name, {64}, 0, Bytes(Random({64}, ++seed)));
+  };
+  builder.Tensor("token_embd.weight", {64, kTinyVocab}, 8,
+                 Bytes(RandomBlocks(DataType::kQ8_0, {kTinyVocab, 64}, 7)));
+  for (int layer = 0; layer < 2; ++layer) {
+    const std::string prefix = "blk." + std::to_string(layer) + ".";
+    norm(prefix + "attn_norm.weight");
+    linear(prefix + "attn_q.weight", 64, 64);
+    linear(prefix + "attn_k.weight", 64, 32);
+    linear(prefix + "attn_v.weight", 64, 32);
+    linear(prefix + "attn_output.weight", 64, 64);
+    norm(prefix + "ffn_norm.weight");
+    linear(prefix + "ffn_gate.weight", 64, 96);
+    linear(prefix + "ffn_up.weight", 64, 96);
+    linear(prefix + "ffn_down.weight", 96, 64);
+  }
+  norm("output_norm.weight");
+  return builder;
+}
+
+// Writes bytes to a file of its own that is removed at the end.
+class TempFile {
+ public:
+  explicit TempFile(const std::vector<uint8_t>& bytes) {
+    std::string name = (std::filesystem::temp_directory_path() / "penstock_XXXXXX").string();
+    const int fd = mkstemp(name.data());
+    PENSTOCK_CHECK_GE(fd, 0);
+    close(fd);
+    path_ = name;
+    std::ofstream(path_, std::ios::binary)
+        .write(reinterpret_cast<const char*>(bytes.data()),
+               static_cast<std::streamsize>(bytes.size()));
+  }
+  ~TempFile() { std::remove(path_.c_str()); }
+  TempFile(const TempFile&) = delete;
+  TempFile& operator=(const TempFile&) = delete;
+
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
+}  // namespace penstock::testing

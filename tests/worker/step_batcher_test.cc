@@ -1,0 +1,94 @@
+#include "worker/step_batcher.h"
+
+#include "tests/support/status_matchers.h"
+#include "tests/support/tensors.h"
+
+namespace penstock {
+namespace {
+
+using namespace penstock::testing;  // NOLINT(google-build-using-namespace)
+
+StepBatcher MakeBatcher() {
+  absl::StatusOr<StepBatcher> batcher = StepBatcher::Make({.max_tokens = 32,
+                                                           .max_sequences = 4,
+                                                           .context_length = 256,
+                                                           .num_blocks = 8,
+                                                           .vocab_size = 100},
+                                                          Allocator());
+  PENSTOCK_CHECK(batcher.ok());
+  return *std::move(batcher);
+}
+
+PlanRow Row(int64_t position, std::vector<int32_t> tokens, std::vector<int32_t> blocks,
+            bool sample) {
+  PlanRow row;
+  row.position = position;
+  row.tokens = std::move(tokens);
+  row.blocks = std::move(blocks);
+  row.sample = sample;
+  return row;
+}
+
+std::vector<int32_t> Ints(const Tensor& tensor) {
+  const auto* data = static_cast<const int32_t*>(tensor.raw());
+  return {data, data + tensor.num_elements()};
+}
+
+TEST(StepBatcher, RowsOfSeveralTokensComeFirst) {
+  StepBatcher batcher = MakeBatcher();
+  StepPlan plan;
+  plan.rows = {Row(70, {5}, {3, 7}, true), Row(62, {8, 9, 10}, {2, 1}, false),
+               Row(0, {11, 12}, {0}, true)};
+  const absl::StatusOr<StepBatch> batch = batcher.Build(plan);
+  ASSERT_TRUE(IsOk(batch));
+  EXPECT_EQ(batch->num_prefill_rows, 2);
+  EXPECT_EQ(batch->num_prefill_tokens, 5);
+  EXPECT_EQ(Ints(batch->token_ids), (std::vector<int32_t>{8, 9, 10, 11, 12, 5}));
+  EXPECT_EQ(Ints(batch->positions), (std::vector<int32_t>{62, 63, 64, 0, 1, 70}));
+  EXPECT_EQ(Ints(batch->row_starts), (std::vector<int32_t>{0, 3, 5, 6}));
+  EXPECT_EQ(Ints(batch->context_lens), (std::vector<int32_t>{65, 2, 71}));
+  EXPECT_EQ(Ints(batch->sample_tokens), (std::vector<int32_t>{4, 5}));
+  const auto* slots = static_cast<const int64_t*>(batch->kv_slots.raw());
+  EXPECT_EQ(std::vector<int64_t>(slots, slots + 6),
+            (std::vector<int64_t>{2 * 64 + 62, 2 * 64 + 63, 64, 0, 1, 7 * 64 + 6}));
+  EXPECT_EQ(batcher.sampled(), (std::vector<const PlanRow*>{&plan.rows[2], &plan.rows[0]}));
+}
+
+TEST(StepBatcher, NothingSampledLeavesNoSampleTokens) {
+  StepBatcher batcher = MakeBatcher();
+  StepPlan plan;
+  plan.rows = {Row(0, {1, 2}, {0}, false)};
+  const absl::StatusOr<StepBatch> batch = batcher.Build(plan);
+  ASSERT_TRUE(IsOk(batch));
+  EXPECT_TRUE(batch->sample_tokens.empty());
+}
+
+TEST(StepBatcher, RefusesWhatWouldLeaveItsBounds) {
+  const std::vector<std::pair<PlanRow, std::string_view>> cases = {
+      {Row(0, {}, {0}, true), "feeds no token"},
+      {Row(-1, {1}, {0}, true), "beyond the context"},
+      {Row(256, {1}, {0, 1, 2, 3, 4}, true), "beyond the context"},
+      {Row(255, {1, 2}, {0, 1, 2, 3, 4}, true), "beyond the context"},
+      {Row(INT64_MAX, {1}, {0}, true), "beyond the context"},
+      {Row(64, {1}, {0}, true), "has 1 KV blocks but needs 2"},
+      {Row(0, {1}, {8}, true), "KV block 8 of 8"},
+      {Row(0, {1}, {-1}, true), "KV block -1"},
+      {Row(0, {100}, {0}, true), "token 100 of a vocabulary of 100"},
+      {Row(0, {-1}, {0}, true), "token -1"},
+      {Row(0, std::vector<int32_t>(33, 1), {0}, true), "33 tokens; this stage takes 32"},
+  };
+  for (const auto& [row, words] : cases) {
+    StepBatcher batcher = MakeBatcher();
+    StepPlan plan;
+    plan.rows = {row};
+    EXPECT_TRUE(Fails(batcher.Build(plan), absl::StatusCode::kFailedPrecondition, {words}));
+  }
+  StepBatcher batcher = MakeBatcher();
+  StepPlan plan;
+  EXPECT_TRUE(Fails(batcher.Build(plan), absl::StatusCode::kFailedPrecondition, {"0 rows"}));
+  plan.rows.assign(5, Row(0, {1}, {0}, true));
+  EXPECT_TRUE(Fails(batcher.Build(plan), absl::StatusCode::kFailedPrecondition, {"5 rows"}));
+}
+
+}  // namespace
+}  // namespace penstock
