@@ -28,14 +28,21 @@ function(as_static out)
   set(${out} "${result}" PARENT_SCOPE)
 endfunction()
 
+# link_as_group(<target> <flags>...): the linker goes round until nothing is missing. One item, since
+# CMake would drop the flags of one group that another target's group has had.
+function(link_as_group target)
+  string(JOIN " " flags ${ARGN})
+  target_link_libraries(${target} INTERFACE "-Wl,--start-group ${flags} -Wl,--end-group"
+                                            Threads::Threads)
+endfunction()
+
 pkg_check_modules(ABSL REQUIRED absl_status absl_statusor absl_strings absl_str_format absl_time
                   absl_flat_hash_map absl_flat_hash_set)
 set(absl_flags ${ABSL_STATIC_LDFLAGS})
 list(REMOVE_DUPLICATES absl_flags)
 list(FILTER absl_flags EXCLUDE REGEX "push-state|pop-state|as-needed")
 as_static(absl_libs ${absl_flags})
-target_link_libraries(penstock_absl INTERFACE -Wl,--start-group ${absl_libs} -Wl,--end-group
-                                              Threads::Threads)
+link_as_group(penstock_absl ${absl_libs})
 target_link_options(penstock_absl INTERFACE -Wl,--exclude-libs,ALL)
 
 if(PENSTOCK_SERVICE)
@@ -47,8 +54,7 @@ if(PENSTOCK_SERVICE)
   list(REMOVE_DUPLICATES grpc_flags)
   list(FILTER grpc_flags EXCLUDE REGEX "push-state|pop-state|as-needed")
   as_static(grpc_libs -lgrpc++_reflection -lprotobuf ${grpc_flags})
-  target_link_libraries(penstock_rpc INTERFACE -Wl,--start-group ${grpc_libs} -Wl,--end-group
-                                               Threads::Threads)
+  link_as_group(penstock_rpc ${grpc_libs})
   target_link_options(penstock_rpc INTERFACE -Wl,--exclude-libs,ALL)
 endif()
 

@@ -12,9 +12,9 @@ namespace penstock {
 
 class StageLink {
  public:
-  // Called once a submitted plan, in plan order, on a thread of the link's; must not block. An
-  // error means that the stage is lost or that the plan could not be run: the epoch is over, and
-  // every plan still in flight gets an error too.
+  // Called once a submitted plan, in plan order, on a thread of the link's, or by Submit itself
+  // once the stage is lost; must not block. An error means that the stage is lost or that the plan
+  // could not be run: the epoch is over, and every plan still in flight gets an error too.
   using ResultCallback = std::function<void(absl::StatusOr<StepResult>)>;
 
   // The destructor waits for the link's threads: no callback comes once it has returned.

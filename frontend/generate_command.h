@@ -1,0 +1,39 @@
+// `penstock generate`: one answer, from a server or from a model file. With a model file the very
+// same service runs inside this process, reached over gRPC's in-process channel.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "core/base/status.h"
+#include "frontend/model_runtime.h"
+
+namespace penstock {
+
+struct GenerateOptions {
+  std::string server;      // HOST:PORT; empty: runtime.stage.model is loaded
+  RuntimeOptions runtime;  // without a server
+  std::optional<std::string> prompt;
+  std::optional<std::vector<int32_t>> prompt_ids;
+  bool special = false;
+  std::optional<std::string> precision;  // the server must have it
+  std::optional<int64_t> max_tokens;
+  std::optional<float> temperature;
+  std::optional<int32_t> top_k;
+  std::optional<float> top_p;
+  std::optional<uint64_t> seed;
+  absl::Duration timeout = absl::InfiniteDuration();
+  bool json = false;
+};
+
+// The program's exit code; says on standard error what went wrong.
+// REQUIRES: no thread has been started.
+int RunGenerate(const GenerateOptions& options);
+
+// "1,2,3". Errors: INVALID_ARGUMENT naming the item that is no token id.
+absl::StatusOr<std::vector<int32_t>> ParseTokenIds(const std::string& text);
+
+}  // namespace penstock

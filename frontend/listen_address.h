@@ -1,0 +1,27 @@
+// HOST:PORT of --listen, and why a server could not have it.
+#pragma once
+
+#include <string>
+
+#include "core/base/status.h"
+
+namespace penstock {
+
+struct ListenAddress {
+  std::string host;  // without the brackets of an IPv6 address
+  int port = 0;      // 0: any free one
+
+  // As gRPC takes it and people read it.
+  std::string ToString() const;
+};
+
+// Errors: INVALID_ARGUMENT that says what HOST:PORT looks like.
+absl::StatusOr<ListenAddress> ParseListenAddress(const std::string& text);
+
+// Tries every address that the host stands for, and lets go of it again. gRPC is content with one
+// of them and does not say why it got none.
+// Errors: ALREADY_EXISTS if another program has the port, INVALID_ARGUMENT if the host cannot be
+// found or is not this machine's, PERMISSION_DENIED.
+absl::Status CheckListenAddress(const ListenAddress& address);
+
+}  // namespace penstock

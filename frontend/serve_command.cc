@@ -1,0 +1,129 @@
+#include "frontend/serve_command.h"
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <condition_variable>
+#include <cstdio>
+#include <fstream>
+#include <mutex>
+
+#include "absl/strings/str_format.h"
+#include "core/base/kv_block.h"
+#include "core/base/log.h"
+#include "frontend/signal_thread.h"
+
+namespace penstock {
+namespace {
+
+// How often the health of the engine is looked at for those who watch it.
+constexpr std::chrono::milliseconds kHealthPeriod{250};
+// What calls get to write their last words after the engine has drained.
+constexpr absl::Duration kLastWrites = absl::Seconds(2);
+
+// What the signals mean: the first one asks for a drain if there is something to drain, else it
+// ends the program as the second one does.
+class StopSwitch {
+ public:
+  void OnSignal(int count) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (count > 1 || !ready_) {
+      LogWarning(ready_ ? "second signal: ending at once" : "stopped while loading");
+      _exit(ready_ ? 1 : 0);
+    }
+    stop_ = true;
+    changed_.notify_all();
+  }
+  void SetReady() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    ready_ = true;
+  }
+  // True once the program shall stop.
+  bool WaitFor(std::chrono::milliseconds timeout) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    return changed_.wait_for(lock, timeout, [this] { return stop_; });
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool ready_ = false;  // guarded by mutex_
+  bool stop_ = false;   // guarded by mutex_
+};
+
+// In one step, so that whoever waits for the file never reads half a number.
+absl::Status WritePortFile(const std::string& path, int port) {
+  const std::string temporary = absl::StrCat(path, ".", getpid());
+  std::ofstream file(temporary);
+  file << port << "\n";
+  file.close();
+  if (!file || rename(temporary.c_str(), path.c_str()) != 0) {
+    unlink(temporary.c_str());
+    return absl::InvalidArgumentError(
+        absl::StrCat("cannot write the port file ", path, ": name a file in a writable folder"));
+  }
+  return absl::OkStatus();
+}
+
+std::string Describe(const ModelRuntime& runtime) {
+  const StageInfo& info = runtime.info();
+  return absl::StrFormat(
+      "model %s: %d layers, hidden size %d, vocabulary %d, context %d tokens, weights %.0f MB, KV "
+      "memory for %d tokens in %d blocks, loaded in %.2f s",
+      runtime.limits().model, info.config.num_layers, info.config.hidden_size,
+      info.config.vocab_size, runtime.limits().context_length,
+      static_cast<double>(info.weight_bytes) * 1e-6, info.num_blocks * kBlockSize, info.num_blocks,
+      static_cast<double>(info.load_ns) * 1e-9);
+}
+
+absl::Status Serve(const ServeOptions& options, StopSwitch& stop) {
+  PENSTOCK_ASSIGN_OR_RETURN(const ListenAddress listen, ParseListenAddress(options.listen));
+  // Before the server, which uses it until it is gone.
+  std::unique_ptr<ModelRuntime> runtime;
+  PENSTOCK_ASSIGN_OR_RETURN(std::unique_ptr<GrpcServer> server,
+                            GrpcServer::Start({listen, options.max_message_bytes}));
+  const std::string address = server->address().ToString();
+  LogInfo(absl::StrCat("listening on ", address, "; loading ", options.runtime.stage.model));
+  PENSTOCK_ASSIGN_OR_RETURN(runtime, ModelRuntime::Load(options.runtime));
+  server->SetReady(runtime.get());
+  stop.SetReady();
+  LogInfo(Describe(*runtime));
+  if (!options.port_file.empty()) {
+    PENSTOCK_RETURN_IF_ERROR(WritePortFile(options.port_file, server->address().port));
+  }
+  LogInfo(absl::StrCat("ready on ", address));
+
+  bool healthy = true;
+  while (!stop.WaitFor(kHealthPeriod)) {
+    server->UpdateHealth();
+    if (healthy && !runtime->engine().healthy()) {
+      healthy = false;
+      LogError(
+          "the stage that runs the model is lost, every request is refused: restart the server");
+    }
+  }
+  LogInfo(absl::StrCat("draining: running answers have ",
+                       absl::FormatDuration(options.drain_timeout),
+                       " to finish, new requests are refused; a second signal ends at once"));
+  server->SetDraining();
+  runtime->engine().Drain(options.drain_timeout);
+  server->Shutdown(kLastWrites);
+  LogInfo("stopped");
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+int RunServe(const ServeOptions& options) {
+  // The log may be a pipe whose reader has left; that ends no server.
+  signal(SIGPIPE, SIG_IGN);
+  StopSwitch stop;
+  const SignalThread signals([&stop](int count) { stop.OnSignal(count); });
+  const absl::Status status = Serve(options, stop);
+  if (status.ok()) return 0;
+  LogError(Message(status));
+  return 1;
+}
+
+}  // namespace penstock

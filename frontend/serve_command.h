@@ -1,0 +1,24 @@
+// `penstock serve`: loads a model and serves it until SIGTERM or SIGINT, then drains.
+#pragma once
+
+#include <string>
+
+#include "absl/time/time.h"
+#include "frontend/grpc_server.h"
+#include "frontend/model_runtime.h"
+
+namespace penstock {
+
+struct ServeOptions {
+  RuntimeOptions runtime;
+  std::string listen = "127.0.0.1:50051";
+  int64_t max_message_bytes = 4 << 20;
+  absl::Duration drain_timeout = absl::Seconds(30);
+  std::string port_file;  // empty: none
+};
+
+// The program's exit code; says on standard error what went wrong. A second signal ends the
+// program without a return. REQUIRES: no thread has been started.
+int RunServe(const ServeOptions& options);
+
+}  // namespace penstock
