@@ -31,14 +31,14 @@ step() {
 }
 end_step() {
   [ -n "$step_name" ] || return 0
-  step_report+=$(printf '  %-36s %8s' "$step_name" "$(seconds $(($(now_ms) - step_start)))")$'\n'
+  step_report+=$(printf '  %-44s %8s' "$step_name" "$(seconds $(($(now_ms) - step_start)))")$'\n'
   step_name=''
 }
 report_steps() {
   end_step
   say "Times:"
   printf '%s' "$step_report" >&2
-  say "$(printf '  %-36s %8s' "all" "$(seconds $(($(now_ms) - start_ms)))")"
+  say "$(printf '  %-44s %8s' "all" "$(seconds $(($(now_ms) - start_ms)))")"
 }
 
 # parallel_jobs: one a core, but no more than the memory feeds (a gRPC source takes about 1 GiB).

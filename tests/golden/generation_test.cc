@@ -18,6 +18,15 @@ using nlohmann::json;
 constexpr double kNearTie = 1e-3;  // logits
 constexpr double kLogitTolerance = 1e-3;
 
+// The sanitizers make a token some twenty times as dear: a sample of the cases is enough there.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr size_t kEveryCase = 8;
+constexpr size_t kTokensAtMost = 8;
+#else
+constexpr size_t kEveryCase = 1;
+constexpr size_t kTokensAtMost = 1000;
+#endif
+
 struct Case {
   std::string name;
   std::vector<int32_t> prompt;
@@ -52,13 +61,15 @@ class GoldenGenerationTest : public ::testing::Test {
 
   static std::vector<Case> ReadCases(const json& golden) {
     std::vector<Case> cases;
-    for (const json& entry : golden["cases"]) {
+    for (size_t i = 0; i < golden["cases"].size(); i += kEveryCase) {
+      const json& entry = golden["cases"][i];
       Case one;
       one.name = entry["name"];
       entry["prompt_ids"].get_to(one.prompt);
       entry["ids"].get_to(one.ids);
       entry["logprobs"].get_to(one.logprobs);
       entry["gaps"].get_to(one.gaps);
+      one.ids.resize(std::min(one.ids.size(), kTokensAtMost));
       cases.push_back(std::move(one));
     }
     return cases;
@@ -147,7 +158,7 @@ TEST_F(GoldenGenerationTest, GreedyTokensEqualHuggingFace) {
 // The same sequence alone, in a batch, in small chunks: bit for bit.
 TEST_F(GoldenGenerationTest, ChunksAndBatchesChangeNoBit) {
   const std::vector<Case> cases = ReadCases(golden_);
-  std::vector<Case> together(cases.end() - 8, cases.end() - 2);
+  std::vector<Case> together(cases.end() - 7, cases.end() - 1);
   std::vector<Case*> batch;
   for (Case& one : together) batch.push_back(&one);
   ASSERT_NO_FATAL_FAILURE(Run(batch, 37));

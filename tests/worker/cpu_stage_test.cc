@@ -109,7 +109,7 @@ TEST_F(CpuStageTest, ABatchGivesEachSequenceTheBitsItHasAlone) {
     sequence.sampling.temperature = i % 2 == 0 ? 0.0f : 0.8f;
     sequence.sampling.top_p = i == 3 ? 0.9f : 1.0f;
     sequence.sampling.seed = static_cast<uint64_t>(i);
-    sequence.chunk = static_cast<size_t>(1 + i * 2);  // 6 x 11 tokens at most: within a plan
+    sequence.chunk = 1 + static_cast<size_t>(i) * 2;  // 6 x 11 tokens at most: within a plan
     sequence.delay = static_cast<size_t>(i % 3);
     sequences.push_back(sequence);
   }
