@@ -1,10 +1,11 @@
 #include "frontend/listen_address.h"
 
-#include <errno.h>
 #include <netdb.h>
-#include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
 
 #include "absl/strings/numbers.h"
 

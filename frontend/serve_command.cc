@@ -1,10 +1,10 @@
 #include "frontend/serve_command.h"
 
-#include <signal.h>
 #include <unistd.h>
 
 #include <chrono>
 #include <condition_variable>
+#include <csignal>
 #include <cstdio>
 #include <fstream>
 #include <mutex>

@@ -1,8 +1,8 @@
 #include "frontend/signal_thread.h"
 
 #include <pthread.h>
-#include <signal.h>
 
+#include <csignal>
 #include <utility>
 
 #include "core/base/check.h"
@@ -38,7 +38,7 @@ SignalThread::SignalThread(std::function<void(int count)> on_signal)
 SignalThread::~SignalThread() {
   stop_ = true;
   // To this thread alone, which wakes from sigwait by it.
-  pthread_kill(thread_.native_handle(), SIGTERM);
+  pthread_kill(thread_.native_handle(), SIGINT);
   thread_.join();
 }
 

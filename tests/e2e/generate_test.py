@@ -71,7 +71,7 @@ class GenerateTest(ProgramTest):
 
     def test_eight_at_once_get_what_each_gets_alone(self):
         def answer(prompt):
-            return generate("--prompt", prompt, "--max-tokens", "24", server=self.server)
+            return generate("--prompt", prompt, "--max-tokens", "12", server=self.server)
 
         alone = [answer(prompt) for prompt in PROMPTS]
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
