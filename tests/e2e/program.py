@@ -49,7 +49,8 @@ def generate(*arguments, server=None):
 
 
 def start_generate(server, *arguments):
-    return subprocess.Popen([BINARY, "generate", *target(server), *arguments],
+    """Unbuffered, so that read(1) takes one byte and leaves the others to communicate()."""
+    return subprocess.Popen([BINARY, "generate", *target(server), *arguments], bufsize=0,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
