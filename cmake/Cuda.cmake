@@ -13,7 +13,11 @@ endif()
 enable_language(CUDA)
 find_package(CUDAToolkit REQUIRED)
 
-# CMake 3.25 has no C++20 for nvcc: CMAKE_CUDA_STANDARD would give C++17 without a word.
-add_compile_options($<$<COMPILE_LANGUAGE:CUDA>:-std=c++20>
-                    $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra,-Werror>
+# CMake 3.25 knows no C++20 flag for nvcc. A flag by add_compile_options() is not enough: CMake puts
+# its own -std=c++17 behind it as soon as a library asks for any C++ standard, and the last one wins.
+set(CMAKE_CUDA_STANDARD 20)
+set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
+set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)
+
+add_compile_options($<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra,-Werror>
                     "$<$<COMPILE_LANGUAGE:CUDA>:SHELL:-Werror all-warnings>")

@@ -11,6 +11,8 @@
 
 namespace penstock {
 
+static_assert(__cplusplus >= 202002L, "not compiled as C++20: see cmake/Cuda.cmake");
+
 inline void CheckCuda(cudaError_t error, const char* what, const char* file, int line) {
   if (error != cudaSuccess) [[unlikely]] {
     CheckFailed(
