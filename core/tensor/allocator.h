@@ -1,5 +1,5 @@
 // Where tensors get their bytes. BaseAllocator is the door; HostAllocator is plain aligned memory
-// without a pool, as the seed asks; the CUDA allocator with its pools stands in cuda/.
+// without a pool, as the seed asks; PoolAllocator (pool_allocator.h) keeps pools of device memory.
 #pragma once
 
 #include <atomic>

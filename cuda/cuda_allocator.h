@@ -1,0 +1,23 @@
+// Device memory of one GPU: the pools of core/tensor/pool_allocator.h over cudaMalloc and cudaFree.
+// Thread-safe. Every call that reaches CUDA makes this GPU the calling thread's current device and
+// leaves it so: to put another one back would open it, and take some hundred MiB of a GPU that the
+// thread may never have used. cudaFree waits for the whole device, so blocks go back only when the
+// policy says so. Errors: a GPU without room is the pools' RESOURCE_EXHAUSTED; any other CUDA error
+// ends the process (cuda_check.h).
+#pragma once
+
+#include <memory>
+
+#include "core/base/status.h"
+#include "core/tensor/pool_allocator.h"
+
+namespace penstock {
+
+// The allocator of the GPU with that ordinal. Errors: FAILED_PRECONDITION when the machine has no
+// GPU or no driver that fits, INVALID_ARGUMENT for an ordinal that it does not have,
+// RESOURCE_EXHAUSTED when the GPU has no room even to be opened, or another program holds it.
+// REQUIRES: the allocator ends before the process's static objects do, while CUDA still answers.
+absl::StatusOr<std::unique_ptr<PoolAllocator>> MakeCudaAllocator(int ordinal,
+                                                                 const PoolOptions& options = {});
+
+}  // namespace penstock
