@@ -55,10 +55,22 @@ std::optional<DataType> GgufElementType(uint32_t code) {
       return DataType::kF32;
     case 1:
       return DataType::kF16;
+    case 2:
+      return DataType::kQ4_0;
     case 3:
       return DataType::kQ4_1;
+    case 6:
+      return DataType::kQ5_0;
+    case 7:
+      return DataType::kQ5_1;
     case 8:
       return DataType::kQ8_0;
+    case 12:
+      return DataType::kQ4_K;
+    case 13:
+      return DataType::kQ5_K;
+    case 14:
+      return DataType::kQ6_K;
     case 30:
       return DataType::kBF16;
     default:

@@ -43,7 +43,8 @@ bool IsGgufInteger(uint32_t type);
 std::optional<DataType> GgufElementType(uint32_t code);
 // "Q6_K", or "type 99" for a code without a name here.
 std::string GgufElementTypeName(uint32_t code);
-inline constexpr std::string_view kGgufElementTypes = "F32, F16, BF16, Q8_0 and Q4_1";
+inline constexpr std::string_view kGgufElementTypes =
+    "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K and Q6_K";
 
 // Text from a file, in single quotes: bytes that are not printable ASCII are escaped and long text
 // is cut, so that a message never carries what a terminal or a log could trip over.

@@ -1,6 +1,7 @@
 // Element types: plain ones, and the block types of GGUF files, where a run of `block` elements
 // along the innermost dimension shares its scales and takes `block_bytes` bytes.
-// Source of the block layouts: the GGUF specification and ggml's documentation of Q4_1 and Q8_0.
+// Source of the block layouts: the GGUF specification and ggml's documentation of its types; the
+// oracle is the Python package gguf (tests/golden/make_quantization.py).
 #pragma once
 
 #include <bit>
@@ -16,8 +17,17 @@ enum class DataType : uint8_t {
   kI32,
   kI64,
   kU8,
-  kQ4_1,  // 32 elements: f16 scale d, f16 minimum m, 32 x 4-bit q; value = d * q + m
-  kQ8_0,  // 32 elements: f16 scale d, 32 x int8 q; value = d * q
+  // Blocks of 32: f16 scale d, an f16 minimum m in the _1 types; value = d * (q - offset) or
+  // d * q + m.
+  kQ4_0,  // 4-bit q, offset 8
+  kQ4_1,  // 4-bit q, minimum
+  kQ5_0,  // 5-bit q, offset 16
+  kQ5_1,  // 5-bit q, minimum
+  kQ8_0,  // int8 q
+  // Blocks of 256 whose parts have 6- or 8-bit scales of their own.
+  kQ4_K,  // 8 parts of 32: value = d * scale * q - dmin * minimum
+  kQ5_K,  // as kQ4_K, 5-bit q
+  kQ6_K,  // 16 parts of 16: value = d * scale * (q - 32), 6-bit q
 };
 
 struct DataTypeInfo {
@@ -40,10 +50,22 @@ constexpr DataTypeInfo Info(DataType type) {
       return {"i64", 1, 8};
     case DataType::kU8:
       return {"u8", 1, 1};
+    case DataType::kQ4_0:
+      return {"q4_0", 32, 18};
     case DataType::kQ4_1:
       return {"q4_1", 32, 20};
+    case DataType::kQ5_0:
+      return {"q5_0", 32, 22};
+    case DataType::kQ5_1:
+      return {"q5_1", 32, 24};
     case DataType::kQ8_0:
       return {"q8_0", 32, 34};
+    case DataType::kQ4_K:
+      return {"q4_k", 256, 144};
+    case DataType::kQ5_K:
+      return {"q5_k", 256, 176};
+    case DataType::kQ6_K:
+      return {"q6_k", 256, 210};
   }
   return {"unknown", 1, 1};
 }
@@ -84,22 +106,74 @@ inline float HalfToFloat(uint16_t half) {
 // Rounded to nearest even; overflow becomes infinity.
 uint16_t FloatToHalf(float value);
 
-// The blocks as they lie in the file.
+// The blocks as they lie in the file. Where two elements share a byte, the low nibble of byte i is
+// element i and the high nibble element i + 16 (blocks of 32).
+struct BlockQ4_0 {
+  uint16_t scale;  // f16, here and below
+  uint8_t quants[16];
+};
+static_assert(sizeof(BlockQ4_0) == 18);
+
 struct BlockQ4_1 {
-  uint16_t scale;      // f16
-  uint16_t minimum;    // f16
-  uint8_t quants[16];  // element i: low nibble of quants[i]; element i + 16: its high nibble
+  uint16_t scale;
+  uint16_t minimum;
+  uint8_t quants[16];
 };
 static_assert(sizeof(BlockQ4_1) == 20);
 
+// The fifth bits lie apart: bit i of `high` belongs to element i.
+struct BlockQ5_0 {
+  uint16_t scale;
+  uint8_t high[4];
+  uint8_t quants[16];
+};
+static_assert(sizeof(BlockQ5_0) == 22);
+
+struct BlockQ5_1 {
+  uint16_t scale;
+  uint16_t minimum;
+  uint8_t high[4];
+  uint8_t quants[16];
+};
+static_assert(sizeof(BlockQ5_1) == 24);
+
 struct BlockQ8_0 {
-  uint16_t scale;  // f16
+  uint16_t scale;
   int8_t quants[32];
 };
 static_assert(sizeof(BlockQ8_0) == 34);
 
+// `scales` packs eight 6-bit scales and eight 6-bit minima. 32 bytes of quants hold two parts: the
+// low nibbles one, the high nibbles the next.
+struct BlockQ4_K {
+  uint16_t scale;
+  uint16_t minimum;
+  uint8_t scales[12];
+  uint8_t quants[128];
+};
+static_assert(sizeof(BlockQ4_K) == 144);
+
+// Bit p of high[i] is the fifth bit of element i of part p.
+struct BlockQ5_K {
+  uint16_t scale;
+  uint16_t minimum;
+  uint8_t scales[12];
+  uint8_t high[32];
+  uint8_t quants[128];
+};
+static_assert(sizeof(BlockQ5_K) == 176);
+
+// Two halves of 128 elements; `high` has the upper two bits of four elements a byte.
+struct BlockQ6_K {
+  uint8_t low[128];
+  uint8_t high[64];
+  int8_t scales[16];
+  uint16_t scale;
+};
+static_assert(sizeof(BlockQ6_K) == 210);
+
 // Writes `count` float32 values of a row in any of the types above that a weight may have
-// (f32, f16, bf16, q4_1, q8_0). REQUIRES: count is a multiple of the block.
+// (all but the integers). REQUIRES: count is a multiple of the block.
 void Dequantize(DataType type, const void* row, int64_t count, float* out);
 
 }  // namespace penstock

@@ -114,6 +114,18 @@ Tensor Tensor::Slice(int64_t first, int64_t count) const {
   return slice;
 }
 
+Tensor Tensor::Columns(int64_t first, int64_t count) const {
+  PENSTOCK_CHECK_EQ(rank(), 2);
+  PENSTOCK_CHECK_EQ(Info(type_).block, int64_t{1});
+  PENSTOCK_CHECK_GE(first, 0);
+  PENSTOCK_CHECK_GE(count, 0);
+  PENSTOCK_CHECK_LE(first + count, dim(1));
+  Tensor columns = Slice(0, dim(0));
+  columns.data_ = static_cast<uint8_t*>(data_) + first * Info(type_).block_bytes;
+  columns.shape_ = Shape({dim(0), count});
+  return columns;
+}
+
 Tensor Tensor::Reshape(const Shape& shape) const {
   PENSTOCK_CHECK(is_contiguous());
   PENSTOCK_CHECK_EQ(shape.num_elements(), num_elements());

@@ -67,6 +67,9 @@ class Tensor {
   // Elements [first, first + count) of dimension 0. Borrows: the bytes' owner must stay.
   // REQUIRES: inside the bounds.
   Tensor Slice(int64_t first, int64_t count) const;
+  // Columns [first, first + count) of a matrix: rows keep their stride. Borrows.
+  // REQUIRES: rank 2, a plain element type, inside the bounds.
+  Tensor Columns(int64_t first, int64_t count) const;
   // The same elements in another shape. REQUIRES: contiguous, the same number of elements.
   Tensor Reshape(const Shape& shape) const;
 

@@ -45,10 +45,17 @@ struct WeightPart {
   int64_t rope_heads = 0;  // > 0: rows of that many heads, to be put into the half-split order
 };
 
-// Copies the parts below each other into one [sum of rows, columns] tensor, so that they are one
-// GEMM, and forgets the originals. Errors: the source's; UNIMPLEMENTED when the parts have
-// different element types.
-absl::StatusOr<Tensor> PackRows(const WeightLoader& loader, const std::vector<WeightPart>& parts,
-                                int64_t columns);
+// Weights below each other that are one matrix product: one tensor where they have one element
+// type, else one for each run of a type (files of mixed quantization).
+struct PackedWeight {
+  std::vector<Tensor> tensors;  // [rows, columns] each, top to bottom
+
+  int64_t bytes() const;
+};
+
+// Packs the parts and forgets the originals; a run of a single part in the right order stays in
+// place. Errors: the source's and the allocator's.
+absl::StatusOr<PackedWeight> PackRows(const WeightLoader& loader,
+                                      const std::vector<WeightPart>& parts, int64_t columns);
 
 }  // namespace penstock

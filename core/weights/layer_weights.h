@@ -23,17 +23,17 @@ struct EmbeddingWeight final : BaseWeight {
 };
 
 struct AttentionWeight final : BaseWeight {
-  Tensor qkv;       // [q + k + v, hidden]: one GEMM; q and k rows in the half-split RoPE order
-  Tensor qkv_bias;  // [q + k + v] f32, or empty
-  Tensor output;    // [hidden, q], in place
+  PackedWeight qkv;  // [q + k + v, hidden]: one GEMM; q and k rows in the half-split RoPE order
+  Tensor qkv_bias;   // [q + k + v] f32, or empty
+  Tensor output;     // [hidden, q], in place
 
   absl::Status Load(const WeightLoader& loader, std::string_view prefix) override;
   int64_t bytes() const override;
 };
 
 struct FfnWeight final : BaseWeight {
-  Tensor gate_up;  // [2 * intermediate, hidden]: one GEMM
-  Tensor down;     // [hidden, intermediate], in place
+  PackedWeight gate_up;  // [2 * intermediate, hidden]: one GEMM
+  Tensor down;           // [hidden, intermediate], in place
 
   absl::Status Load(const WeightLoader& loader, std::string_view prefix) override;
   int64_t bytes() const override { return gate_up.bytes() + down.bytes(); }

@@ -24,7 +24,7 @@ inline std::vector<uint8_t> Bytes(const Tensor& tensor) {
   return {data, data + tensor.bytes()};
 }
 
-inline GgufBuilder TinyModel() {
+inline GgufBuilder TinyModel(bool v_as_q8_0 = false) {
   GgufBuilder builder;
   builder.String("general.architecture", "llama").String("general.name", "tiny");
   builder.Int("llama.block_count", 2).Int("llama.context_length", kTinyContext);
@@ -63,7 +63,12 @@ inline GgufBuilder TinyModel() {
     norm(prefix + "attn_norm.weight");
     linear(prefix + "attn_q.weight", 64, 64);
     linear(prefix + "attn_k.weight", 64, 32);
-    linear(prefix + "attn_v.weight", 64, 32);
+    if (v_as_q8_0) {
+      builder.Tensor(prefix + "attn_v.weight", {64, 32}, 8,
+                     Bytes(RandomBlocks(DataType::kQ8_0, {32, 64}, ++seed)));
+    } else {
+      linear(prefix + "attn_v.weight", 64, 32);
+    }
     linear(prefix + "attn_output.weight", 64, 64);
     norm(prefix + "ffn_norm.weight");
     linear(prefix + "ffn_gate.weight", 64, 96);

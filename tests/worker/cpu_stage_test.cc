@@ -145,6 +145,19 @@ TEST_F(CpuStageTest, AReplayedSequenceGoesOnWithTheSameBits) {
   }
 }
 
+TEST_F(CpuStageTest, AFileOfMixedQuantizationRuns) {
+  const TempFile mixed(TinyModel(/*v_as_q8_0=*/true).Build());
+  StageOptions options = Options();
+  options.model = mixed.path();
+  const auto stage = MakeCpuStage();
+  ASSERT_TRUE(IsOk(stage->Load(options)));
+  Driven sequence;
+  sequence.prompt = Prompt(5, 30);
+  const Answer answer = Alone(*stage, sequence);
+  EXPECT_EQ(answer.tokens.size(), 40u);
+  for (float logprob : answer.logprobs) EXPECT_TRUE(std::isfinite(logprob));
+}
+
 TEST_F(CpuStageTest, RefusesASlotThatWasNotAdmitted) {
   const auto stage = Loaded();
   StepPlan plan;

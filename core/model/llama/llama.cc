@@ -22,6 +22,7 @@ class Llama final : public Model {
   void ContextAttention(const StepBatch& batch, const Tensor& kv);
   void DecoderSelfAttention(const StepBatch& batch, const Tensor& kv);
   void Ffn(const FfnWeight& weight, const Tensor& norm, const Tensor& out);
+  void Linear(const Tensor& x, const PackedWeight& weight, const Tensor& out);
 
   const ModelConfig config_;
   const HeadLayout heads_;
@@ -77,7 +78,7 @@ Tensor Llama::Forward(const StepBatch& batch, const KvCache& cache) {
     const LayerWeight& layer = weight_.layers[i];
     const Tensor& kv = cache.layer(static_cast<int64_t>(i));
 
-    ops_.Linear(norm, layer.attention.qkv, qkv);
+    Linear(norm, layer.attention.qkv, qkv);
     ops_.BiasRope(qkv, layer.attention.qkv_bias, batch.positions, rope_table_, heads_);
     ContextAttention(batch, kv);
     DecoderSelfAttention(batch, kv);
@@ -124,9 +125,18 @@ void Llama::DecoderSelfAttention(const StepBatch& batch, const Tensor& kv) {
 void Llama::Ffn(const FfnWeight& weight, const Tensor& norm, const Tensor& out) {
   const Tensor gate_up = gate_up_.Slice(0, norm.dim(0));  // [num_tokens, 2 * intermediate]
   const Tensor gated = gated_.Slice(0, norm.dim(0));      // [num_tokens, intermediate]
-  ops_.Linear(norm, weight.gate_up, gate_up);
+  Linear(norm, weight.gate_up, gate_up);
   ops_.Swiglu(gate_up, gated);
   ops_.Linear(gated, weight.down, out);
+}
+
+// One product a tensor: a single one but in files of mixed quantization.
+void Llama::Linear(const Tensor& x, const PackedWeight& weight, const Tensor& out) {
+  int64_t column = 0;
+  for (const Tensor& tensor : weight.tensors) {
+    ops_.Linear(x, tensor, out.Columns(column, tensor.dim(0)));
+    column += tensor.dim(0);
+  }
 }
 
 }  // namespace

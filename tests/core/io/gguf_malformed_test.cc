@@ -265,8 +265,8 @@ TEST(GgufMalformedTest, ATensorLargerThanTheFileSaysWhichBytesAreMissing) {
 }
 
 TEST(GgufMalformedTest, ElementTypesThatAreNotSupported) {
-  EXPECT_TRUE(Unsupported(GgufBuilder().RawTensor("a.tensor", {256}, 14, 0),
-                          {"'a.tensor'", "Q6_K", "F32, F16, BF16, Q8_0 and Q4_1"}));
+  EXPECT_TRUE(Unsupported(GgufBuilder().RawTensor("a.tensor", {256}, 10, 0),
+                          {"'a.tensor'", "Q2_K", "F32, F16, BF16, Q4_0, Q4_1"}));
   for (const uint32_t type : {4u, 31u, 99u, UINT32_MAX}) {
     EXPECT_TRUE(Unsupported(GgufBuilder().RawTensor("a.tensor", {256}, type, 0),
                             {"'a.tensor'", "type " + std::to_string(type)}));

@@ -173,5 +173,17 @@ TEST(HostAllocatorTest, AskingForNothingDies) {
   EXPECT_DEATH((void)allocator.Allocate(0), "CHECK failed");
 }
 
+TEST(TensorTest, ColumnsKeepTheRowsStride) {
+  std::vector<float> values(12);
+  for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i);
+  const Tensor matrix = Tensor::Borrow(values.data(), DataType::kF32, {3, 4});
+  const Tensor columns = matrix.Columns(1, 2);
+  EXPECT_EQ(columns.shape(), Shape({3, 2}));
+  EXPECT_EQ(columns.stride(0), 4);
+  EXPECT_FALSE(columns.is_contiguous());
+  EXPECT_EQ(TensorWrapper<const float>(columns).row(2)[1], 10.0f);
+  EXPECT_DEATH(matrix.Columns(3, 2), "first \\+ count <= dim\\(1\\)");
+}
+
 }  // namespace
 }  // namespace penstock

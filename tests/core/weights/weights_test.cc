@@ -35,7 +35,8 @@ TEST(LlamaWeight, DummyLoadIsTheSameHoweverTheLayersAreSliced) {
   LlamaWeight last({2, 3});
   ASSERT_TRUE(IsOk(last.Load(loader, "")));
 
-  EXPECT_EQ(ToVector(whole.layers[1].attention.qkv), ToVector(middle.layers[0].attention.qkv));
+  EXPECT_EQ(ToVector(whole.layers[1].attention.qkv.tensors[0]),
+            ToVector(middle.layers[0].attention.qkv.tensors[0]));
   EXPECT_EQ(ToVector(whole.layers[2].ffn.down), ToVector(last.layers[0].ffn.down));
   EXPECT_EQ(ToVector(whole.lm_head), ToVector(last.lm_head));
   EXPECT_NE(ToVector(whole.layers[0].ffn.down), ToVector(whole.layers[1].ffn.down));
@@ -80,7 +81,8 @@ TEST(LlamaWeight, QueryAndKeyRowsAreReorderedOnce) {
   ASSERT_TRUE(IsOk(weight.Load({*source, *config, Allocator()}, "")));
 
   const auto row = [](const Tensor& tensor, int64_t i) { return Bytes(tensor.Slice(i, 1)); };
-  const Tensor& qkv = weight.layers[1].attention.qkv;
+  ASSERT_EQ(weight.layers[1].attention.qkv.tensors.size(), 1u);
+  const Tensor& qkv = weight.layers[1].attention.qkv.tensors[0];
   const Tensor q = *(*file)->GetTensor("blk.1.attn_q.weight");
   const Tensor k = *(*file)->GetTensor("blk.1.attn_k.weight");
   const Tensor v = *(*file)->GetTensor("blk.1.attn_v.weight");
@@ -94,11 +96,27 @@ TEST(LlamaWeight, QueryAndKeyRowsAreReorderedOnce) {
   EXPECT_EQ(row(qkv, 64 + 16 + 1), row(k, 16 + 2));
   EXPECT_EQ(row(qkv, 64 + 16 + 8 + 1), row(k, 16 + 3));
   EXPECT_EQ(Bytes(qkv.Slice(96, 32)), Bytes(v));
-  const Tensor& gate_up = weight.layers[0].ffn.gate_up;
+  const Tensor& gate_up = weight.layers[0].ffn.gate_up.tensors[0];
   EXPECT_EQ(Bytes(gate_up.Slice(0, 96)), Bytes(*(*file)->GetTensor("blk.0.ffn_gate.weight")));
   EXPECT_EQ(Bytes(gate_up.Slice(96, 96)), Bytes(*(*file)->GetTensor("blk.0.ffn_up.weight")));
   // The others lie in the file itself.
   EXPECT_EQ(weight.layers[0].ffn.down.raw(), (*file)->GetTensor("blk.0.ffn_down.weight")->raw());
+}
+
+// Files of mixed quantization: v is often of a better type than q and k.
+TEST(LlamaWeight, PartsOfAnotherTypeStayApart) {
+  const auto file = ParseGguf(TinyModel(/*v_as_q8_0=*/true).Build());
+  ASSERT_TRUE(IsOk(file));
+  const auto config = ReadGgufConfig(**file);
+  ASSERT_TRUE(IsOk(config));
+  const auto source = MakeGgufWeightSource(*file);
+  LlamaWeight weight({0, 2});
+  ASSERT_TRUE(IsOk(weight.Load({*source, *config, Allocator()}, "")));
+  const std::vector<Tensor>& qkv = weight.layers[0].attention.qkv.tensors;
+  ASSERT_EQ(qkv.size(), 2u);
+  EXPECT_EQ(qkv[0].shape(), Shape({96, 64}));
+  EXPECT_EQ(qkv[1].shape(), Shape({32, 64}));
+  EXPECT_EQ(qkv[1].raw(), (*file)->GetTensor("blk.0.attn_v.weight")->raw());
 }
 
 TEST(LlamaWeight, AMissingTensorIsNamed) {
