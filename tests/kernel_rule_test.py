@@ -35,7 +35,8 @@ class KernelRule(unittest.TestCase):
             (root / "cuda").mkdir(exist_ok=True)
             (root / "cuda" / "PENDING").write_text("# Stems without device code.\n" + pending)
             (root / "CMakeLists.txt").write_text(PROJECT)
-            done = subprocess.run(["cmake", "-G", "Ninja", "-S", folder, "-B", folder + "/build", *arguments],
+            done = subprocess.run(["cmake", "-G", "Ninja", "-S", folder, "-B", folder + "/build",
+                                   *arguments],
                                   capture_output=True, text=True, timeout=60)
             output = " ".join((done.stdout + done.stderr).split())
             return done.returncode, output.replace(folder + "/", "")
