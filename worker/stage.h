@@ -10,6 +10,7 @@
 
 #include "core/base/status.h"
 #include "core/model/model_config.h"
+#include "core/model/model_limits.h"
 #include "core/sched/step_plan.h"
 
 namespace penstock {
@@ -21,6 +22,8 @@ struct StageOptions {
   int64_t max_step_tokens = 512;  // tokens of one plan
   int64_t max_sequences = 64;     // slots; also rows sampled in one plan
   int threads = 0;                // 0: one a core
+  PrefillAttention prefill_attention = PrefillAttention::kFlash;
+  int64_t padded_memory_bytes = int64_t{2} << 30;  // of workspace, if prefill attention is padded
 };
 
 // What a stage says once it is ready.
