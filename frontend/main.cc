@@ -23,6 +23,8 @@ struct CommandLine {
   int stages = 1;
   bool tokenize_json = false;  // required, so that another format may become the default
   int64_t kv_memory_mib = 1024;
+  std::string prefill_attention = "flash";
+  int64_t padded_memory_mib = 2048;
   double drain_seconds = 30;
   double timeout_seconds = 0;
 };
@@ -34,10 +36,28 @@ void AddRuntimeOptions(CLI::App* app, RuntimeOptions* runtime, CommandLine* line
       ->capture_default_str()
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
       ->type_name("MIB");
+  app->add_option("--prefill-attention", line->prefill_attention,
+                  "flash: no scores in memory; padded: the plain path of padded rows and whole "
+                  "scores, slower, for comparison")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"flash", "padded"}));
+  app->add_option("--padded-memory-mib", line->padded_memory_mib,
+                  "Workspace that --prefill-attention padded may take, in MiB")
+      ->capture_default_str()
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
+      ->type_name("MIB");
   app->add_option("--threads", runtime->stage.threads, "Threads that compute; 0: one a core")
       ->capture_default_str()
       ->check(CLI::Range(0, 1024))
       ->type_name("N");
+}
+
+// What the options above mean; the units of people become those of the stage.
+void SetRuntime(const CommandLine& line, StageOptions* stage) {
+  stage->kv_memory_bytes = line.kv_memory_mib * kMib;
+  stage->padded_memory_bytes = line.padded_memory_mib * kMib;
+  stage->prefill_attention = line.prefill_attention == "padded" ? PrefillAttention::kPadded
+                                                                : PrefillAttention::kFlash;
 }
 
 CLI::App* AddServe(CLI::App* app, CommandLine* line) {
@@ -224,12 +244,12 @@ int Run(int argc, char** argv) {
   }
   if (line.stages > 1) return NotAvailable("--stages above 1", "leave it out, or use --stages 1");
   if (app.got_subcommand(serve)) {
-    line.serve.runtime.stage.kv_memory_bytes = line.kv_memory_mib * kMib;
+    SetRuntime(line, &line.serve.runtime.stage);
     line.serve.drain_timeout = absl::Seconds(line.drain_seconds);
     return RunServe(line.serve);
   }
   if (!app.got_subcommand(generate)) return RunTokenize(line.tokenize);
-  line.generate.runtime.stage.kv_memory_bytes = line.kv_memory_mib * kMib;
+  SetRuntime(line, &line.generate.runtime.stage);
   line.generate.runtime.stage.max_sequences = 1;
   if (generate->count("--timeout") > 0) {
     line.generate.timeout = absl::Seconds(line.timeout_seconds);

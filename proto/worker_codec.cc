@@ -86,6 +86,10 @@ void EncodeStageOptions(const StageOptions& options, worker::v1::LoadRequest* me
   message->set_max_step_tokens(options.max_step_tokens);
   message->set_max_sequences(options.max_sequences);
   message->set_threads(options.threads);
+  message->set_prefill_attention(options.prefill_attention == PrefillAttention::kPadded
+                                     ? worker::v1::PREFILL_ATTENTION_PADDED
+                                     : worker::v1::PREFILL_ATTENTION_FLASH);
+  message->set_padded_memory_bytes(options.padded_memory_bytes);
 }
 
 absl::StatusOr<StageOptions> DecodeStageOptions(const worker::v1::LoadRequest& message) {
@@ -94,6 +98,10 @@ absl::StatusOr<StageOptions> DecodeStageOptions(const worker::v1::LoadRequest& m
   check.Integer("max_step_tokens", message.max_step_tokens(), 1, kMaxStepTokens);
   check.Integer("max_sequences", message.max_sequences(), 1, kMaxSequences);
   check.Integer("threads", message.threads(), 0, kMaxThreads);
+  check.Integer("prefill_attention", static_cast<int>(message.prefill_attention()),
+                static_cast<int>(worker::v1::PREFILL_ATTENTION_FLASH),
+                static_cast<int>(worker::v1::PREFILL_ATTENTION_PADDED));
+  check.Integer("padded_memory_bytes", message.padded_memory_bytes(), 0, kMaxBytes);
   PENSTOCK_RETURN_IF_ERROR(check.status());
   StageOptions options;
   options.model = message.model();
@@ -101,6 +109,11 @@ absl::StatusOr<StageOptions> DecodeStageOptions(const worker::v1::LoadRequest& m
   options.max_step_tokens = message.max_step_tokens();
   options.max_sequences = message.max_sequences();
   options.threads = message.threads();
+  options.prefill_attention =
+      message.prefill_attention() == worker::v1::PREFILL_ATTENTION_PADDED
+          ? PrefillAttention::kPadded
+          : PrefillAttention::kFlash;
+  options.padded_memory_bytes = message.padded_memory_bytes();
   return options;
 }
 

@@ -78,10 +78,11 @@ absl::StatusOr<StageInfo> CpuStage::LoadModel(const StageOptions& options) {
   pool_.emplace(options.threads);
   ops_.emplace(*pool_);
   const LayerRange all{0, config.num_layers};
-  PENSTOCK_ASSIGN_OR_RETURN(
-      std::unique_ptr<Model> model,
-      MakeModel(config, all, *file.weights, {options.max_step_tokens, options.max_sequences}, *ops_,
-                allocator_));
+  PENSTOCK_ASSIGN_OR_RETURN(std::unique_ptr<Model> model,
+                            MakeModel(config, all, *file.weights,
+                                      {options.max_step_tokens, options.max_sequences,
+                                       options.prefill_attention, options.padded_memory_bytes},
+                                      *ops_, allocator_));
   PENSTOCK_ASSIGN_OR_RETURN(KvCache cache,
                             KvCache::Make(config, config.num_layers, num_blocks, allocator_));
   PENSTOCK_ASSIGN_OR_RETURN(

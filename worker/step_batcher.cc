@@ -33,6 +33,7 @@ absl::StatusOr<StepBatcher> StepBatcher::Make(const PlanLimits& limits, BaseAllo
   PENSTOCK_RETURN_IF_ERROR(
       make(batcher.block_tables_, DataType::kI32, {rows, batcher.max_row_blocks_}));
   PENSTOCK_RETURN_IF_ERROR(make(batcher.sample_tokens_, DataType::kI32, {rows}));
+  batcher.extents_.reserve(static_cast<size_t>(rows));
   return batcher;
 }
 
@@ -76,6 +77,7 @@ absl::StatusOr<StepBatch> StepBatcher::Build(const StepPlan& plan) {
 
   rows_.clear();
   sampled_.clear();
+  extents_.clear();
   for (const PlanRow& row : plan.rows) rows_.push_back(&row);
   const auto decodes = std::stable_partition(
       rows_.begin(), rows_.end(), [](const PlanRow* row) { return row->tokens.size() > 1; });
@@ -103,7 +105,9 @@ absl::StatusOr<StepBatch> StepBatcher::Build(const StepPlan& plan) {
       slots[token] = row.blocks[static_cast<size_t>(position / kBlockSize)] * kBlockSize +
                      position % kBlockSize;
     }
-    lens[r] = static_cast<int32_t>(row.position + static_cast<int64_t>(row.tokens.size()));
+    const auto count = static_cast<int64_t>(row.tokens.size());
+    extents_.push_back({count, row.position + count});
+    lens[r] = static_cast<int32_t>(row.position + count);
     if (row.sample) {
       samples[static_cast<int64_t>(sampled_.size())] = static_cast<int32_t>(token - 1);
       sampled_.push_back(&row);
@@ -115,6 +119,7 @@ absl::StatusOr<StepBatch> StepBatcher::Build(const StepPlan& plan) {
   batch.token_ids = token_ids_.Slice(0, num_tokens);
   batch.positions = positions_.Slice(0, num_tokens);
   batch.kv_slots = kv_slots_.Slice(0, num_tokens);
+  batch.extents = extents_;
   batch.row_starts = row_starts_.Slice(0, num_rows + 1);
   batch.context_lens = context_lens_.Slice(0, num_rows);
   batch.block_tables = block_tables_.Slice(0, num_rows);

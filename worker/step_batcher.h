@@ -45,6 +45,7 @@ class StepBatcher {
   Tensor context_lens_;   // [max_sequences] i32
   Tensor block_tables_;   // [max_sequences, max_row_blocks] i32
   Tensor sample_tokens_;  // [max_sequences] i32
+  std::vector<RowExtent> extents_;
   std::vector<const PlanRow*> rows_;
   std::vector<const PlanRow*> sampled_;
 };

@@ -5,8 +5,22 @@
 // qkv       [num_tokens, (num_heads + 2 * num_kv_heads) * head_dim] f32: q heads, k heads, v heads
 // bias      [the same width] f32, or empty
 // positions [num_tokens] i32, each below the rows of rope_table
-// rope_table [context_length, head_dim] f32: head_dim / 2 cosines, then as many sines, of a
-// position Bytes: 8 * num_tokens * width.
+// rope_table [context_length, head_dim] f32: head_dim / 2 cosines, then as many sines, of each
+//            position
+// Bytes: 8 * num_tokens * width.
+//
+// The padded form writes the queries elsewhere, padded to one length for a batched GEMM, in the
+// same pass:
+//   queries[r, h, i, :] = the turned query head h of token row_starts[r] - row_starts[0] + i, zeros
+//   where row r has no token i
+// row_starts [num_rows + 1] i32, as in padding_offset.h
+// queries    [num_rows, num_heads, max_q, head_dim] f32, every element is written
+// Keys and values still change in place, ragged, and the query columns of qkv stay as they came.
+// Queries alone are padded here because they alone go from here to the GEMM: new keys and values
+// belong in the pages of the cache (concat_kv), where later steps look for them, and attention
+// needs them behind the past ones, which repeat_kv gathers, repeats and pads. Padded copies made
+// here would be written and read once more and used by nobody.
+// Bytes: 4 * (num_tokens * width + num_tokens * 2 * kv size + num_rows * max_q * q size).
 #pragma once
 
 #include "core/base/thread_pool.h"
@@ -33,6 +47,10 @@ void FillRopeTable(float theta, const Tensor& rope_table);
 
 void BiasRope(ThreadPool& pool, const Tensor& qkv, const Tensor& bias, const Tensor& positions,
               const Tensor& rope_table, const HeadLayout& heads);
+
+void BiasRopePadded(ThreadPool& pool, const Tensor& qkv, const Tensor& bias,
+                    const Tensor& positions, const Tensor& rope_table, const Tensor& row_starts,
+                    const HeadLayout& heads, const Tensor& queries);
 
 }  // namespace cpu
 }  // namespace penstock

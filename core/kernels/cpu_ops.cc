@@ -1,14 +1,24 @@
 #include "core/kernels/cpu_ops.h"
 
+#include "core/kernels/batched_gemm.h"
 #include "core/kernels/bias_rope.h"
+#include "core/kernels/causal_mask.h"
 #include "core/kernels/concat_kv.h"
+#include "core/kernels/conv2d.h"
 #include "core/kernels/decoder_attention.h"
 #include "core/kernels/embedding.h"
 #include "core/kernels/flash_attention.h"
 #include "core/kernels/fused_residual_norm.h"
+#include "core/kernels/gemv.h"
 #include "core/kernels/linear.h"
+#include "core/kernels/mask_scale_softmax.h"
+#include "core/kernels/padding_offset.h"
+#include "core/kernels/rebuild_padding.h"
+#include "core/kernels/remove_padding.h"
+#include "core/kernels/repeat_kv.h"
 #include "core/kernels/rms_norm.h"
 #include "core/kernels/sampling.h"
+#include "core/kernels/sgemm.h"
 #include "core/kernels/swiglu.h"
 #include "core/kernels/top_k.h"
 
@@ -36,6 +46,12 @@ void CpuOps::BiasRope(const Tensor& qkv, const Tensor& bias, const Tensor& posit
   cpu::BiasRope(pool_, qkv, bias, positions, rope_table, heads);
 }
 
+void CpuOps::BiasRopePadded(const Tensor& qkv, const Tensor& bias, const Tensor& positions,
+                            const Tensor& rope_table, const Tensor& row_starts,
+                            const HeadLayout& heads, const Tensor& queries) {
+  cpu::BiasRopePadded(pool_, qkv, bias, positions, rope_table, row_starts, heads, queries);
+}
+
 void CpuOps::ConcatKv(const Tensor& qkv, const Tensor& kv_slots, const HeadLayout& heads,
                       const Tensor& kv) {
   cpu::ConcatKv(pool_, qkv, kv_slots, heads, kv);
@@ -54,6 +70,50 @@ void CpuOps::TopK(const Tensor& x, const Tensor& values, const Tensor& indices) 
 void CpuOps::Sampling(const Tensor& logits, std::span<const SamplingRow> rows, const Tensor& tokens,
                       const Tensor& logprobs) {
   cpu::Sampling(pool_, logits, rows, tokens, logprobs);
+}
+
+void CpuOps::PaddingOffset(const Tensor& row_starts, int64_t max_len, const Tensor& offsets) {
+  cpu::PaddingOffset(pool_, row_starts, max_len, offsets);
+}
+
+void CpuOps::CausalMask(const Tensor& row_starts, const Tensor& context_lens, int64_t window,
+                        const Tensor& mask) {
+  cpu::CausalMask(pool_, row_starts, context_lens, window, mask);
+}
+
+void CpuOps::RebuildPadding(const Tensor& ragged, const Tensor& row_starts, const Tensor& padded) {
+  cpu::RebuildPadding(pool_, ragged, row_starts, padded);
+}
+
+void CpuOps::RepeatKv(const Tensor& kv, const Tensor& block_tables, const Tensor& context_lens,
+                      const HeadLayout& heads, const Tensor& keys, const Tensor& values) {
+  cpu::RepeatKv(pool_, kv, block_tables, context_lens, heads, keys, values);
+}
+
+void CpuOps::BatchedGemm(const Tensor& a, const Tensor& b, bool transpose_b, float alpha,
+                         const Tensor& c) {
+  cpu::BatchedGemm(pool_, a, b, transpose_b, alpha, c);
+}
+
+void CpuOps::MaskScaleSoftmax(const Tensor& scores, const Tensor& mask, float scale) {
+  cpu::MaskScaleSoftmax(pool_, scores, mask, scale);
+}
+
+void CpuOps::RemovePadding(const Tensor& padded, const Tensor& offsets, const Tensor& ragged) {
+  cpu::RemovePadding(pool_, padded, offsets, ragged);
+}
+
+void CpuOps::Gemv(const Tensor& weight, const Tensor& x, const Tensor& y) {
+  cpu::Gemv(pool_, weight, x, y);
+}
+
+void CpuOps::Sgemm(float alpha, const Tensor& a, const Tensor& b, float beta, const Tensor& c) {
+  cpu::Sgemm(pool_, alpha, a, b, beta, c);
+}
+
+void CpuOps::Conv2d(const Tensor& in, const Tensor& weight, const Tensor& bias,
+                    const Conv2dOptions& options, const Tensor& out) {
+  cpu::Conv2d(pool_, in, weight, bias, options, out);
 }
 
 }  // namespace penstock

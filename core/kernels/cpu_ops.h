@@ -18,6 +18,9 @@ class CpuOps final : public Ops {
   void Linear(const Tensor& x, const Tensor& weight, const Tensor& out) override;
   void BiasRope(const Tensor& qkv, const Tensor& bias, const Tensor& positions,
                 const Tensor& rope_table, const HeadLayout& heads) override;
+  void BiasRopePadded(const Tensor& qkv, const Tensor& bias, const Tensor& positions,
+                      const Tensor& rope_table, const Tensor& row_starts, const HeadLayout& heads,
+                      const Tensor& queries) override;
   void ConcatKv(const Tensor& qkv, const Tensor& kv_slots, const HeadLayout& heads,
                 const Tensor& kv) override;
   void FlashAttention(const AttentionArgs& args) override;
@@ -26,6 +29,21 @@ class CpuOps final : public Ops {
   void TopK(const Tensor& x, const Tensor& values, const Tensor& indices) override;
   void Sampling(const Tensor& logits, std::span<const SamplingRow> rows, const Tensor& tokens,
                 const Tensor& logprobs) override;
+  void PaddingOffset(const Tensor& row_starts, int64_t max_len, const Tensor& offsets) override;
+  void CausalMask(const Tensor& row_starts, const Tensor& context_lens, int64_t window,
+                  const Tensor& mask) override;
+  void RebuildPadding(const Tensor& ragged, const Tensor& row_starts,
+                      const Tensor& padded) override;
+  void RepeatKv(const Tensor& kv, const Tensor& block_tables, const Tensor& context_lens,
+                const HeadLayout& heads, const Tensor& keys, const Tensor& values) override;
+  void BatchedGemm(const Tensor& a, const Tensor& b, bool transpose_b, float alpha,
+                   const Tensor& c) override;
+  void MaskScaleSoftmax(const Tensor& scores, const Tensor& mask, float scale) override;
+  void RemovePadding(const Tensor& padded, const Tensor& offsets, const Tensor& ragged) override;
+  void Gemv(const Tensor& weight, const Tensor& x, const Tensor& y) override;
+  void Sgemm(float alpha, const Tensor& a, const Tensor& b, float beta, const Tensor& c) override;
+  void Conv2d(const Tensor& in, const Tensor& weight, const Tensor& bias,
+              const Conv2dOptions& options, const Tensor& out) override;
 
  private:
   ThreadPool& pool_;

@@ -8,6 +8,7 @@
 
 #include "core/kernels/attention_args.h"
 #include "core/kernels/bias_rope.h"
+#include "core/kernels/conv2d.h"
 #include "core/kernels/sampling.h"
 #include "core/tensor/tensor.h"
 
@@ -24,6 +25,9 @@ class Ops {
   virtual void Linear(const Tensor& x, const Tensor& weight, const Tensor& out) = 0;
   virtual void BiasRope(const Tensor& qkv, const Tensor& bias, const Tensor& positions,
                         const Tensor& rope_table, const HeadLayout& heads) = 0;
+  virtual void BiasRopePadded(const Tensor& qkv, const Tensor& bias, const Tensor& positions,
+                              const Tensor& rope_table, const Tensor& row_starts,
+                              const HeadLayout& heads, const Tensor& queries) = 0;
   virtual void ConcatKv(const Tensor& qkv, const Tensor& kv_slots, const HeadLayout& heads,
                         const Tensor& kv) = 0;
   virtual void FlashAttention(const AttentionArgs& args) = 0;
@@ -32,6 +36,26 @@ class Ops {
   virtual void TopK(const Tensor& x, const Tensor& values, const Tensor& indices) = 0;
   virtual void Sampling(const Tensor& logits, std::span<const SamplingRow> rows,
                         const Tensor& tokens, const Tensor& logprobs) = 0;
+
+  // The padded prefill attention, in its order.
+  virtual void PaddingOffset(const Tensor& row_starts, int64_t max_len, const Tensor& offsets) = 0;
+  virtual void CausalMask(const Tensor& row_starts, const Tensor& context_lens, int64_t window,
+                          const Tensor& mask) = 0;
+  virtual void RebuildPadding(const Tensor& ragged, const Tensor& row_starts,
+                              const Tensor& padded) = 0;
+  virtual void RepeatKv(const Tensor& kv, const Tensor& block_tables, const Tensor& context_lens,
+                        const HeadLayout& heads, const Tensor& keys, const Tensor& values) = 0;
+  virtual void BatchedGemm(const Tensor& a, const Tensor& b, bool transpose_b, float alpha,
+                           const Tensor& c) = 0;
+  virtual void MaskScaleSoftmax(const Tensor& scores, const Tensor& mask, float scale) = 0;
+  virtual void RemovePadding(const Tensor& padded, const Tensor& offsets, const Tensor& ragged) = 0;
+
+  // Library kernels: no model needs them.
+  virtual void Gemv(const Tensor& weight, const Tensor& x, const Tensor& y) = 0;
+  virtual void Sgemm(float alpha, const Tensor& a, const Tensor& b, float beta,
+                     const Tensor& c) = 0;
+  virtual void Conv2d(const Tensor& in, const Tensor& weight, const Tensor& bias,
+                      const Conv2dOptions& options, const Tensor& out) = 0;
 };
 
 }  // namespace penstock

@@ -3,11 +3,18 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "core/model/kv_cache.h"
 #include "core/tensor/tensor.h"
 
 namespace penstock {
+
+// How much a row feeds and sees.
+struct RowExtent {
+  int64_t tokens = 0;
+  int64_t context = 0;  // positions that exist once the step is done
+};
 
 // One step as the kernels want it: the tokens of all rows behind each other, rows that feed more
 // than one token first.
@@ -21,6 +28,8 @@ struct StepBatch {
   Tensor sample_tokens;          // [num_samples] i32: tokens whose logits are wanted; may be empty
   int64_t num_prefill_rows = 0;  // the rest feed one token each
   int64_t num_prefill_tokens = 0;
+  // [num_rows], on the host: shapes can depend on them.
+  std::span<const RowExtent> extents;
 
   int64_t num_tokens() const { return token_ids.dim(0); }
   int64_t num_rows() const { return context_lens.dim(0); }

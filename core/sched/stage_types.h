@@ -6,6 +6,7 @@
 #include <string>
 
 #include "core/model/model_config.h"
+#include "core/model/model_limits.h"
 
 namespace penstock {
 
@@ -16,6 +17,8 @@ struct StageOptions {
   int64_t max_step_tokens = 512;  // tokens of one plan
   int64_t max_sequences = 64;     // slots; also rows sampled in one plan
   int threads = 0;                // 0: one a core
+  PrefillAttention prefill_attention = PrefillAttention::kFlash;
+  int64_t padded_memory_bytes = int64_t{2} << 30;  // of workspace, if prefill attention is padded
 };
 
 struct StageInfo {

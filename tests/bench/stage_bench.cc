@@ -1,6 +1,6 @@
 // One stage on the CPU backend: load time, prefill and decode rates, beside this machine's read
-// bandwidth. usage: stage_bench MODEL [THREADS]; prints one JSON line. Before it times anything it
-// checks that decode in a batch gives the tokens that decode alone gives.
+// bandwidth. usage: stage_bench MODEL [THREADS] [flash|padded]; prints one JSON line. Before it
+// times anything it checks that decode in a batch gives the tokens that decode alone gives.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -134,12 +134,14 @@ double ReadBandwidth(int threads) {
 
 int Main(int argc, char** argv) {
   if (argc < 2) {
-    std::fprintf(stderr, "usage: stage_bench MODEL [THREADS]\n");
+    std::fprintf(stderr, "usage: stage_bench MODEL [THREADS] [flash|padded]\n");
     return 2;
   }
   StageOptions options;
   options.model = argv[1];
   options.threads = argc > 2 ? std::atoi(argv[2]) : 0;
+  const bool padded = argc > 3 && std::string(argv[3]) == "padded";
+  if (padded) options.prefill_attention = PrefillAttention::kPadded;
   options.kv_memory_bytes = int64_t{1} << 30;
   options.max_sequences = kSlots;
   std::vector<double> loads;
@@ -175,10 +177,11 @@ int Main(int argc, char** argv) {
   std::vector<double> prefills;
   for (int run = 0; run < kRuns; ++run) prefills.push_back(512 / bench.Prefill(1, 512));
   std::printf(
-      "{\"threads\": %d, \"load_s\": %.3f, \"prefill_512_tok_s\": %.1f, \"decode_1_tok_s\": %.1f, "
+      "{\"threads\": %d, \"prefill_attention\": \"%s\", \"load_s\": %.3f, "
+      "\"prefill_512_tok_s\": %.1f, \"decode_1_tok_s\": %.1f, "
       "\"decode_8_tok_s\": %.1f, \"decode_32_tok_s\": %.1f, \"read_gb_s\": %.1f}\n",
-      options.threads, Median(loads), Median(prefills), decode_rate(1), decode_rate(8),
-      decode_rate(32), ReadBandwidth(options.threads));
+      options.threads, padded ? "padded" : "flash", Median(loads), Median(prefills), decode_rate(1),
+      decode_rate(8), decode_rate(32), ReadBandwidth(options.threads));
   return 0;
 }
 

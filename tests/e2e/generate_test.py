@@ -35,6 +35,13 @@ class GenerateTest(ProgramTest):
             arguments = ("--prompt", prompt, "--max-tokens", "16")
             self.assertEqual(generate(*arguments), generate(*arguments, server=self.server))
 
+    def test_the_padded_prefill_path_gives_the_same_ids(self):
+        for prompt in PROMPTS[:3]:
+            arguments = ("--prompt", prompt, "--max-tokens", "16")
+            padded = generate(*arguments, "--prefill-attention", "padded")
+            flash = generate(*arguments, server=self.server)
+            self.assertEqual(padded["ids"], flash["ids"])
+
     def test_text_streams_to_standard_output(self):
         arguments = ("--prompt", PROMPTS[5], "--max-tokens", "24")
         answer = generate(*arguments, server=self.server)

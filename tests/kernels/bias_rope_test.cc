@@ -1,6 +1,7 @@
 #include "core/kernels/bias_rope.h"
 
-#include "tests/support/tensors.h"
+#include "core/kernels/rebuild_padding.h"
+#include "tests/support/padded_rows.h"
 
 namespace penstock {
 namespace {
@@ -67,6 +68,47 @@ TEST(BiasRope, PositionZeroTurnsNothing) {
   std::vector<int32_t> positions = {0};
   cpu::BiasRope(Pool(), qkv, Tensor(), FromVector(positions), table, heads);
   EXPECT_EQ(ToVector(qkv), before);
+}
+
+// The fused form is bias_rope, then rebuild_padding of the queries: the same bits.
+TEST(BiasRope, PaddedFormGivesTheSameBits) {
+  for (const HeadLayout& heads : {HeadLayout{9, 3, 64}, HeadLayout{4, 4, 6}, HeadLayout{5, 1, 8}}) {
+    for (const Tensor& bias : {Tensor(), Random({heads.width()}, 6)}) {
+      std::vector<int32_t> starts = RowStarts(kRowLengths, 13);
+      const int64_t tokens = starts.back() - 13;
+      const auto rows = static_cast<int64_t>(kRowLengths.size());
+      std::vector<int32_t> positions;
+      for (int32_t t = 0; t < tokens; ++t) positions.push_back((t * 29) % 200);
+      const Tensor table = Poisoned({200, heads.head_dim});
+      cpu::FillRopeTable(10000.0f, table);
+
+      const Tensor plain = Random({tokens, heads.width()}, 7);
+      cpu::BiasRope(Pool(), plain, bias, FromVector(positions), table, heads);
+      const Tensor queries = Make(DataType::kF32, {tokens, heads.q_size()});
+      for (int64_t t = 0; t < tokens; ++t) {
+        const auto* row = static_cast<const float*>(plain.raw()) + t * heads.width();
+        std::copy_n(row, heads.q_size(),
+                    static_cast<float*>(Tensor(queries).raw()) + t * heads.q_size());
+      }
+      const Shape shape({rows, heads.num_heads, Longest(kRowLengths) + 1, heads.head_dim});
+      const Tensor expected = Poisoned(shape);
+      cpu::RebuildPadding(Pool(), queries, FromVector(starts), expected);
+
+      const Tensor qkv = Random({tokens, heads.width()}, 7);
+      const std::vector<float> before = ToVector(qkv);
+      const Tensor padded = Poisoned(shape);
+      cpu::BiasRopePadded(Pool(), qkv, bias, FromVector(positions), table, FromVector(starts),
+                          heads, padded);
+      EXPECT_EQ(ToVector(padded), ToVector(expected));
+      const std::vector<float> after = ToVector(qkv);
+      const std::vector<float> turned = ToVector(plain);
+      for (int64_t at = 0; at < tokens * heads.width(); ++at) {
+        const bool is_query = at % heads.width() < heads.q_size();
+        const auto i = static_cast<size_t>(at);
+        ASSERT_EQ(after[i], is_query ? before[i] : turned[i]) << at;
+      }
+    }
+  }
 }
 
 TEST(BiasRopeDeathTest, RefusesAPositionBeyondTheTable) {

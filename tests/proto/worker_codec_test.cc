@@ -37,6 +37,8 @@ TEST(WorkerCodecTest, StageOptionsComeBack) {
   options.max_step_tokens = 17;
   options.max_sequences = 5;
   options.threads = 3;
+  options.prefill_attention = PrefillAttention::kPadded;
+  options.padded_memory_bytes = 12345;
   worker::v1::LoadRequest message;
   EncodeStageOptions(options, &message);
   worker::v1::LoadRequest received;
@@ -48,6 +50,8 @@ TEST(WorkerCodecTest, StageOptionsComeBack) {
   EXPECT_EQ(decoded->max_step_tokens, 17);
   EXPECT_EQ(decoded->max_sequences, 5);
   EXPECT_EQ(decoded->threads, 3);
+  EXPECT_EQ(decoded->prefill_attention, PrefillAttention::kPadded);
+  EXPECT_EQ(decoded->padded_memory_bytes, 12345);
 }
 
 TEST(WorkerCodecTest, StageInfoComesBack) {
@@ -185,6 +189,12 @@ TEST(WorkerCodecTest, RefusesMalformedLoads) {
   EXPECT_TRUE(Fails(options([](Request* m) { m->set_max_sequences(INT64_MAX); }), kInvalid,
                     {"max_sequences"}));
   EXPECT_TRUE(Fails(options([](Request* m) { m->set_threads(-2); }), kInvalid, {"threads"}));
+  EXPECT_TRUE(Fails(options([](Request* m) {
+                      m->set_prefill_attention(static_cast<worker::v1::PrefillAttention>(2));
+                    }),
+                    kInvalid, {"prefill_attention"}));
+  EXPECT_TRUE(Fails(options([](Request* m) { m->set_padded_memory_bytes(-1); }), kInvalid,
+                    {"padded_memory_bytes"}));
 
   worker::v1::LoadResponse empty;
   EXPECT_TRUE(Fails(DecodeStageInfo(empty), kInvalid, {"LoadResponse.config"}));

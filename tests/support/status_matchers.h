@@ -18,30 +18,30 @@ const absl::Status& StatusOf(const absl::StatusOr<T>& result) {
 }
 
 template <typename T>
-testing::AssertionResult IsOk(const T& result) {
-  if (StatusOf(result).ok()) return testing::AssertionSuccess();
-  return testing::AssertionFailure() << StatusOf(result).ToString();
+::testing::AssertionResult IsOk(const T& result) {
+  if (StatusOf(result).ok()) return ::testing::AssertionSuccess();
+  return ::testing::AssertionFailure() << StatusOf(result).ToString();
 }
 
 // The status has `code`, its message holds every one of `words`, and only printable ASCII.
 template <typename T>
-testing::AssertionResult Fails(const T& result, absl::StatusCode code,
-                               std::initializer_list<std::string_view> words) {
+::testing::AssertionResult Fails(const T& result, absl::StatusCode code,
+                                 std::initializer_list<std::string_view> words) {
   const absl::Status& status = StatusOf(result);
   const std::string message(status.message());
   if (status.code() != code) {
-    return testing::AssertionFailure()
+    return ::testing::AssertionFailure()
            << "expected " << absl::StatusCodeToString(code) << ", got " << status.ToString();
   }
   for (const std::string_view word : words) {
     if (message.find(word) == std::string::npos) {
-      return testing::AssertionFailure() << "no \"" << word << "\" in: " << message;
+      return ::testing::AssertionFailure() << "no \"" << word << "\" in: " << message;
     }
   }
   for (const char c : message) {
-    if (c < 0x20 || c > 0x7e) return testing::AssertionFailure() << "unprintable: " << message;
+    if (c < 0x20 || c > 0x7e) return ::testing::AssertionFailure() << "unprintable: " << message;
   }
-  return testing::AssertionSuccess();
+  return ::testing::AssertionSuccess();
 }
 
 }  // namespace penstock

@@ -1,5 +1,6 @@
 // A small Llama with random weights as a GGUF file on disk, for tests that need a model that
-// computes: two layers, hidden size 64, 4 heads on 2 KV heads, 96 tokens, context 256.
+// computes: two layers, hidden size 64, 4 heads on 2 KV heads unless told otherwise, 96 tokens,
+// context 256.
 #pragma once
 
 #include <unistd.h>
@@ -24,12 +25,12 @@ inline std::vector<uint8_t> Bytes(const Tensor& tensor) {
   return {data, data + tensor.bytes()};
 }
 
-inline GgufBuilder TinyModel(bool v_as_q8_0 = false) {
+inline GgufBuilder TinyModel(uint32_t kv_heads = 2, bool v_as_q8_0 = false) {
   GgufBuilder builder;
   builder.String("general.architecture", "llama").String("general.name", "tiny");
   builder.Int("llama.block_count", 2).Int("llama.context_length", kTinyContext);
   builder.Int("llama.embedding_length", 64).Int("llama.feed_forward_length", 96);
-  builder.Int("llama.attention.head_count", 4).Int("llama.attention.head_count_kv", 2);
+  builder.Int("llama.attention.head_count", 4).Int("llama.attention.head_count_kv", kv_heads);
   builder.Float("llama.attention.layer_norm_rms_epsilon", 1e-5f);
   builder.Float("llama.rope.freq_base", 10000.0f);
   builder.String("tokenizer.ggml.model", "gpt2").String("tokenizer.ggml.pre", "smollm");
@@ -62,12 +63,13 @@ inline GgufBuilder TinyModel(bool v_as_q8_0 = false) {
     const std::string prefix = "blk." + std::to_string(layer) + ".";
     norm(prefix + "attn_norm.weight");
     linear(prefix + "attn_q.weight", 64, 64);
-    linear(prefix + "attn_k.weight", 64, 32);
+    linear(prefix + "attn_k.weight", 64, 16 * kv_heads);
     if (v_as_q8_0) {
-      builder.Tensor(prefix + "attn_v.weight", {64, 32}, 8,
-                     Bytes(RandomBlocks(DataType::kQ8_0, {32, 64}, ++seed)));
+      const int64_t rows = 16 * kv_heads;
+      builder.Tensor(prefix + "attn_v.weight", {64, 16 * kv_heads}, 8,
+                     Bytes(RandomBlocks(DataType::kQ8_0, {rows, 64}, ++seed)));
     } else {
-      linear(prefix + "attn_v.weight", 64, 32);
+      linear(prefix + "attn_v.weight", 64, 16 * kv_heads);
     }
     linear(prefix + "attn_output.weight", 64, 64);
     norm(prefix + "ffn_norm.weight");

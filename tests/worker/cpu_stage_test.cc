@@ -146,7 +146,7 @@ TEST_F(CpuStageTest, AReplayedSequenceGoesOnWithTheSameBits) {
 }
 
 TEST_F(CpuStageTest, AFileOfMixedQuantizationRuns) {
-  const TempFile mixed(TinyModel(/*v_as_q8_0=*/true).Build());
+  const TempFile mixed(TinyModel(2, /*v_as_q8_0=*/true).Build());
   StageOptions options = Options();
   options.model = mixed.path();
   const auto stage = MakeCpuStage();
@@ -156,6 +156,40 @@ TEST_F(CpuStageTest, AFileOfMixedQuantizationRuns) {
   const Answer answer = Alone(*stage, sequence);
   EXPECT_EQ(answer.tokens.size(), 40u);
   for (float logprob : answer.logprobs) EXPECT_TRUE(std::isfinite(logprob));
+}
+
+TEST_F(CpuStageTest, PaddedPrefillGivesTheSameAnswers) {
+  StageOptions options = Options();
+  options.prefill_attention = PrefillAttention::kPadded;
+  const auto padded = MakeCpuStage();
+  ASSERT_TRUE(IsOk(padded->Load(options)));
+  std::vector<Driven> sequences;
+  for (int32_t i = 0; i < 5; ++i) {
+    Driven sequence;
+    sequence.prompt = Prompt(i, 2 + i * 19);
+    sequence.sampling.temperature = 0;
+    sequence.chunk = 3 + static_cast<size_t>(i) * 2;
+    sequence.delay = static_cast<size_t>(i % 2);
+    sequences.push_back(sequence);
+  }
+  std::vector<Driven> expected = sequences;
+  ASSERT_NO_FATAL_FAILURE(Drive(*padded, sequences, 20));
+  ASSERT_NO_FATAL_FAILURE(Drive(*Loaded(), expected, 20));
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    EXPECT_EQ(sequences[i].answer.tokens, expected[i].answer.tokens) << i;
+    for (size_t t = 0; t < 20; ++t) {
+      EXPECT_NEAR(sequences[i].answer.logprobs[t], expected[i].answer.logprobs[t], 1e-4);
+    }
+  }
+}
+
+TEST_F(CpuStageTest, APaddedWorkspaceThatIsTooLargeNamesTheSettings) {
+  StageOptions options = Options();
+  options.padded_memory_bytes = 1000;
+  EXPECT_TRUE(IsOk(MakeCpuStage()->Load(options)));  // flash needs none of it
+  options.prefill_attention = PrefillAttention::kPadded;
+  EXPECT_TRUE(Fails(MakeCpuStage()->Load(options), absl::StatusCode::kInvalidArgument,
+                    {"--padded-memory-mib"}));
 }
 
 TEST_F(CpuStageTest, RefusesASlotThatWasNotAdmitted) {

@@ -47,6 +47,11 @@ TEST(StepBatcher, RowsOfSeveralTokensComeFirst) {
   EXPECT_EQ(Ints(batch->positions), (std::vector<int32_t>{62, 63, 64, 0, 1, 70}));
   EXPECT_EQ(Ints(batch->row_starts), (std::vector<int32_t>{0, 3, 5, 6}));
   EXPECT_EQ(Ints(batch->context_lens), (std::vector<int32_t>{65, 2, 71}));
+  ASSERT_EQ(batch->extents.size(), 3u);
+  for (size_t r = 0; r < 3; ++r) {
+    EXPECT_EQ(batch->extents[r].tokens, (std::vector<int64_t>{3, 2, 1})[r]);
+    EXPECT_EQ(batch->extents[r].context, (std::vector<int64_t>{65, 2, 71})[r]);
+  }
   EXPECT_EQ(Ints(batch->sample_tokens), (std::vector<int32_t>{4, 5}));
   const auto* slots = static_cast<const int64_t*>(batch->kv_slots.raw());
   EXPECT_EQ(std::vector<int64_t>(slots, slots + 6),

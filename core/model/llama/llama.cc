@@ -1,6 +1,9 @@
 #include "core/model/llama/llama.h"
 
+#include <optional>
+
 #include "core/base/check.h"
+#include "core/model/llama/padded_attention.h"
 
 namespace penstock {
 namespace {
@@ -19,8 +22,9 @@ class Llama final : public Model {
   int64_t weight_bytes() const override { return weight_.bytes(); }
 
  private:
-  void ContextAttention(const StepBatch& batch, const Tensor& kv);
-  void DecoderSelfAttention(const StepBatch& batch, const Tensor& kv);
+  void ContextAttention(const StepBatch& batch, const AttentionWeight& weight, const Tensor& kv);
+  void DecoderSelfAttention(const StepBatch& batch, const AttentionWeight& weight,
+                            const Tensor& kv);
   void Ffn(const FfnWeight& weight, const Tensor& norm, const Tensor& out);
   void Linear(const Tensor& x, const PackedWeight& weight, const Tensor& out);
 
@@ -29,7 +33,8 @@ class Llama final : public Model {
   const LlamaWeight weight_;
   Ops& ops_;
 
-  Tensor rope_table_;  // [context_length, head_dim]
+  Tensor rope_table_;                      // [context_length, head_dim]
+  std::optional<PaddedAttention> padded_;  // if the limits ask for it
 
   // Workspace, rows for the largest batch; a step uses the first num_tokens of each.
   Tensor residual_;   // [max_tokens, hidden]
@@ -60,6 +65,9 @@ absl::Status Llama::MakeWorkspace(const ModelLimits& limits, BaseAllocator& allo
   PENSTOCK_RETURN_IF_ERROR(make(logits_, limits.max_samples, config_.vocab_size));
   PENSTOCK_RETURN_IF_ERROR(make(rope_table_, config_.context_length, config_.head_dim));
   cpu::FillRopeTable(config_.rope_theta, rope_table_);
+  if (limits.prefill_attention == PrefillAttention::kPadded) {
+    PENSTOCK_ASSIGN_OR_RETURN(padded_, PaddedAttention::Make(config_, limits, allocator));
+  }
   return absl::OkStatus();
 }
 
@@ -79,9 +87,8 @@ Tensor Llama::Forward(const StepBatch& batch, const KvCache& cache) {
     const Tensor& kv = cache.layer(static_cast<int64_t>(i));
 
     Linear(norm, layer.attention.qkv, qkv);
-    ops_.BiasRope(qkv, layer.attention.qkv_bias, batch.positions, rope_table_, heads_);
-    ContextAttention(batch, kv);
-    DecoderSelfAttention(batch, kv);
+    ContextAttention(batch, layer.attention, kv);
+    DecoderSelfAttention(batch, layer.attention, kv);
     ops_.Linear(mixed, layer.attention.output, delta);
     ops_.FusedResidualNorm(x, delta, Tensor(), layer.post_attention_norm.gain, eps, norm);
 
@@ -100,26 +107,35 @@ Tensor Llama::Forward(const StepBatch& batch, const KvCache& cache) {
 }
 
 // Rows that feed several tokens: a prompt or a chunk of it.
-void Llama::ContextAttention(const StepBatch& batch, const Tensor& kv) {
+void Llama::ContextAttention(const StepBatch& batch, const AttentionWeight& weight,
+                             const Tensor& kv) {
   const int64_t rows = batch.num_prefill_rows;
   const int64_t tokens = batch.num_prefill_tokens;
   if (rows == 0) return;
-  const Tensor qkv = qkv_.Slice(0, tokens);
+  const Tensor qkv = qkv_.Slice(0, tokens);          // [num_prefill_tokens, q + k + v]
+  const Tensor mixed = attention_.Slice(0, tokens);  // [num_prefill_tokens, q]
+  if (padded_) {
+    padded_->Run(batch, {qkv, weight.qkv_bias, rope_table_, kv, mixed}, ops_);
+    return;
+  }
+  ops_.BiasRope(qkv, weight.qkv_bias, batch.positions.Slice(0, tokens), rope_table_, heads_);
   ops_.ConcatKv(qkv, batch.kv_slots.Slice(0, tokens), heads_, kv);
   ops_.FlashAttention({qkv, batch.row_starts.Slice(0, rows + 1), batch.context_lens.Slice(0, rows),
-                       batch.block_tables.Slice(0, rows), heads_, kv, attention_.Slice(0, tokens)});
+                       batch.block_tables.Slice(0, rows), heads_, kv, mixed});
 }
 
 // Rows that feed one token.
-void Llama::DecoderSelfAttention(const StepBatch& batch, const Tensor& kv) {
+void Llama::DecoderSelfAttention(const StepBatch& batch, const AttentionWeight& weight,
+                                 const Tensor& kv) {
   const int64_t first = batch.num_prefill_rows;
   const int64_t rows = batch.num_rows() - first;
   if (rows == 0) return;
   const int64_t token = batch.num_prefill_tokens;
-  ops_.DecoderAttention({qkv_.Slice(token, rows), batch.row_starts.Slice(first, rows + 1),
-                         batch.context_lens.Slice(first, rows),
-                         batch.block_tables.Slice(first, rows), heads_, kv,
-                         attention_.Slice(token, rows)});
+  const Tensor qkv = qkv_.Slice(token, rows);  // [num_rows, q + k + v]
+  ops_.BiasRope(qkv, weight.qkv_bias, batch.positions.Slice(token, rows), rope_table_, heads_);
+  ops_.DecoderAttention(
+      {qkv, batch.row_starts.Slice(first, rows + 1), batch.context_lens.Slice(first, rows),
+       batch.block_tables.Slice(first, rows), heads_, kv, attention_.Slice(token, rows)});
 }
 
 void Llama::Ffn(const FfnWeight& weight, const Tensor& norm, const Tensor& out) {

@@ -7,16 +7,12 @@
 #include "core/kernels/ops.h"
 #include "core/model/llama/llama_weight.h"
 #include "core/model/model.h"
+#include "core/model/model_limits.h"
 
 namespace penstock {
 
-struct ModelLimits {
-  int64_t max_tokens = 512;  // of one batch
-  int64_t max_samples = 64;  // rows of logits
-};
-
 // Takes loaded weights of all layers. `ops` and `allocator` must outlive the model.
-// Errors: the allocator's.
+// Errors: the allocator's, and those of PaddedAttention::Make if the limits ask for it.
 absl::StatusOr<std::unique_ptr<Model>> MakeLlama(const ModelConfig& config, LlamaWeight weight,
                                                  const ModelLimits& limits, Ops& ops,
                                                  BaseAllocator& allocator);

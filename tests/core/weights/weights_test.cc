@@ -105,7 +105,7 @@ TEST(LlamaWeight, QueryAndKeyRowsAreReorderedOnce) {
 
 // Files of mixed quantization: v is often of a better type than q and k.
 TEST(LlamaWeight, PartsOfAnotherTypeStayApart) {
-  const auto file = ParseGguf(TinyModel(/*v_as_q8_0=*/true).Build());
+  const auto file = ParseGguf(TinyModel(2, /*v_as_q8_0=*/true).Build());
   ASSERT_TRUE(IsOk(file));
   const auto config = ReadGgufConfig(**file);
   ASSERT_TRUE(IsOk(config));

@@ -1,0 +1,21 @@
+// ModelLimits: what a model is told before it loads: the size of its batches, and which of two
+// prefill attentions it runs. Its workspace is made for the largest of them.
+#pragma once
+
+#include <cstdint>
+
+namespace penstock {
+
+enum class PrefillAttention : uint8_t {
+  kFlash,   // flash_attention: ragged rows, no scores in memory
+  kPadded,  // rows padded to one length, whole scores in memory: the first design, the oracle
+};
+
+struct ModelLimits {
+  int64_t max_tokens = 512;  // of one batch
+  int64_t max_samples = 64;  // rows of logits
+  PrefillAttention prefill_attention = PrefillAttention::kFlash;
+  int64_t padded_memory_bytes = int64_t{2} << 30;  // what kPadded may take for its workspace
+};
+
+}  // namespace penstock

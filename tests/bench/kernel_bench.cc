@@ -1,0 +1,159 @@
+// The kernels that stage_bench does not show: the padded prefill attention's and the library's, on
+// the CPU backend. usage: kernel_bench [THREADS]; prints one JSON line a case: time, rate, and the
+// plain reference's time over it where there is one. Each result is checked before it is timed.
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "core/kernels/batched_gemm.h"
+#include "core/kernels/conv2d.h"
+#include "core/kernels/gemv.h"
+#include "core/kernels/mask_scale_softmax.h"
+#include "core/kernels/sgemm.h"
+#include "tests/support/tensors.h"
+
+namespace penstock {
+namespace {
+
+using namespace penstock::testing;  // NOLINT(google-build-using-namespace)
+using Clock = std::chrono::steady_clock;
+
+constexpr int kRuns = 7;
+
+double MedianSeconds(const std::function<void()>& work) {
+  work();
+  std::vector<double> times;
+  for (int run = 0; run < kRuns; ++run) {
+    const Clock::time_point start = Clock::now();
+    work();
+    times.push_back(std::chrono::duration<double>(Clock::now() - start).count());
+  }
+  std::sort(times.begin(), times.end());
+  return times[times.size() / 2];
+}
+
+// `amount` of flops or bytes a call.
+void Report(const char* kernel, const std::string& shape, const char* unit, double amount,
+            const std::function<void()>& work, const std::function<void()>& plain = nullptr) {
+  const double seconds = MedianSeconds(work);
+  std::printf("{\"kernel\": \"%s\", \"shape\": \"%s\", \"ms\": %.3f, \"%s\": %.1f", kernel,
+              shape.c_str(), seconds * 1e3, unit, amount / seconds * 1e-9);
+  if (plain) std::printf(", \"times_plain\": %.1f", MedianSeconds(plain) / seconds);
+  std::printf("}\n");
+}
+
+void CheckEqual(const Tensor& out, const Tensor& reference) {
+  const std::vector<float> values = ToVector(reference);
+  PENSTOCK_CHECK_LE(RelativeError(out, {values.begin(), values.end()}), kFloatTolerance);
+}
+
+void BenchBatchedGemm(ThreadPool& pool, int64_t batch, int64_t m, int64_t n, int64_t k,
+                      bool transpose_b) {
+  const Tensor a = Random({batch, m, k}, 1);
+  const Tensor b = Random(transpose_b ? Shape({batch, n, k}) : Shape({batch, k, n}), 2);
+  const Tensor out = Poisoned({batch, m, n});
+  const Tensor reference = Poisoned({batch, m, n});
+  const auto work = [&] { cpu::BatchedGemm(pool, a, b, transpose_b, 1.0f, out); };
+  const auto plain = [&] { cpu::BatchedGemmReference(pool, a, b, transpose_b, 1.0f, reference); };
+  work();
+  plain();
+  CheckEqual(out, reference);
+  Report("batched_gemm",
+         absl::StrCat(batch, " x ", m, " x ", n, " x ", k, transpose_b ? ", b transposed" : ""),
+         "gflop_s", 2.0 * static_cast<double>(batch * m * n * k), work, plain);
+}
+
+void BenchSgemm(ThreadPool& pool, int64_t size) {
+  const Tensor a = Random({size, size}, 1);
+  const Tensor b = Random({size, size}, 2);
+  const Tensor out = Poisoned({size, size});
+  const Tensor reference = Poisoned({size, size});
+  const auto work = [&] { cpu::Sgemm(pool, 1.0f, a, b, 0.0f, out); };
+  work();
+  cpu::SgemmReference(pool, 1.0f, a, b, 0.0f, reference);
+  CheckEqual(out, reference);
+  Report("sgemm", absl::StrCat(size, " x ", size, " x ", size), "gflop_s",
+         2.0 * static_cast<double>(size * size * size), work);
+}
+
+void BenchGemv(ThreadPool& pool, DataType type) {
+  const int64_t size = 4096;
+  const Tensor weight = As(type, Random({size, size}, 1));
+  const Tensor x = Random({size}, 2);
+  const Tensor out = Poisoned({size});
+  const Tensor reference = Poisoned({size});
+  const auto work = [&] { cpu::Gemv(pool, weight, x, out); };
+  const auto plain = [&] { cpu::GemvReference(pool, weight, x, reference); };
+  work();
+  plain();
+  CheckEqual(out, reference);
+  Report("gemv", absl::StrCat(size, " x ", size, " ", Abs(Name(type))), "gb_s",
+         static_cast<double>(weight.bytes()), work, plain);
+}
+
+void BenchSoftmax(ThreadPool& pool) {
+  const int64_t heads = 9;
+  const int64_t length = 512;
+  const Tensor scores = Random({1, heads, length, length}, 1);
+  Tensor mask = Make(DataType::kU8, {1, length, length});
+  for (int64_t at = 0; at < mask.num_elements(); ++at) {
+    static_cast<uint8_t*>(mask.raw())[at] = at % length <= at / length ? 1 : 0;
+  }
+  const auto work = [&] { cpu::MaskScaleSoftmax(pool, scores, mask, 0.125f); };
+  work();
+  const std::vector<float> weights = ToVector(scores);
+  for (int64_t row = 0; row < heads * length; ++row) {
+    double sum = 0;
+    for (int64_t j = 0; j < length; ++j) sum += weights[static_cast<size_t>(row * length + j)];
+    PENSTOCK_CHECK_LE(std::abs(sum - 1.0), kFloatTolerance);
+  }
+  Report("mask_scale_softmax", absl::StrCat(heads, " x ", length, " x ", length), "gb_s",
+         2.0 * static_cast<double>(scores.bytes()), work);
+}
+
+void BenchConv2d(ThreadPool& pool) {
+  const Tensor in = Random({1, 64, 56, 56}, 1);
+  const Tensor weight = Random({64, 64, 3, 3}, 2);
+  const Tensor out = Poisoned({1, 64, 56, 56});
+  Conv2dOptions options;
+  options.padding_y = options.padding_x = 1;
+  const auto work = [&] { cpu::Conv2d(pool, in, weight, Tensor(), options, out); };
+  work();
+  // One place away from the border, by hand.
+  double sum = 0;
+  const std::vector<float> image = ToVector(in);
+  const std::vector<float> taps = ToVector(weight);
+  for (size_t c = 0; c < 64; ++c) {
+    for (size_t at = 0; at < 9; ++at) {
+      sum += double{taps[(5 * 64 + c) * 9 + at]} * image[(c * 56 + 19 + at / 3) * 56 + 29 + at % 3];
+    }
+  }
+  const double got = ToVector(out)[(5 * 56 + 20) * 56 + 30];
+  PENSTOCK_CHECK_LE(std::abs(got - sum), 1e-3);
+  Report("conv2d", "1 x 64 x 56 x 56 by 64 x 64 x 3 x 3", "gflop_s",
+         2.0 * static_cast<double>(out.num_elements()) * 64 * 9, work);
+}
+
+int Main(int argc, char** argv) {
+  ThreadPool pool(argc > 1 ? std::atoi(argv[1]) : 0);
+  BenchBatchedGemm(pool, 9, 512, 512, 64, true);
+  BenchBatchedGemm(pool, 9, 512, 64, 512, false);
+  BenchBatchedGemm(pool, 32, 128, 1024, 128, true);
+  BenchBatchedGemm(pool, 32, 128, 128, 1024, false);
+  BenchSoftmax(pool);
+  BenchSgemm(pool, 1024);
+  BenchGemv(pool, DataType::kF32);
+  BenchGemv(pool, DataType::kF16);
+  BenchGemv(pool, DataType::kBF16);
+  BenchConv2d(pool);
+  return 0;
+}
+
+}  // namespace
+}  // namespace penstock
+
+int main(int argc, char** argv) { return penstock::Main(argc, argv); }

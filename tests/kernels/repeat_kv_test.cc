@@ -1,0 +1,53 @@
+#include "core/kernels/repeat_kv.h"
+
+#include "tests/support/padded_rows.h"
+#include "tests/support/paged_batch.h"
+
+namespace penstock {
+namespace {
+
+using namespace penstock::testing;  // NOLINT(google-build-using-namespace)
+
+TEST(RepeatKv, GathersRepeatsAndPads) {
+  // Grouped-query, multi-head, multi-query attention; lengths on both sides of a block.
+  for (const HeadLayout& heads :
+       {HeadLayout{6, 2, 16}, HeadLayout{3, 3, 10}, HeadLayout{4, 1, 8}}) {
+    const std::vector<int32_t> lens = {1, 64, 65, 130, 63};
+    const PagedBatch batch(heads, lens, {1, 1, 1, 1, 1}, 31);
+    const auto rows = static_cast<int64_t>(lens.size());
+    const AttentionArgs args = batch.args();
+    const Tensor keys = Poisoned({rows, heads.num_heads, 133, heads.head_dim});
+    const Tensor values = Poisoned(keys.shape());
+    cpu::RepeatKv(Pool(), args.kv, args.block_tables, args.context_lens, heads, keys, values);
+    const auto* cache = static_cast<const float*>(args.kv.raw());
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t h = 0; h < heads.num_heads; ++h) {
+        const int64_t kv_head = h / (heads.num_heads / heads.num_kv_heads);
+        for (int64_t j = 0; j < 133; ++j) {
+          const bool real = j < lens[static_cast<size_t>(r)];
+          const int64_t slot = real ? batch.Slot(r, j) : 0;
+          const int64_t key =
+              ((slot / 64 * 2 * heads.num_kv_heads + kv_head) * 64 + slot % 64) * heads.head_dim;
+          const int64_t value = key + heads.num_kv_heads * 64 * heads.head_dim;
+          for (int64_t d = 0; d < heads.head_dim; ++d) {
+            ASSERT_EQ(At(keys, r, h, j, d), real ? cache[key + d] : 0.0f);
+            ASSERT_EQ(At(values, r, h, j, d), real ? cache[value + d] : 0.0f);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(RepeatKvDeathTest, RefusesABlockOutsideTheCache) {
+  const HeadLayout heads{2, 1, 4};
+  std::vector<int32_t> blocks = {2};
+  std::vector<int32_t> lens = {3};
+  const Tensor keys = Poisoned({1, 2, 3, 4});
+  EXPECT_DEATH(cpu::RepeatKv(Pool(), Poisoned({2, 2, 1, 64, 4}), FromVector(blocks).Reshape({1, 1}),
+                             FromVector(lens), heads, keys, Poisoned(keys.shape())),
+               "kv.dim\\(0\\)");
+}
+
+}  // namespace
+}  // namespace penstock
