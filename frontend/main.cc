@@ -56,8 +56,8 @@ void AddRuntimeOptions(CLI::App* app, RuntimeOptions* runtime, CommandLine* line
 void SetRuntime(const CommandLine& line, StageOptions* stage) {
   stage->kv_memory_bytes = line.kv_memory_mib * kMib;
   stage->padded_memory_bytes = line.padded_memory_mib * kMib;
-  stage->prefill_attention = line.prefill_attention == "padded" ? PrefillAttention::kPadded
-                                                                : PrefillAttention::kFlash;
+  stage->prefill_attention =
+      line.prefill_attention == "padded" ? PrefillAttention::kPadded : PrefillAttention::kFlash;
 }
 
 CLI::App* AddServe(CLI::App* app, CommandLine* line) {

@@ -109,10 +109,9 @@ absl::StatusOr<StageOptions> DecodeStageOptions(const worker::v1::LoadRequest& m
   options.max_step_tokens = message.max_step_tokens();
   options.max_sequences = message.max_sequences();
   options.threads = message.threads();
-  options.prefill_attention =
-      message.prefill_attention() == worker::v1::PREFILL_ATTENTION_PADDED
-          ? PrefillAttention::kPadded
-          : PrefillAttention::kFlash;
+  options.prefill_attention = message.prefill_attention() == worker::v1::PREFILL_ATTENTION_PADDED
+                                  ? PrefillAttention::kPadded
+                                  : PrefillAttention::kFlash;
   options.padded_memory_bytes = message.padded_memory_bytes();
   return options;
 }
@@ -238,8 +237,8 @@ absl::StatusOr<StepResult> DecodeStepResult(const worker::v1::StepResult& messag
     check.Integer("token", sample.token(), 0, INT32_MAX);
     // A log-probability; rounding may leave it a little above 0.
     check.Real("logprob", sample.logprob(), -INFINITY, 1e-3f);
-    result.samples.push_back({sample.slot(), sample.generation(), sample.position(), sample.token(),
-                              sample.logprob()});
+    result.samples.push_back(
+        {sample.slot(), sample.generation(), sample.position(), sample.token(), sample.logprob()});
   }
   PENSTOCK_RETURN_IF_ERROR(check.status());
   return result;
