@@ -41,9 +41,8 @@ class ControlStream final : public grpc::ServerBidiReactor<ControlRequest, Contr
       std::lock_guard<std::mutex> lock(mutex_);
       ++waiting_;
     }
-    stage_thread_.Enqueue([stream = shared_from_this(), request = std::move(request_)] {
-      stream->Handle(request);
-    });
+    stage_thread_.Enqueue(
+        [stream = shared_from_this(), request = std::move(request_)] { stream->Handle(request); });
     std::lock_guard<std::mutex> lock(mutex_);
     reading_ = waiting_ < kMaxWaiting && !finished_;
     if (reading_) StartRead(&request_);

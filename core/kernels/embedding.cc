@@ -1,6 +1,7 @@
 #include "core/kernels/embedding.h"
 
 #include "core/base/check.h"
+#include "core/tensor/dequantize.h"
 #include "core/tensor/tensor_wrapper.h"
 
 namespace penstock::cpu {

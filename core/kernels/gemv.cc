@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "core/base/check.h"
+#include "core/tensor/dequantize.h"
 #include "core/tensor/tensor_wrapper.h"
 
 namespace penstock::cpu {

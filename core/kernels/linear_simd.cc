@@ -4,6 +4,7 @@
 
 #include "core/base/check.h"
 #include "core/kernels/linear.h"
+#include "core/tensor/dequantize.h"
 #include "core/tensor/tensor_wrapper.h"
 
 #undef HWY_TARGET_INCLUDE

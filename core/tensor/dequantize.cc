@@ -1,10 +1,10 @@
-// Quantized and half-precision rows as float32.
+#include "core/tensor/dequantize.h"
+
 #include <bit>
 #include <cmath>
 #include <cstring>
 
 #include "core/base/check.h"
-#include "core/tensor/data_type.h"
 
 namespace penstock {
 namespace {
@@ -116,7 +116,8 @@ void DequantizeBlock(const BlockQ6_K& block, float* out) {
     const uint8_t low = block.low[half * 64 + quarter % 2 * 32 + place];
     const int nibble = low >> (quarter / 2 * 4) & 15;
     const int upper = block.high[half * 32 + place] >> (quarter * 2) & 3;
-    const float of_part = scale * static_cast<float>(block.scales[i / 16]);
+    const int8_t part_scale = block.scales[i / 16];
+    const float of_part = scale * static_cast<float>(part_scale);
     out[i] = of_part * static_cast<float>((nibble | upper << 4) - 32);
   }
 }

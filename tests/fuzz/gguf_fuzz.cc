@@ -8,6 +8,7 @@
 
 #include "core/base/check.h"
 #include "core/io/gguf.h"
+#include "core/tensor/dequantize.h"
 #include "tests/support/gguf_builder.h"
 
 extern "C" size_t LLVMFuzzerMutate(uint8_t* data, size_t size, size_t max_size);

@@ -4,6 +4,7 @@
 #include <fstream>
 
 #include "core/tensor/data_type.h"
+#include "core/tensor/dequantize.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
 

@@ -1,5 +1,6 @@
 #include "core/kernels/embedding.h"
 
+#include "core/tensor/dequantize.h"
 #include "tests/support/tensors.h"
 
 namespace penstock {

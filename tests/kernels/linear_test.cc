@@ -1,5 +1,6 @@
 #include "core/kernels/linear.h"
 
+#include "core/tensor/dequantize.h"
 #include "hwy/highway.h"
 #include "tests/support/tensors.h"
 

@@ -15,6 +15,7 @@
 #include "core/base/status.h"
 #include "core/io/gguf.h"
 #include "core/io/gguf_format.h"
+#include "core/tensor/dequantize.h"
 
 namespace penstock {
 

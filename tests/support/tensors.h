@@ -10,6 +10,7 @@
 
 #include "core/base/check.h"
 #include "core/base/thread_pool.h"
+#include "core/tensor/dequantize.h"
 #include "core/tensor/tensor.h"
 #include "gtest/gtest.h"
 

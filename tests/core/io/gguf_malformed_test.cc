@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/io/gguf.h"
+#include "core/tensor/dequantize.h"
 #include "tests/support/gguf_builder.h"
 #include "tests/support/status_matchers.h"
 

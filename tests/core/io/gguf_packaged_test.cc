@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/io/gguf.h"
+#include "core/tensor/dequantize.h"
 #include "tests/support/status_matchers.h"
 
 namespace penstock {

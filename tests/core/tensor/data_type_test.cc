@@ -11,6 +11,8 @@
 #include <random>
 #include <vector>
 
+#include "core/tensor/dequantize.h"
+
 namespace penstock {
 namespace {
 

@@ -6,6 +6,7 @@
 #include <numeric>
 #include <vector>
 
+#include "core/tensor/dequantize.h"
 #include "core/tensor/tensor_map.h"
 #include "core/tensor/tensor_wrapper.h"
 #include "tests/support/status_matchers.h"
