@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "core/base/sampling_params.h"
 #include "core/base/status.h"
-#include "core/sched/sampling_params.h"
 
 namespace penstock {
 

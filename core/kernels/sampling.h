@@ -16,8 +16,8 @@
 
 #include <span>
 
+#include "core/base/sampling_params.h"
 #include "core/base/thread_pool.h"
-#include "core/sched/sampling_params.h"
 #include "core/tensor/tensor.h"
 
 namespace penstock {

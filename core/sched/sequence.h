@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "core/base/kv_block.h"
-#include "core/sched/sampling_params.h"
+#include "core/base/sampling_params.h"
 
 namespace penstock {
 

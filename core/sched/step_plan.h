@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "core/sched/sampling_params.h"
+#include "core/base/sampling_params.h"
 
 namespace penstock {
 
