@@ -10,14 +10,12 @@
 namespace penstock {
 namespace {
 
-SchedulerOptions MakeSchedulerOptions(const EngineOptions& options, int64_t num_blocks,
-                                      std::vector<int32_t> end_ids) {
+SchedulerOptions MakeSchedulerOptions(const EngineOptions& options, int64_t num_blocks) {
   PENSTOCK_CHECK(Validate(options).ok());
   SchedulerOptions result;
   result.num_blocks = num_blocks;
   result.max_sequences = options.max_sequences;
   result.max_step_tokens = options.max_step_tokens;
-  result.end_ids = std::move(end_ids);
   return result;
 }
 
@@ -41,14 +39,14 @@ absl::Status Validate(const EngineOptions& options) {
   return absl::OkStatus();
 }
 
-EngineLoop::EngineLoop(EngineOptions options, const StageInfo& info, std::vector<int32_t> end_ids,
+EngineLoop::EngineLoop(EngineOptions options, const StageInfo& info,
                        PipelineCoordinator& coordinator)
     : options_(std::move(options)),
       num_blocks_(info.num_blocks),
       wakeup_(std::make_shared<Wakeup>()),
       coordinator_(coordinator),
       queue_({options_.max_queued_requests, options_.max_queued_tokens}, wakeup_),
-      scheduler_(MakeSchedulerOptions(options_, info.num_blocks, std::move(end_ids))) {
+      scheduler_(MakeSchedulerOptions(options_, info.num_blocks)) {
   coordinator_.SetWakeup(wakeup_);
   Publish(false);
   thread_ = std::thread([this] { Run(); });
@@ -176,9 +174,11 @@ void EngineLoop::TakeResults() {
 
 void EngineLoop::Deliver(const SequenceProgress& progress) {
   Live& live = live_.at(progress.id);
+  if (!progress.prompt_logprobs.empty()) live.sink->OnPrompt(progress.prompt_logprobs);
+  if (!progress.token.has_value()) return;
   stats_.prompt_tokens += std::exchange(live.prompt_tokens, 0);
   ++stats_.generated_tokens;
-  const GeneratedToken token{progress.token.token, progress.token.logprob};
+  const GeneratedToken token{progress.token->token, progress.token->logprob, progress.token->top};
   live.sink->OnTokens({&token, 1});
   if (progress.end == SequenceEnd::kStop) {
     Finish(progress.id, FinishReason::kStop, absl::OkStatus());

@@ -57,9 +57,8 @@ struct EngineStats {
 class EngineLoop {
  public:
   // Starts the thread. REQUIRES: Validate(options) is OK; the coordinator has loaded and `info`
-  // is what it loaded; `end_ids` are the model's end-of-generation ids.
-  EngineLoop(EngineOptions options, const StageInfo& info, std::vector<int32_t> end_ids,
-             PipelineCoordinator& coordinator);
+  // is what it loaded.
+  EngineLoop(EngineOptions options, const StageInfo& info, PipelineCoordinator& coordinator);
   ~EngineLoop();  // Stop()
   EngineLoop(const EngineLoop&) = delete;
   EngineLoop& operator=(const EngineLoop&) = delete;

@@ -8,6 +8,7 @@
 #include "absl/time/time.h"
 #include "core/base/sampling_params.h"
 #include "core/base/status.h"
+#include "core/sched/step_plan.h"
 
 namespace penstock {
 
@@ -23,7 +24,8 @@ struct GenerationRequest {
 
 struct GeneratedToken {
   int32_t id = 0;
-  float logprob = 0;  // natural log, of the model's own distribution
+  float logprob = 0;              // natural log, of the model's own distribution
+  std::vector<TokenLogprob> top;  // the likeliest tokens at its place, best first, if asked for
 };
 
 enum class FinishReason { kStop, kLength, kAbort, kError };
@@ -33,6 +35,8 @@ enum class FinishReason { kStop, kLength, kAbort, kError };
 class TokenSink {
  public:
   virtual ~TokenSink() = default;
+  // The prompt's log-probabilities, if asked for: by position, before the first OnTokens.
+  virtual void OnPrompt(std::span<const PromptLogprob> logprobs) = 0;
   virtual void OnTokens(std::span<const GeneratedToken> tokens) = 0;
   // Exactly once, last. OK with kStop or kLength; otherwise why there is no more: CANCELLED with
   // kAbort, DEADLINE_EXCEEDED, UNAVAILABLE or INTERNAL with kError.

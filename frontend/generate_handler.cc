@@ -69,6 +69,8 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
 
   // The engine thread's calls.
 
+  void OnPrompt(std::span<const PromptLogprob>) override {}
+
   void OnTokens(std::span<const GeneratedToken> tokens) override {
     std::lock_guard<std::mutex> lock(mutex_);
     pending_.insert(pending_.end(), tokens.begin(), tokens.end());

@@ -50,8 +50,7 @@ absl::Status ModelRuntime::StartEngine(const RuntimeOptions& options) {
   limits_.vocab_size = info_.config.vocab_size;
   limits_.context_length = std::min(info_.config.context_length, info_.num_blocks * kBlockSize);
   limits_.default_max_tokens = options.default_max_tokens;
-  engine_ =
-      std::make_unique<EngineLoop>(std::move(engine), info_, tokenizer_->end_ids(), coordinator_);
+  engine_ = std::make_unique<EngineLoop>(std::move(engine), info_, coordinator_);
   return absl::OkStatus();
 }
 

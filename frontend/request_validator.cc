@@ -108,6 +108,7 @@ absl::StatusOr<GenerationRequest> ValidateRequest(const ClientRequest& request,
   GenerationRequest result;
   result.prompt = std::move(prompt);
   result.sampling = sampling;
+  result.sampling.stop_ids = tokenizer.end_ids();
   result.max_tokens = std::min(max_tokens, limits.context_length - length);
   return result;
 }

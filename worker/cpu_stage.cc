@@ -136,7 +136,7 @@ absl::StatusOr<StepResult> CpuStage::Execute(const StepPlan& plan) {
   PENSTOCK_RETURN_IF_ERROR(Admit(plan));
   PENSTOCK_RETURN_IF_ERROR(CheckGenerations(plan));
   PENSTOCK_ASSIGN_OR_RETURN(const StepBatch batch, batcher_->Build(plan));
-  const Tensor logits = model_->Forward(batch, *cache_);
+  model_->Forward(batch, *cache_);
 
   StepResult result;
   result.number = plan.number;
@@ -148,12 +148,15 @@ absl::StatusOr<StepResult> CpuStage::Execute(const StepPlan& plan) {
       const auto position = row->position + static_cast<int64_t>(row->tokens.size());
       sampling_rows_.push_back({slots_[static_cast<size_t>(row->slot)].sampling, position});
     }
+    const Tensor logits = model_->Logits(batch.sample_tokens);
     ops_->Sampling(logits, sampling_rows_, tokens_, logprobs_);
     for (size_t i = 0; i < sampled.size(); ++i) {
-      result.samples.push_back({sampled[i]->slot, sampled[i]->generation,
+      result.samples.push_back({sampled[i]->slot,
+                                sampled[i]->generation,
                                 sampling_rows_[i].position,
                                 static_cast<const int32_t*>(tokens_.raw())[i],
-                                static_cast<const float*>(logprobs_.raw())[i]});
+                                static_cast<const float*>(logprobs_.raw())[i],
+                                {}});
     }
   }
   result.compute_ns = NowNs() - start;

@@ -39,9 +39,13 @@ class Model {
  public:
   virtual ~Model() = default;
 
-  // Runs the batch and fills its keys and values into the cache. Returns the logits
-  // [num_samples, vocab] f32, which stay valid until the next call; empty without samples.
-  virtual Tensor Forward(const StepBatch& batch, const KvCache& cache) = 0;
+  // Runs the batch and fills its keys and values into the cache.
+  virtual void Forward(const StepBatch& batch, const KvCache& cache) = 0;
+
+  // The logits [n, vocab] f32 that follow `tokens` [n] i32, which are places in the last batch
+  // (as StepBatch::sample_tokens are). They stay valid until the next call.
+  // REQUIRES: 1 <= n <= the limits' max_samples; Forward has run.
+  virtual Tensor Logits(const Tensor& tokens) = 0;
 
   virtual int64_t weight_bytes() const = 0;
 };

@@ -29,6 +29,37 @@ absl::Status CheckPositive(const char* field, float value) {
       absl::StrCat(field, " is ", value, "; a finite number above 0 is expected"));
 }
 
+absl::Status CheckRopeScaling(const RopeScaling& scaling, int64_t head_dim) {
+  if (scaling.type == RopeScaling::Type::kNone) return absl::OkStatus();
+  if (scaling.type == RopeScaling::Type::kFactors) {
+    if (static_cast<int64_t>(scaling.factors.size()) != head_dim / 2) {
+      return absl::InvalidArgumentError(absl::StrCat("rope_scaling holds ", scaling.factors.size(),
+                                                     " factors; head_dim / 2 (", head_dim / 2,
+                                                     ") are expected"));
+    }
+    for (float factor : scaling.factors) {
+      PENSTOCK_RETURN_IF_ERROR(CheckPositive("rope_scaling.factors", factor));
+    }
+    return absl::OkStatus();
+  }
+  PENSTOCK_RETURN_IF_ERROR(CheckPositive("rope_scaling.factor", scaling.factor));
+  if (scaling.type == RopeScaling::Type::kLinear) return absl::OkStatus();
+  PENSTOCK_RETURN_IF_ERROR(CheckPositive("rope_scaling.low_freq_factor", scaling.low_freq_factor));
+  PENSTOCK_RETURN_IF_ERROR(
+      CheckPositive("rope_scaling.high_freq_factor", scaling.high_freq_factor));
+  if (scaling.high_freq_factor <= scaling.low_freq_factor) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("rope_scaling.high_freq_factor is ", scaling.high_freq_factor,
+                     "; more than low_freq_factor (", scaling.low_freq_factor, ") is expected"));
+  }
+  if (scaling.original_context < 1) {
+    return absl::InvalidArgumentError(absl::StrCat("rope_scaling.original_context is ",
+                                                   scaling.original_context,
+                                                   "; a number of positions above 0 is expected"));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status Validate(const ModelConfig& config) {
@@ -48,6 +79,12 @@ absl::Status Validate(const ModelConfig& config) {
     return absl::InvalidArgumentError(absl::StrCat(
         "head_dim is ", config.head_dim, "; an even number is expected, for RoPE turns pairs"));
   }
+  if (config.sliding_window < 0) {
+    return absl::InvalidArgumentError(absl::StrCat("sliding_window is ", config.sliding_window,
+                                                   "; 0 (none) or a number of positions is "
+                                                   "expected"));
+  }
+  PENSTOCK_RETURN_IF_ERROR(CheckRopeScaling(config.rope_scaling, config.head_dim));
   PENSTOCK_RETURN_IF_ERROR(CheckPositive("rms_norm_eps", config.rms_norm_eps));
   return CheckPositive("rope_theta", config.rope_theta);
 }

@@ -148,8 +148,8 @@ std::vector<SequenceProgress> Scheduler::Commit(const StepResult& result) {
     SequenceProgress& step = progress.emplace_back();
     step.id = sequence->id;
     step.token = sample;
-    const std::vector<int32_t>& end_ids = options_.end_ids;
-    if (std::find(end_ids.begin(), end_ids.end(), sample.token) != end_ids.end()) {
+    const std::vector<int32_t>& stop_ids = sequence->sampling.stop_ids;
+    if (std::binary_search(stop_ids.begin(), stop_ids.end(), sample.token)) {
       step.end = SequenceEnd::kStop;
     } else if (sequence->generated() == sequence->max_tokens) {
       step.end = SequenceEnd::kLength;

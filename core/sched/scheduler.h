@@ -28,15 +28,20 @@ struct SchedulerOptions {
   int64_t num_blocks = 0;
   int64_t max_sequences = 64;     // slots
   int64_t max_step_tokens = 512;  // >= max_sequences, so that decodes always fit into a step
-  std::vector<int32_t> end_ids;   // a sampled token among these is a sequence's last
 };
 
-enum class SequenceEnd { kNone, kStop, kLength };
+enum class SequenceEnd {
+  kNone,
+  kStop,    // one of its stop ids was sampled
+  kLength,  // max_tokens
+  kFailed,  // its logits were no numbers (kNoToken)
+};
 
 // What a commit brought one sequence.
 struct SequenceProgress {
   SequenceId id = 0;
-  SampledToken token;  // an end id included
+  std::vector<PromptLogprob> prompt_logprobs;  // of this row, by position
+  std::optional<SampledToken> token;           // a stop id included; none: the prompt goes on
   SequenceEnd end = SequenceEnd::kNone;
 };
 

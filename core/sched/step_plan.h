@@ -15,6 +15,10 @@ struct Admission {
   int32_t slot = 0;
   uint32_t generation = 0;  // counts the slot's users; a row of another generation is refused
   SamplingParams sampling;
+  int64_t prompt_tokens = 0;
+  // The sequence so far, prompt and answer; empty unless sampling.needs_history(). What the stage
+  // keeps beside it is what it has sampled for this slot since.
+  std::vector<int32_t> history;
 };
 
 // One sequence's part of a step: `tokens` are fed at positions position, position + 1, ...
@@ -25,6 +29,10 @@ struct PlanRow {
   std::vector<int32_t> tokens;
   std::vector<int32_t> blocks;  // the sequence's KV blocks, covering all positions up to the last
   bool sample = false;          // sample the token that follows the last one
+  // The prompt's log-probabilities: targets[i] is the token that follows tokens[i] in the prompt,
+  // and its log-probability is told. Empty, or of the size of `tokens`, or, where the row reaches
+  // the prompt's end, one less.
+  std::vector<int32_t> targets;
 };
 
 struct StepPlan {
@@ -45,15 +53,29 @@ struct SampledToken {
   int32_t slot = 0;
   uint32_t generation = 0;
   int64_t position = 0;  // where this token stands in the sequence
+  // kNoToken: the row's logits hold no number to sample by (NaN or infinity): it has failed.
   int32_t token = 0;
-  float logprob = 0;  // natural log, of the model's own distribution
+  float logprob = 0;              // natural log, of the model's own distribution
+  std::vector<TokenLogprob> top;  // the likeliest tokens, best first, if they were asked for
+};
+
+inline constexpr int32_t kNoToken = -1;
+
+// The log-probability of a token of the prompt: one for each target of the plan's rows.
+struct PromptLogprob {
+  int32_t slot = 0;
+  uint32_t generation = 0;
+  int64_t position = 0;  // of the token in the sequence, from 1
+  TokenLogprob token;
+  std::vector<TokenLogprob> top;  // the likeliest tokens there, best first
 };
 
 struct StepResult {
   uint64_t number = 0;
   uint32_t epoch = 0;
   std::vector<SampledToken> samples;
-  int64_t compute_ns = 0;  // the stage's own measurement
+  std::vector<PromptLogprob> prompt_logprobs;  // in the order of the plan's rows and targets
+  int64_t compute_ns = 0;                      // the stage's own measurement
 };
 
 }  // namespace penstock

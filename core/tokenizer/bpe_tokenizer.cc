@@ -180,25 +180,53 @@ std::string_view BpeTokenizer::TokenBytes(int32_t id) const {
   return std::string_view(bytes_).substr(begin, offsets_[id + 1] - begin);
 }
 
-absl::StatusOr<std::vector<int32_t>> BpeTokenizer::Encode(std::string_view text,
-                                                          bool parse_special) const {
+absl::StatusOr<std::vector<int32_t>> BpeTokenizer::EncodeParts(std::span<const TextPart> parts,
+                                                               bool add_bos) const {
+  std::string text;
+  for (const TextPart& part : parts) text.append(part.text);
   if (const std::optional<int64_t> bad = FindInvalidUtf8(text)) {
     return absl::InvalidArgumentError(
         absl::StrCat("the text is not UTF-8: the byte at offset ", *bad, " is wrong"));
   }
   std::vector<int32_t> ids;
-  if (first_id_ != kNone) ids.push_back(first_id_);
+  if (add_bos && first_id_ != kNone) ids.push_back(first_id_);
+  size_t plain = 0;  // where the text begins that no control token has ended yet
+  size_t end = 0;    // of the parts so far
+  for (const TextPart& part : parts) {
+    size_t at = end;
+    end += part.text.size();
+    while (part.parse_special && at < end) {
+      size_t before = 0;
+      const NamedToken* named =
+          FindNamed(std::string_view(text).substr(at, end - at), true, &before);
+      if (named == nullptr) break;
+      at += before;
+      if (!named->always) {
+        PENSTOCK_RETURN_IF_ERROR(
+            EncodePlain(std::string_view(text).substr(plain, at - plain), &ids));
+        ids.push_back(named->id);
+        plain = at + named->name.size();
+      }
+      at += named->name.size();
+    }
+  }
+  PENSTOCK_RETURN_IF_ERROR(EncodePlain(std::string_view(text).substr(plain), &ids));
+  return ids;
+}
+
+// Text in which only the names of user-defined tokens are theirs.
+absl::Status BpeTokenizer::EncodePlain(std::string_view text, std::vector<int32_t>* ids) const {
   while (!text.empty()) {
     size_t at = 0;
-    const NamedToken* named = FindNamed(text, parse_special, &at);
-    PENSTOCK_RETURN_IF_ERROR(EncodeText(text.substr(0, at), &ids));
+    const NamedToken* named = FindNamed(text, /*parse_special=*/false, &at);
+    PENSTOCK_RETURN_IF_ERROR(EncodeText(text.substr(0, at), ids));
     text.remove_prefix(at);
     if (named != nullptr) {
-      ids.push_back(named->id);
+      ids->push_back(named->id);
       text.remove_prefix(named->name.size());
     }
   }
-  return ids;
+  return absl::OkStatus();
 }
 
 // The first token in `text` by its name, the longest of those that begin there, and where it

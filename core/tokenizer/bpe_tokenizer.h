@@ -26,8 +26,8 @@ class BpeTokenizer : public Tokenizer {
 
   // With `parse_special` the names of control and unknown tokens become those tokens; the names of
   // user-defined tokens always do. At each place the longest name wins.
-  absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text,
-                                              bool parse_special) const override;
+  absl::StatusOr<std::vector<int32_t>> EncodeParts(std::span<const TextPart> parts,
+                                                   bool add_bos) const override;
   // Normal tokens: their bytes; user-defined ones: their name; all others: nothing.
   std::string_view TokenBytes(int32_t id) const override;
   int64_t vocab_size() const override { return static_cast<int64_t>(offsets_.size()) - 1; }
@@ -53,6 +53,7 @@ class BpeTokenizer : public Tokenizer {
   absl::Status ReadTokens(const TokenizerSpec& spec, IdByName* ids);
   absl::Status ReadMerges(const TokenizerSpec& spec, const IdByName& ids);
   const NamedToken* FindNamed(std::string_view text, bool parse_special, size_t* at) const;
+  absl::Status EncodePlain(std::string_view text, std::vector<int32_t>* ids) const;
   absl::Status EncodeText(std::string_view text, std::vector<int32_t>* ids) const;
   void EncodeWord(std::string_view bytes, Word* word, std::vector<int32_t>* ids) const;
 

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -15,26 +16,46 @@ namespace penstock {
 struct TokenizerSpec {
   enum class TokenType : uint8_t { kNormal, kUnknown, kControl, kUserDefined, kUnused, kByte };
 
-  std::string model;                // "gpt2": byte-level BPE
-  std::string pre_tokenizer;        // "smollm", "gpt-2"
+  // "gpt2": byte-level BPE; "llama": sentencepiece's BPE, merged by score.
+  std::string model;
+  std::string pre_tokenizer;        // of byte-level BPE: "smollm", "gpt-2", "llama-bpe", "qwen2"
   std::vector<std::string> tokens;  // by id; byte-level BPE: in the printable alphabet of GPT-2
   std::vector<TokenType> types;     // by id
   std::vector<std::string> merges;  // "left right", best rank first
+  std::vector<float> scores;        // by id; of the sentencepiece models
   std::vector<int32_t> end_ids;     // ids that end a generation, sorted
   int32_t bos_id = -1;              // -1: none
   bool add_bos = false;
+  bool add_space_prefix = true;  // sentencepiece: a space is put before every text
+  bool ignore_merges = false;    // byte-level BPE: a word that is a token is that token
+  bool normalize_nfc = false;    // the text is brought into Unicode's form NFC first
+  // The chat template that came with the file, in Jinja. It is recognised, never run.
+  std::string chat_template;
+};
+
+// A stretch of a text. With `parse_special` the names of control tokens in it become those tokens;
+// without it they are ordinary text, so that a user cannot inject one.
+struct TextPart {
+  std::string_view text;
+  bool parse_special = false;
 };
 
 class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
 
-  // The ids of `text`. With `parse_special` the names of control tokens in the text become those
-  // tokens; without it they are ordinary text, so that a user cannot inject one. Bytes that the
-  // vocabulary has no token for are dropped, as Hugging Face does.
+  // The ids of the parts' texts behind each other: words and merges go across the borders of
+  // parts, names of control tokens do not. With `add_bos` the vocabulary's first token goes before
+  // them, if it wants one. Bytes that the vocabulary has no token for are dropped, as Hugging Face
+  // does.
   // Errors: INVALID_ARGUMENT for text that is not UTF-8, with the byte's offset.
-  virtual absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text,
-                                                      bool parse_special) const = 0;
+  virtual absl::StatusOr<std::vector<int32_t>> EncodeParts(std::span<const TextPart> parts,
+                                                           bool add_bos) const = 0;
+  // Those of one text, with the first token before it.
+  absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text, bool parse_special) const {
+    const TextPart part{text, parse_special};
+    return EncodeParts({&part, 1}, /*add_bos=*/true);
+  }
 
   // The bytes of one token; empty for control tokens. May be part of a character.
   // REQUIRES: 0 <= id < vocab_size().

@@ -55,7 +55,10 @@ class Bench {
     const Clock::time_point start = Clock::now();
     for (int32_t slot = 0; slot < slots; ++slot) {
       StepPlan plan;
-      plan.admissions.push_back({slot, generation_, {.temperature = 0}});
+      Admission& admission = plan.admissions.emplace_back();
+      admission.slot = slot;
+      admission.generation = generation_;
+      admission.sampling.temperature = 0;
       plan.rows.push_back(Row(slot, 0, Prompt(slot, length, vocab_)));
       Run(plan);
     }

@@ -30,8 +30,7 @@ class EngineLoopTest : public testing::Test {
     stage_ = stage.get();
     coordinator_ = std::make_unique<PipelineCoordinator>(std::move(stage));
     const absl::StatusOr<StageInfo> info = coordinator_->Load({});
-    loop_ = std::make_unique<EngineLoop>(
-        options_, *info, std::vector<int32_t>(kEndIds.begin(), kEndIds.end()), *coordinator_);
+    loop_ = std::make_unique<EngineLoop>(options_, *info, *coordinator_);
   }
   void MoveClock(int64_t seconds) {
     clock_ += seconds;
@@ -53,7 +52,8 @@ class EngineLoopTest : public testing::Test {
     return FakeModel(model_).Alone(request.prompt, request.max_tokens, request.sampling.seed,
                                    kEndIds);
   }
-  std::shared_ptr<RecordingSink> Submit(const GenerationRequest& request, RequestId* id = nullptr) {
+  std::shared_ptr<RecordingSink> Submit(GenerationRequest request, RequestId* id = nullptr) {
+    request.sampling.stop_ids = {kEndIds.begin(), kEndIds.end()};
     auto sink = std::make_shared<RecordingSink>();
     const absl::StatusOr<RequestId> submitted = loop_->Submit(request, sink);
     EXPECT_TRUE(submitted.ok()) << submitted.status();
@@ -320,6 +320,7 @@ TEST_F(EngineLoopTest, AbortStorm) {
       request.prompt.assign(1 + random() % 100, static_cast<int32_t>(random() % 50));
       request.max_tokens = 1 + random() % 60;
       request.sampling.seed = random();
+      request.sampling.stop_ids = {kEndIds.begin(), kEndIds.end()};
       if (random() % 4 == 0) {
         request.deadline = absl::FromUnixSeconds(clock_ + random() % 3);
       }

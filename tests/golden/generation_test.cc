@@ -100,7 +100,11 @@ class GoldenGenerationTest : public ::testing::Test {
         row.slot = static_cast<int32_t>(i);
         row.generation = generation_;
         row.position = static_cast<int64_t>(fed[i]);
-        if (fed[i] == 0) plan.admissions.push_back({row.slot, generation_, {.temperature = 0}});
+        if (fed[i] == 0) {
+          SamplingParams greedy;
+          greedy.temperature = 0;
+          plan.admissions.push_back({row.slot, generation_, greedy, 0, {}});
+        }
         for (size_t n = std::min({chunk, known - fed[i], budget}); n > 0; --n, --budget) {
           const size_t at = fed[i]++;
           row.tokens.push_back(at < one.prompt.size() ? one.prompt[at]

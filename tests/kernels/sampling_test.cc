@@ -23,7 +23,13 @@ Drawn Sample(const Tensor& logits, const std::vector<SamplingRow>& rows) {
 }
 
 SamplingRow Row(float temperature, int32_t top_k, float top_p, uint64_t seed, int64_t position) {
-  return {{.temperature = temperature, .top_k = top_k, .top_p = top_p, .seed = seed}, position};
+  SamplingRow row;
+  row.params.temperature = temperature;
+  row.params.top_k = top_k;
+  row.params.top_p = top_p;
+  row.params.seed = seed;
+  row.position = position;
+  return row;
 }
 
 // The answers published with the Random123 library for philox4x32-10.

@@ -18,7 +18,14 @@ StepPlan ExamplePlan() {
   StepPlan plan;
   plan.number = std::numeric_limits<uint64_t>::max();
   plan.epoch = std::numeric_limits<uint32_t>::max();
-  plan.admissions.push_back({3, 7, {0.5f, 40, 0.9f, ~uint64_t{0}, 2}});
+  Admission& admission = plan.admissions.emplace_back();
+  admission.slot = 3;
+  admission.generation = 7;
+  admission.sampling.temperature = 0.5f;
+  admission.sampling.top_k = 40;
+  admission.sampling.top_p = 0.9f;
+  admission.sampling.seed = ~uint64_t{0};
+  admission.sampling.choice = 2;
   PlanRow row;
   row.slot = 3;
   row.generation = 7;
@@ -111,7 +118,7 @@ TEST(WorkerCodecTest, ResultComesBack) {
   result.number = 9;
   result.epoch = 2;
   result.compute_ns = 123;
-  result.samples = {{1, 4, 77, 50, -0.5f}, {0, 1, 3, 0, -INFINITY}};
+  result.samples = {{1, 4, 77, 50, -0.5f, {}}, {0, 1, 3, 0, -INFINITY, {}}};
   worker::v1::StepResult message;
   EncodeStepResult(result, &message);
   const absl::StatusOr<StepResult> decoded = DecodeStepResult(message);
@@ -147,13 +154,13 @@ TEST(WorkerCodecTest, RefusesMalformedPlans) {
   const auto sampling = [](Plan* plan) { return plan->mutable_admissions(0)->mutable_sampling(); };
   const Case cases[] = {
       {"Admission.slot", [](Plan* plan) { plan->mutable_admissions(0)->set_slot(-1); }},
-      {"Admission.temperature", [&](Plan* plan) { sampling(plan)->set_temperature(-0.1f); }},
-      {"Admission.temperature", [&](Plan* plan) { sampling(plan)->set_temperature(NAN); }},
-      {"Admission.temperature", [&](Plan* plan) { sampling(plan)->set_temperature(INFINITY); }},
-      {"Admission.top_k", [&](Plan* plan) { sampling(plan)->set_top_k(-1); }},
-      {"Admission.top_p", [&](Plan* plan) { sampling(plan)->set_top_p(0.0f); }},
-      {"Admission.top_p", [&](Plan* plan) { sampling(plan)->set_top_p(1.1f); }},
-      {"Admission.choice", [&](Plan* plan) { sampling(plan)->set_choice(-1); }},
+      {"SamplingParams.temperature", [&](Plan* plan) { sampling(plan)->set_temperature(-0.1f); }},
+      {"SamplingParams.temperature", [&](Plan* plan) { sampling(plan)->set_temperature(NAN); }},
+      {"SamplingParams.temperature", [&](Plan* plan) { sampling(plan)->set_temperature(INFINITY); }},
+      {"SamplingParams.top_k", [&](Plan* plan) { sampling(plan)->set_top_k(-1); }},
+      {"SamplingParams.top_p", [&](Plan* plan) { sampling(plan)->set_top_p(0.0f); }},
+      {"SamplingParams.top_p", [&](Plan* plan) { sampling(plan)->set_top_p(1.1f); }},
+      {"SamplingParams.choice", [&](Plan* plan) { sampling(plan)->set_choice(-1); }},
       {"PlanRow.slot", [](Plan* plan) { plan->mutable_rows(0)->set_slot(INT32_MAX); }},
       {"PlanRow.position", [](Plan* plan) { plan->mutable_rows(0)->set_position(-1); }},
       {"PlanRow.position", [](Plan* plan) { plan->mutable_rows(0)->set_position(INT64_MAX); }},

@@ -73,7 +73,6 @@ class Simulation {
     options.num_blocks = model_options_.num_blocks;
     options.max_sequences = model_options_.max_sequences;
     options.max_step_tokens = model_options_.max_step_tokens;
-    options.end_ids = {kEndIds.begin(), kEndIds.end()};
     return options;
   }
 
@@ -83,6 +82,7 @@ class Simulation {
     const int64_t max_tokens = 1 + random_() % 100;
     SamplingParams sampling;
     sampling.seed = random_();
+    sampling.stop_ids = {kEndIds.begin(), kEndIds.end()};
     live_[++last_id_].alone = model_.Alone(prompt, max_tokens, sampling.seed, kEndIds);
     scheduler_.Add(last_id_, std::move(prompt), max_tokens, sampling);
   }
@@ -114,11 +114,11 @@ class Simulation {
       const auto found = live_.find(progress.id);
       ASSERT_NE(found, live_.end()) << "progress of a sequence that was aborted or has ended";
       Expected& expected = found->second;
-      expected.got.push_back(progress.token.token);
+      expected.got.push_back(progress.token->token);
       if (progress.end == SequenceEnd::kNone) continue;
       ++ended_;
       EXPECT_EQ(expected.got, expected.alone);
-      EXPECT_EQ(progress.end == SequenceEnd::kStop, kEndIds.count(progress.token.token) != 0);
+      EXPECT_EQ(progress.end == SequenceEnd::kStop, kEndIds.count(progress.token->token) != 0);
       live_.erase(found);
     }
     scheduler_.CheckIntegrity();

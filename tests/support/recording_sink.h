@@ -20,6 +20,7 @@ class RecordingSink : public TokenSink {
   struct Record {
     std::vector<int32_t> tokens;
     std::vector<float> logprobs;
+    std::vector<PromptLogprob> prompt;
     bool finished = false;
     FinishReason reason = FinishReason::kError;
     absl::StatusCode code = absl::StatusCode::kOk;
@@ -27,6 +28,12 @@ class RecordingSink : public TokenSink {
     int breaches = 0;  // calls after the end, empty calls, calls from another thread
   };
 
+  void OnPrompt(std::span<const PromptLogprob> logprobs) override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    CheckCall();
+    if (logprobs.empty() || !record_.tokens.empty()) ++record_.breaches;
+    record_.prompt.insert(record_.prompt.end(), logprobs.begin(), logprobs.end());
+  }
   void OnTokens(std::span<const GeneratedToken> tokens) override {
     std::lock_guard<std::mutex> lock(mutex_);
     CheckCall();

@@ -66,7 +66,7 @@ void Drive(StageExecutor& stage, std::vector<Driven>& sequences, size_t answer_t
       Driven& sequence = sequences[i];
       if (step < sequence.delay || done(sequence)) continue;
       const auto slot = static_cast<int32_t>(i);
-      if (sequence.fed == 0) plan.admissions.push_back({slot, 1, sequence.sampling});
+      if (sequence.fed == 0) plan.admissions.push_back({slot, 1, sequence.sampling, 0, {}});
       PlanRow row;
       row.slot = slot;
       row.generation = 1;
@@ -201,11 +201,11 @@ TEST_F(CpuStageTest, RefusesASlotThatWasNotAdmitted) {
   row.blocks = {0};
   plan.rows = {row};
   EXPECT_TRUE(Fails(stage->Execute(plan), absl::StatusCode::kFailedPrecondition, {"slot 0"}));
-  plan.admissions = {{0, 1, {}}};
+  plan.admissions = {{0, 1, {}, 0, {}}};
   EXPECT_TRUE(IsOk(stage->Execute(plan)));
-  plan.admissions = {{0, 2, {}}};  // the slot's next user; the row is of the one before
+  plan.admissions = {{0, 2, {}, 0, {}}};  // the slot's next user; the row is of the one before
   EXPECT_TRUE(Fails(stage->Execute(plan), absl::StatusCode::kFailedPrecondition, {"generation 1"}));
-  plan.admissions = {{8, 1, {}}};
+  plan.admissions = {{8, 1, {}, 0, {}}};
   EXPECT_TRUE(Fails(stage->Execute(plan), absl::StatusCode::kFailedPrecondition, {"slot 8 of 8"}));
 }
 

@@ -54,7 +54,7 @@ class WorkerServiceTest : public testing::Test {
     StepPlan plan;
     plan.number = number;
     plan.epoch = epoch;
-    if (number == 1) plan.admissions.push_back({0, 1, {}});
+    if (number == 1) plan.admissions.push_back({0, 1, {}, 0, {}});
     PlanRow row;
     row.slot = 0;
     row.generation = 1;

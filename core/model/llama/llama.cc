@@ -18,7 +18,8 @@ class Llama final : public Model {
 
   absl::Status MakeWorkspace(const ModelLimits& limits, BaseAllocator& allocator);
 
-  Tensor Forward(const StepBatch& batch, const KvCache& cache) override;
+  void Forward(const StepBatch& batch, const KvCache& cache) override;
+  Tensor Logits(const Tensor& tokens) override;
   int64_t weight_bytes() const override { return weight_.bytes(); }
 
  private:
@@ -71,7 +72,7 @@ absl::Status Llama::MakeWorkspace(const ModelLimits& limits, BaseAllocator& allo
   return absl::OkStatus();
 }
 
-Tensor Llama::Forward(const StepBatch& batch, const KvCache& cache) {
+void Llama::Forward(const StepBatch& batch, const KvCache& cache) {
   const int64_t tokens = batch.num_tokens();
   const float eps = config_.rms_norm_eps;
   const Tensor x = residual_.Slice(0, tokens);       // [num_tokens, hidden]
@@ -97,11 +98,13 @@ Tensor Llama::Forward(const StepBatch& batch, const KvCache& cache) {
     const NormWeight& next = is_last ? weight_.norm : weight_.layers[i + 1].input_norm;
     ops_.FusedResidualNorm(x, delta, Tensor(), next.gain, eps, norm);
   }
-  if (batch.sample_tokens.empty()) return {};
-  const int64_t samples = batch.sample_tokens.dim(0);
-  const Tensor last = last_.Slice(0, samples);      // [num_samples, hidden]
-  const Tensor logits = logits_.Slice(0, samples);  // [num_samples, vocab]
-  ops_.Embedding(batch.sample_tokens, norm, last);  // the sampled tokens' rows
+}
+
+Tensor Llama::Logits(const Tensor& tokens) {
+  const int64_t count = tokens.dim(0);
+  const Tensor last = last_.Slice(0, count);      // [n, hidden]
+  const Tensor logits = logits_.Slice(0, count);  // [n, vocab]
+  ops_.Embedding(tokens, norm_, last);            // the tokens' rows of the last norm
   ops_.Linear(last, weight_.lm_head, logits);
   return logits;
 }

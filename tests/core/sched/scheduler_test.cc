@@ -16,8 +16,13 @@ SchedulerOptions Options(int64_t num_blocks, int64_t max_sequences, int64_t max_
   options.num_blocks = num_blocks;
   options.max_sequences = max_sequences;
   options.max_step_tokens = max_step_tokens;
-  options.end_ids = {0, kEnd};
   return options;
+}
+
+SamplingParams Sampling() {
+  SamplingParams sampling;
+  sampling.stop_ids = {0, kEnd};
+  return sampling;
 }
 
 // 100, 101, ...: so that a token tells its position.
@@ -56,7 +61,7 @@ TEST(Scheduler, HasNoPlanWithoutWork) {
   Scheduler scheduler(Options(4, 2, 8));
   EXPECT_FALSE(scheduler.HasWork());
   EXPECT_FALSE(scheduler.Schedule().has_value());
-  scheduler.Add(1, Prompt(3), 2, {});
+  scheduler.Add(1, Prompt(3), 2, Sampling());
   EXPECT_TRUE(scheduler.HasWork());
   // A plan that was not made takes no number.
   EXPECT_EQ(scheduler.Schedule()->number, 1u);
@@ -95,8 +100,8 @@ TEST(Scheduler, CutsALongPromptIntoChunks) {
   const std::vector<SequenceProgress> progress = scheduler.Commit(Answer(*plan, 9));
   ASSERT_EQ(progress.size(), 1u);
   EXPECT_EQ(progress[0].id, 1);
-  EXPECT_EQ(progress[0].token.token, 9);
-  EXPECT_EQ(progress[0].token.logprob, -0.5f);
+  EXPECT_EQ(progress[0].token->token, 9);
+  EXPECT_EQ(progress[0].token->logprob, -0.5f);
   EXPECT_EQ(progress[0].end, SequenceEnd::kNone);
 
   plan = scheduler.Schedule();
@@ -106,11 +111,11 @@ TEST(Scheduler, CutsALongPromptIntoChunks) {
 
 TEST(Scheduler, DecodesShareAStepWithPrefillAndStandLast) {
   Scheduler scheduler(Options(16, 4, 10));
-  scheduler.Add(1, Prompt(3), 9, {});
-  scheduler.Add(2, Prompt(4), 9, {});
+  scheduler.Add(1, Prompt(3), 9, Sampling());
+  scheduler.Add(2, Prompt(4), 9, Sampling());
   Step(scheduler, 50);
-  scheduler.Add(3, Prompt(20), 9, {});
-  scheduler.Add(4, Prompt(1), 9, {});
+  scheduler.Add(3, Prompt(20), 9, Sampling());
+  scheduler.Add(4, Prompt(1), 9, Sampling());
 
   // Two decodes leave 8 tokens for the prompt of 3; 4 has to wait for its turn.
   std::optional<StepPlan> plan = scheduler.Schedule();
@@ -135,8 +140,8 @@ TEST(Scheduler, DecodesShareAStepWithPrefillAndStandLast) {
 
 TEST(Scheduler, EndsAtAnEndIdOrAtMaxTokens) {
   Scheduler scheduler(Options(4, 2, 8));
-  scheduler.Add(1, Prompt(2), 5, {});
-  scheduler.Add(2, Prompt(2), 2, {});
+  scheduler.Add(1, Prompt(2), 5, Sampling());
+  scheduler.Add(2, Prompt(2), 2, Sampling());
   EXPECT_EQ(Step(scheduler, 50).size(), 2u);
   const std::vector<SequenceProgress> at_length = Step(scheduler, 51);
   ASSERT_EQ(at_length.size(), 2u);
@@ -144,7 +149,7 @@ TEST(Scheduler, EndsAtAnEndIdOrAtMaxTokens) {
   EXPECT_EQ(at_length[1].end, SequenceEnd::kLength);
   const std::vector<SequenceProgress> at_end = Step(scheduler, kEnd);
   ASSERT_EQ(at_end.size(), 1u);
-  EXPECT_EQ(at_end[0].token.token, kEnd);
+  EXPECT_EQ(at_end[0].token->token, kEnd);
   EXPECT_EQ(at_end[0].end, SequenceEnd::kStop);
   EXPECT_FALSE(scheduler.HasWork());
   EXPECT_EQ(scheduler.blocks().num_free(), 4);
@@ -152,15 +157,15 @@ TEST(Scheduler, EndsAtAnEndIdOrAtMaxTokens) {
 
 TEST(Scheduler, AnEndIdAsTheLastTokenIsAStop) {
   Scheduler scheduler(Options(4, 2, 8));
-  scheduler.Add(1, Prompt(2), 1, {});
+  scheduler.Add(1, Prompt(2), 1, Sampling());
   EXPECT_EQ(Step(scheduler, kEnd)[0].end, SequenceEnd::kStop);
 }
 
 TEST(Scheduler, ReservesTheWholeNeedAndLetsNobodyOvertake) {
   Scheduler scheduler(Options(3, 4, 8));
-  scheduler.Add(1, Prompt(2), 63, {});   // 64 positions are fed: one block
-  scheduler.Add(2, Prompt(2), 128, {});  // 129 positions: three blocks
-  scheduler.Add(3, Prompt(2), 2, {});    // one block, but behind 2
+  scheduler.Add(1, Prompt(2), 63, Sampling());   // 64 positions are fed: one block
+  scheduler.Add(2, Prompt(2), 128, Sampling());  // 129 positions: three blocks
+  scheduler.Add(3, Prompt(2), 2, Sampling());    // one block, but behind 2
   std::optional<StepPlan> plan = scheduler.Schedule();
   EXPECT_EQ(plan->rows.size(), 1u);
   EXPECT_EQ(scheduler.blocks().num_free(), 2);
@@ -177,8 +182,8 @@ TEST(Scheduler, ReservesTheWholeNeedAndLetsNobodyOvertake) {
 
 TEST(Scheduler, WaitsForASlotAndCountsItsUsers) {
   Scheduler scheduler(Options(8, 1, 8));
-  scheduler.Add(1, Prompt(2), 1, {});
-  scheduler.Add(2, Prompt(2), 1, {});
+  scheduler.Add(1, Prompt(2), 1, Sampling());
+  scheduler.Add(2, Prompt(2), 1, Sampling());
   std::optional<StepPlan> plan = scheduler.Schedule();
   EXPECT_EQ(plan->rows.size(), 1u);
   scheduler.Commit(Answer(*plan, 50));
@@ -191,8 +196,8 @@ TEST(Scheduler, WaitsForASlotAndCountsItsUsers) {
 
 TEST(Scheduler, AbortFreesAtOnceWithoutARowInFlight) {
   Scheduler scheduler(Options(8, 1, 8));
-  scheduler.Add(1, Prompt(2), 9, {});
-  scheduler.Add(2, Prompt(2), 9, {});
+  scheduler.Add(1, Prompt(2), 9, Sampling());
+  scheduler.Add(2, Prompt(2), 9, Sampling());
   Step(scheduler, 50);
   scheduler.Abort(2);  // waits
   EXPECT_EQ(scheduler.num_waiting(), 0);
@@ -207,8 +212,8 @@ TEST(Scheduler, AbortFreesAtOnceWithoutARowInFlight) {
 
 TEST(Scheduler, AbortWithARowInFlightFreesAtItsCommit) {
   Scheduler scheduler(Options(8, 2, 8));
-  scheduler.Add(1, Prompt(2), 9, {});
-  scheduler.Add(2, Prompt(2), 9, {});
+  scheduler.Add(1, Prompt(2), 9, Sampling());
+  scheduler.Add(2, Prompt(2), 9, Sampling());
   const std::optional<StepPlan> plan = scheduler.Schedule();
   scheduler.Abort(1);
   scheduler.CheckIntegrity();
@@ -223,10 +228,10 @@ TEST(Scheduler, AbortWithARowInFlightFreesAtItsCommit) {
 
 TEST(Scheduler, ASequenceInFlightIsNotScheduledAgain) {
   Scheduler scheduler(Options(8, 2, 8));
-  scheduler.Add(1, Prompt(2), 9, {});
+  scheduler.Add(1, Prompt(2), 9, Sampling());
   const std::optional<StepPlan> first = scheduler.Schedule();
   EXPECT_FALSE(scheduler.Schedule().has_value());
-  scheduler.Add(2, Prompt(2), 9, {});
+  scheduler.Add(2, Prompt(2), 9, Sampling());
   const std::optional<StepPlan> second = scheduler.Schedule();
   ASSERT_TRUE(second.has_value());
   EXPECT_EQ(second->number, 2u);
@@ -239,10 +244,10 @@ TEST(Scheduler, ASequenceInFlightIsNotScheduledAgain) {
 
 TEST(Scheduler, AFailedPlanEndsItsSequencesOnly) {
   Scheduler scheduler(Options(8, 3, 8));
-  scheduler.Add(1, Prompt(2), 9, {});
-  scheduler.Add(2, Prompt(2), 9, {});
+  scheduler.Add(1, Prompt(2), 9, Sampling());
+  scheduler.Add(2, Prompt(2), 9, Sampling());
   const std::optional<StepPlan> first = scheduler.Schedule();
-  scheduler.Add(3, Prompt(2), 9, {});
+  scheduler.Add(3, Prompt(2), 9, Sampling());
   const std::optional<StepPlan> second = scheduler.Schedule();
   scheduler.Abort(2);
   EXPECT_EQ(scheduler.Fail(first->number), std::vector<SequenceId>{1});
@@ -254,7 +259,7 @@ TEST(Scheduler, AFailedPlanEndsItsSequencesOnly) {
 
 TEST(SchedulerDeathTest, AResultThatDoesNotFitIsOurMistake) {
   Scheduler scheduler(Options(8, 2, 8));
-  scheduler.Add(1, Prompt(2), 9, {});
+  scheduler.Add(1, Prompt(2), 9, Sampling());
   const std::optional<StepPlan> plan = scheduler.Schedule();
   StepResult result = Answer(*plan, 50);
   result.number = 2;

@@ -17,7 +17,7 @@ class ChunkTokenizer : public Tokenizer {
  public:
   explicit ChunkTokenizer(std::vector<std::string> chunks) : chunks_(std::move(chunks)) {}
 
-  absl::StatusOr<std::vector<int32_t>> Encode(std::string_view, bool) const override {
+  absl::StatusOr<std::vector<int32_t>> EncodeParts(std::span<const TextPart>, bool) const override {
     return absl::UnimplementedError("the test needs only the way back");
   }
   std::string_view TokenBytes(int32_t id) const override { return chunks_[id]; }

@@ -179,7 +179,8 @@ class Runner {
     }
     const auto batch = batcher_.Build(plan);
     PENSTOCK_CHECK(batch.ok());
-    return ToVector(model_->Forward(*batch, cache_));
+    model_->Forward(*batch, cache_);
+    return ToVector(model_->Logits(batch->sample_tokens));
   }
 
   HostAllocator allocator;  // the model's
