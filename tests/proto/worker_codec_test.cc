@@ -224,7 +224,7 @@ TEST(WorkerCodecTest, RefusesMalformedResults) {
   EXPECT_TRUE(IsOk(result(0, 0, 0, 0.0f)));
   EXPECT_TRUE(Fails(result(-1, 0, 0, 0.0f), kInvalid, {"slot"}));
   EXPECT_TRUE(Fails(result(0, -1, 0, 0.0f), kInvalid, {"position"}));
-  EXPECT_TRUE(Fails(result(0, 0, -1, 0.0f), kInvalid, {"token"}));
+  EXPECT_TRUE(Fails(result(0, 0, -2, 0.0f), kInvalid, {"token"}));
   EXPECT_TRUE(Fails(result(0, 0, 0, NAN), kInvalid, {"logprob"}));
   EXPECT_TRUE(Fails(result(0, 0, 0, 1.0f), kInvalid, {"logprob"}));
 }
