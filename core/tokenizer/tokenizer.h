@@ -18,7 +18,7 @@ struct TokenizerSpec {
 
   // "gpt2": byte-level BPE; "llama": sentencepiece's BPE, merged by score.
   std::string model;
-  std::string pre_tokenizer;        // of byte-level BPE: "smollm", "gpt-2", "llama-bpe", "qwen2"
+  std::string pre_tokenizer;        // of byte-level BPE, by its name in pre_tokenizer.h
   std::vector<std::string> tokens;  // by id; byte-level BPE: in the printable alphabet of GPT-2
   std::vector<TokenType> types;     // by id
   std::vector<std::string> merges;  // "left right", best rank first
