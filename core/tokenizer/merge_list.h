@@ -29,17 +29,23 @@ class MergeList {
   }
 
   // `find(left, right)` gives an optional Merge: none for neighbours that stay apart.
-  template <typename Find>
-  void MergeAll(const Find& find) {
+  // `on_pair(left, right, merge)` is told of each pair that could merge, when it first becomes one.
+  template <typename Find, typename OnPair>
+  void MergeAll(const Find& find, const OnPair& on_pair) {
     const auto end = static_cast<int64_t>(nodes_.size());
     const auto find_at = [&](int64_t left) -> std::optional<Merge> {
       if (left < 0 || nodes_[left].next == end) return std::nullopt;
       return find(nodes_[left].symbol, nodes_[nodes_[left].next].symbol);
     };
+    const auto offer = [&](int64_t left) {
+      const std::optional<Merge> merge = find_at(left);
+      if (!merge) return false;
+      on_pair(nodes_[left].symbol, nodes_[nodes_[left].next].symbol, *merge);
+      heap_.push_back({merge->key, left});
+      return true;
+    };
     heap_.clear();
-    for (int64_t left = 0; left < end; ++left) {
-      if (const auto merge = find_at(left)) heap_.push_back({merge->key, left});
-    }
+    for (int64_t left = 0; left < end; ++left) offer(left);
     std::make_heap(heap_.begin(), heap_.end(), std::greater<>());
     while (!heap_.empty()) {
       const Candidate best = heap_.front();
@@ -58,12 +64,14 @@ class MergeList {
       right.next = kGone;
       if (left.next != end) nodes_[left.next].previous = best.left;
       for (const int64_t pair : {left.previous, best.left}) {
-        if (const auto merge = find_at(pair)) {
-          heap_.push_back({merge->key, pair});
-          std::push_heap(heap_.begin(), heap_.end(), std::greater<>());
-        }
+        if (offer(pair)) std::push_heap(heap_.begin(), heap_.end(), std::greater<>());
       }
     }
+  }
+
+  template <typename Find>
+  void MergeAll(const Find& find) {
+    MergeAll(find, [](const Symbol&, const Symbol&, const Merge&) {});
   }
 
   // The symbols that are left, in order.

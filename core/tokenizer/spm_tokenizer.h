@@ -27,17 +27,19 @@ class SpmTokenizer : public Tokenizer {
   // Errors: INVALID_ARGUMENT as MakeTokenizer's.
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Make(TokenizerSpec spec);
 
-  // What lies between two control tokens is a text of its own, with a space before it (but see
-  // TokenizerSpec::metaspace).
+  // What lies between two control tokens is a text of its own: it gets TokenizerSpec's space. A run
+  // of characters without any token becomes one unknown token, or nothing if there is none.
   absl::StatusOr<std::vector<int32_t>> EncodeParts(std::span<const TextPart> parts,
                                                    bool add_bos) const override;
   // U+2581 as a space; the byte of a byte token; control, unknown and unused tokens: nothing.
   std::string_view TokenBytes(int32_t id) const override;
   int64_t vocab_size() const override { return static_cast<int64_t>(offsets_.size()) - 1; }
   const std::vector<int32_t>& end_ids() const override { return end_ids_; }
-  bool adds_space_prefix() const override { return space_prefix_; }
+  bool adds_space_prefix() const override { return space_prefix_ != SpacePrefix::kNone; }
 
  private:
+  using SpacePrefix = TokenizerSpec::SpacePrefix;
+
   // A stretch of the normalized text that is one token, or one character without a token.
   struct Piece {
     int32_t id;  // -1: no token
@@ -53,8 +55,7 @@ class SpmTokenizer : public Tokenizer {
     int32_t rank;
     int32_t id;
   };
-  // How an unused piece came about: it is taken apart again.
-  using Halves = absl::flat_hash_map<std::string_view, size_t>;
+  class Output;
 
   SpmTokenizer() = default;
 
@@ -62,11 +63,13 @@ class SpmTokenizer : public Tokenizer {
   absl::Status ReadMerges(const TokenizerSpec& spec);
   std::string Normalize(std::string_view text, bool first) const;
   void EncodeText(std::string_view text, bool first, std::vector<int32_t>* ids) const;
+  void AppendPieces(std::string_view text, MergeList<Piece>* pieces) const;
   void AppendCharacter(std::string_view text, size_t begin, size_t size,
                        MergeList<Piece>* pieces) const;
-  void Emit(std::string_view piece, int32_t id, const Halves& halves,
-            std::vector<int32_t>* ids) const;
-  void EmitWithoutToken(std::string_view piece, std::vector<int32_t>* ids) const;
+  std::optional<MergeList<Piece>::Merge> FindMerge(std::string_view text, const Piece& left,
+                                                   const Piece& right) const;
+  bool HasByteTokens(std::string_view character) const;
+  int32_t FindPiece(std::string_view piece) const;
 
   std::string bytes_;             // of all tokens, as text
   std::vector<int64_t> offsets_;  // [vocab_size + 1] into bytes_
@@ -81,8 +84,7 @@ class SpmTokenizer : public Tokenizer {
   int32_t unknown_id_ = -1;
   int32_t first_id_ = -1;
   bool by_merges_ = false;
-  bool space_prefix_ = true;
-  bool metaspace_ = false;
+  SpacePrefix space_prefix_ = SpacePrefix::kEveryText;
   bool remove_extra_spaces_ = false;
 };
 
