@@ -4,8 +4,8 @@
 // usage: peer hop   [--devices A,B] [--memory ipc|vmm]
 //        peer kill  [--devices A,B] [--memory ipc|vmm] [--times N] [--how kill|stop]
 //                   [--when compute|wait|store|first|capture] [--victim 0|1]
-// With one device twice (0,0) the two processes share it by time slices: the logic is shown then, no
-// time of it means anything.
+// With one device twice (0,0) the two processes share it by time slices: the logic is shown then,
+// no time of it means anything.
 #include <signal.h>
 #include <spawn.h>
 #include <sys/wait.h>
@@ -174,8 +174,10 @@ int Hop(const Arguments& arguments) {
         options.store_blocks = blocks;
         double garbage = 0;
         const double us = TimePlans(options, arguments, 2000, &garbage);
-        std::printf("rows %8zu bytes each way, %3d blocks, %u in flight: %8.2f us a plan, %8.2f a hop; garbage %.0f\n",
-                    bytes, blocks, depth, us, us * depth / 2, garbage);
+        std::printf(
+            "rows %8zu bytes each way, %3d blocks, %u in flight: %8.2f us a plan, %8.2f a hop; "
+            "garbage %.0f\n",
+            bytes, blocks, depth, us, us * depth / 2, garbage);
         std::fflush(stdout);
       }
     }
@@ -244,7 +246,8 @@ Outcome KillOnce(const Arguments& arguments, std::mt19937& random) {
   unsigned voided = 0;
   char error[64] = "";
   unsigned long long wrong = 0;
-  // A replacement starts at once where the death is seen, after the survivor's word where it is not.
+  // A replacement starts at once where the death is seen, after the survivor's word where it is
+  // not.
   StageOptions again = victim;
   again.capture_pause_ms = 0;
   again.repeat = 1;
@@ -305,15 +308,17 @@ int Kill(const Arguments& arguments) {
     close_errors += outcome.close_said != 0 ? 1 : 0;
     garbage += outcome.garbage;
   }
-  std::printf("%-4s stage %d, %-8s %s, %d times: context whole %d, garbage words %llu, notice %.0f ms (most %.0f), "
-              "traffic with a replacement after %.0f ms (most %.0f), close %.0f us (%d errors), "
-              "the dead one's memory missing before the close %.0f MiB, after it %.0f MiB\n",
-              arguments.stop ? "STOP" : "KILL", arguments.victim, arguments.when.c_str(),
-              arguments.memory == MemoryKind::kIpc ? "ipc" : "vmm", arguments.times, contexts,
-              static_cast<unsigned long long>(garbage), Median(notice),
-              *std::max_element(notice.begin(), notice.end()), Median(traffic),
-              *std::max_element(traffic.begin(), traffic.end()), Median(close_us), close_errors,
-              Median(before), Median(after));
+  std::printf(
+      "%-4s stage %d, %-8s %s, %d times: context whole %d, garbage words %llu, notice %.0f ms "
+      "(most %.0f), "
+      "traffic with a replacement after %.0f ms (most %.0f), close %.0f us (%d errors), "
+      "the dead one's memory missing before the close %.0f MiB, after it %.0f MiB\n",
+      arguments.stop ? "STOP" : "KILL", arguments.victim, arguments.when.c_str(),
+      arguments.memory == MemoryKind::kIpc ? "ipc" : "vmm", arguments.times, contexts,
+      static_cast<unsigned long long>(garbage), Median(notice),
+      *std::max_element(notice.begin(), notice.end()), Median(traffic),
+      *std::max_element(traffic.begin(), traffic.end()), Median(close_us), close_errors,
+      Median(before), Median(after));
   return 0;
 }
 

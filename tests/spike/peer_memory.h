@@ -1,5 +1,5 @@
-// Device memory of one process that another maps: by CUDA IPC handles, or by cuMemCreate allocations
-// exported as file descriptors and mapped at an address reserved once.
+// Device memory of one process that another maps: by CUDA IPC handles, or by cuMemCreate
+// allocations exported as file descriptors and mapped at an address reserved once.
 #pragma once
 
 #include <cuda.h>
@@ -84,7 +84,9 @@ struct OwnMemory {
 class PeerMemory {
  public:
   PeerMemory(MemoryKind kind, size_t bytes, int device)
-      : kind_(kind), bytes_((bytes + kMailboxUnit - 1) / kMailboxUnit * kMailboxUnit), device_(device) {
+      : kind_(kind),
+        bytes_((bytes + kMailboxUnit - 1) / kMailboxUnit * kMailboxUnit),
+        device_(device) {
     if (kind_ == MemoryKind::kVmm) DRIVER_OK(cuMemAddressReserve(&place_, bytes_, 0, 0, 0));
   }
   void* Open(const std::string& handle, int descriptor) {

@@ -103,8 +103,8 @@ __global__ void StoreKernel(const Descriptor* ring, const State* state, size_t s
   const Descriptor plan = ring[state->next % kRing];
   if (state->is_void != 0) return;
   const uint64_t tag = Tag(plan.epoch, plan.plan);
-  auto* rows = reinterpret_cast<uint4*>(
-      plan.peer + SlotOffset(plan.depth, plan.plan % plan.depth, slot_bytes));
+  auto* rows = reinterpret_cast<uint4*>(plan.peer +
+                                        SlotOffset(plan.depth, plan.plan % plan.depth, slot_bytes));
   for (uint32_t round = 0; round < plan.repeat; ++round) {
     for (uint64_t i = blockIdx.x * blockDim.x + threadIdx.x; i < plan.send_bytes / 16;
          i += gridDim.x * blockDim.x) {
@@ -119,8 +119,8 @@ __global__ void ReleaseKernel(const Descriptor* ring, State* state, Done* done) 
   const Descriptor plan = ring[state->next % kRing];
   if (state->is_void == 0) {
     const uint64_t tag = Tag(plan.epoch, plan.plan);
-    asm volatile("st.release.sys.global.u64 [%0], %1;" ::"l"(plan.peer + plan.plan % plan.depth *
-                                                                             kFlagBytes),
+    asm volatile("st.release.sys.global.u64 [%0], %1;" ::"l"(plan.peer +
+                                                             plan.plan % plan.depth * kFlagBytes),
                  "l"(tag)
                  : "memory");
   }

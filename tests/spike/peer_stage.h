@@ -18,9 +18,9 @@ struct StageOptions {
   size_t receive_bytes = 0;  // rows from it
   int layers = 0;            // GEMMs of 64 x 4096 x 12288 a plan
   int store_blocks = 16;
-  uint32_t repeat = 1;             // times the rows are stored
-  uint64_t limit_ns = 500'000'000; // of a wait
-  int capture_pause_ms = 0;        // inside the capture
+  uint32_t repeat = 1;              // times the rows are stored
+  uint64_t limit_ns = 500'000'000;  // of a wait
+  int capture_pause_ms = 0;         // inside the capture
   size_t ballast_bytes = 1;
 };
 
