@@ -16,10 +16,10 @@ class CpuOps final : public Ops {
   void FusedResidualNorm(const Tensor& residual, const Tensor& x, const Tensor& bias,
                          const Tensor& weight, float eps, const Tensor& out) override;
   void Linear(const Tensor& x, const Tensor& weight, const Tensor& out) override;
-  void BiasRope(const Tensor& qkv, const Tensor& bias, const Tensor& positions,
-                const Tensor& rope_table, const HeadLayout& heads) override;
-  void BiasRopePadded(const Tensor& qkv, const Tensor& bias, const Tensor& positions,
-                      const Tensor& rope_table, const Tensor& row_starts, const HeadLayout& heads,
+  void RopeTable(std::span<const float> frequencies, const Tensor& positions,
+                 const Tensor& table) override;
+  void BiasRope(const BiasRopeArgs& args) override;
+  void BiasRopePadded(const BiasRopeArgs& args, const Tensor& row_starts,
                       const Tensor& queries) override;
   void ConcatKv(const Tensor& qkv, const Tensor& kv_slots, const HeadLayout& heads,
                 const Tensor& kv) override;

@@ -23,13 +23,12 @@ ModelConfig ConfigOf(const HeadLayout& heads, int64_t context) {
   return config;
 }
 
-// Runs the attention alone over a paged batch. RoPE turns nothing: every position is 0.
+// Runs the attention alone over a paged batch. RoPE turns nothing: cosines 1, sines 0.
 class Alone {
  public:
   Alone(const HeadLayout& heads, const std::vector<int32_t>& lens,
         const std::vector<int32_t>& feeds)
-      : paged(heads, lens, feeds, 17), table_(Make(DataType::kF32, {1, heads.head_dim})) {
-    cpu::FillRopeTable(10000.0f, table_);
+      : paged(heads, lens, feeds, 17) {
     for (size_t r = 0; r < lens.size(); ++r) {
       extents_.push_back({feeds[r], lens[r]});
       for (int64_t p = lens[r] - feeds[r]; p < lens[r]; ++p) {
@@ -37,19 +36,24 @@ class Alone {
         slots_.push_back(paged.Slot(static_cast<int64_t>(r), p));
       }
     }
-    zeros_.resize(slots_.size());
+    const auto tokens = static_cast<int64_t>(slots_.size());
+    table_ = Make(DataType::kF32, {tokens, heads.head_dim});
+    for (int64_t i = 0; i < table_.num_elements(); ++i) {
+      const bool cosine = i % heads.head_dim < heads.head_dim / 2;
+      static_cast<float*>(table_.raw())[i] = cosine ? 1.0f : 0.0f;
+    }
   }
 
   // With room for `max_tokens` and `context`, however the rows have to be grouped.
-  void Run(int64_t max_tokens, int64_t context) {
+  void Run(int64_t max_tokens, int64_t context, int64_t window = kNoWindow) {
     const AttentionArgs args = paged.args();
     ModelLimits limits;
     limits.max_tokens = max_tokens;
-    const auto attention =
-        PaddedAttention::Make(ConfigOf(args.heads, context), limits, Allocator());
+    ModelConfig config = ConfigOf(args.heads, context);
+    config.sliding_window = window;
+    const auto attention = PaddedAttention::Make(config, limits, Allocator());
     ASSERT_TRUE(IsOk(attention));
     StepBatch batch;
-    batch.positions = FromVector(zeros_);
     batch.kv_slots = FromVector(slots_);
     batch.row_starts = args.row_starts;
     batch.context_lens = args.context_lens;
@@ -58,7 +62,9 @@ class Alone {
     batch.num_prefill_rows = args.context_lens.dim(0);
     batch.num_prefill_tokens = args.qkv.dim(0);
     CpuOps ops(Pool());
-    attention->Run(batch, {args.qkv, Tensor(), table_, args.kv, args.out}, ops);
+    const Tensor none;
+    attention->Run(batch, {args.qkv, none, none, none, 1e-5f, table_, args.heads}, args.kv,
+                   args.out, ops);
   }
 
   PagedBatch paged;
@@ -67,7 +73,6 @@ class Alone {
   Tensor table_;
   std::vector<RowExtent> extents_;
   std::vector<int64_t> slots_;
-  std::vector<int32_t> zeros_;
 };
 
 // Whole prompts and chunks after cached parts; multi-head, grouped-query, multi-query.
@@ -79,6 +84,15 @@ TEST(PaddedAttention, MatchesFloat64) {
     ASSERT_NO_FATAL_FAILURE(batch.Run(163, 1000));
     EXPECT_LE(RelativeError(batch.paged.out(), reference), kFloatTolerance)
         << "head dim " << heads.head_dim;
+  }
+}
+
+TEST(PaddedAttention, WindowsMatchFloat64) {
+  for (const int64_t window : {1, 16, 64, 100, 1000}) {
+    Alone batch({4, 2, 32}, {2, 64, 65, 130, 200}, {2, 64, 65, 30, 2});
+    ASSERT_NO_FATAL_FAILURE(batch.Run(163, 1000, window));
+    EXPECT_LE(RelativeError(batch.paged.out(), batch.paged.Float64(window)), kFloatTolerance)
+        << window;
   }
 }
 
