@@ -2,12 +2,11 @@
 
 #include "core/io/model_file.h"
 #include "core/kernels/cpu_ops.h"
-#include "core/model/model_registry.h"
 #include "hwy/highway.h"
+#include "tests/support/model_runner.h"
 #include "tests/support/paged_batch.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/tiny_model.h"
-#include "worker/step_batcher.h"
 
 namespace penstock {
 namespace {
@@ -148,29 +147,13 @@ TEST(PaddedAttention, AWorkspaceBeyondItsSettingIsRefused) {
             INT64_MAX);
 }
 
-// A model of its own with all that a step needs; sequence s has slot s and blocks of its own.
+// The tiny model of a file; sequence s has slot s.
 class Runner {
  public:
-  Runner(const std::string& path, PrefillAttention prefill) : ops_(Pool()) {
-    absl::StatusOr<ModelFile> file = OpenModel(path);
-    PENSTOCK_CHECK(file.ok());
-    file_ = *std::move(file);
-    const ModelConfig& config = file_.config;
-    ModelLimits limits;
-    limits.max_tokens = kTokens;
-    limits.max_samples = kRows;
-    limits.prefill_attention = prefill;
-    auto model = MakeModel(config, {0, config.num_layers}, *file_.weights, limits, ops_, allocator);
-    PENSTOCK_CHECK(model.ok());
-    model_ = *std::move(model);
-    auto cache = KvCache::Make(config, config.num_layers, kRows * 4, Allocator());
-    PENSTOCK_CHECK(cache.ok());
-    cache_ = *std::move(cache);
-    auto batcher = StepBatcher::Make(
-        {kTokens, kRows, config.context_length, kRows * 4, config.vocab_size}, Allocator());
-    PENSTOCK_CHECK(batcher.ok());
-    batcher_ = *std::move(batcher);
-  }
+  Runner(const std::string& path, PrefillAttention prefill)
+      : ops_(Pool()),
+        file_(Opened(path)),
+        runner_(file_.config, *file_.weights, Limits(prefill), ops_) {}
 
   struct Feed {
     int32_t sequence;
@@ -188,26 +171,34 @@ class Runner {
       for (int64_t p = feed.position; p < feed.position + feed.count; ++p) {
         row.tokens.push_back(static_cast<int32_t>((p * p + 31 * feed.sequence) % kTinyVocab));
       }
-      for (int32_t b = 0; b < 4; ++b) row.blocks.push_back(feed.sequence * 4 + 3 - b);
+      row.blocks = BlocksOfSlot(feed.sequence, feed.position + feed.count, kTinyContext);
       plan.rows.push_back(row);
     }
-    const auto batch = batcher_.Build(plan);
-    PENSTOCK_CHECK(batch.ok());
-    model_->Forward(*batch, cache_);
-    return ToVector(model_->Logits(batch->sample_tokens));
+    return ToVector(runner_.Logits(runner_.Forward(plan).sample_tokens));
   }
 
-  HostAllocator allocator;  // the model's
+  int64_t bytes_in_use() const { return runner_.allocator.bytes_in_use(); }
 
  private:
   static constexpr int64_t kTokens = 96;
   static constexpr int64_t kRows = 6;
 
+  static ModelFile Opened(const std::string& path) {
+    absl::StatusOr<ModelFile> file = OpenModel(path);
+    PENSTOCK_CHECK(file.ok());
+    return *std::move(file);
+  }
+  static ModelLimits Limits(PrefillAttention prefill) {
+    ModelLimits limits;
+    limits.max_tokens = kTokens;
+    limits.max_samples = kRows;
+    limits.prefill_attention = prefill;
+    return limits;
+  }
+
   CpuOps ops_;
   ModelFile file_;
-  std::unique_ptr<Model> model_;
-  KvCache cache_;
-  StepBatcher batcher_;
+  ModelRunner runner_;
 };
 
 // Prompts, chunks after cached prefixes and decodes in one batch; some steps take several groups.
@@ -270,14 +261,14 @@ TEST(PaddedModel, TakesItsWorkspaceWhileLoadingAndOnlyIfChosen) {
   const TempFile file(TinyModel().Build());
   Runner flash(file.path(), PrefillAttention::kFlash);
   Runner padded(file.path(), PrefillAttention::kPadded);
-  const int64_t loaded = padded.allocator.bytes_in_use();
+  const int64_t loaded = padded.bytes_in_use();
   ModelLimits limits;
   limits.max_tokens = 96;
-  EXPECT_EQ(loaded - flash.allocator.bytes_in_use(),
+  EXPECT_EQ(loaded - flash.bytes_in_use(),
             PaddedAttention::WorkspaceBytes(ConfigOf({4, 2, 16}, kTinyContext), limits));
   for (const std::vector<Runner::Feed>& feeds : kSteps) {
     padded.Step(feeds);
-    EXPECT_EQ(padded.allocator.bytes_in_use(), loaded);
+    EXPECT_EQ(padded.bytes_in_use(), loaded);
   }
 }
 
