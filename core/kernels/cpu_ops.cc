@@ -68,9 +68,9 @@ void CpuOps::TopK(const Tensor& x, const Tensor& values, const Tensor& indices) 
   cpu::TopK(pool_, x, values, indices);
 }
 
-void CpuOps::Sampling(const Tensor& logits, std::span<const SamplingRow> rows, const Tensor& tokens,
-                      const Tensor& logprobs) {
-  cpu::Sampling(pool_, logits, rows, tokens, logprobs);
+void CpuOps::Sampling(const Tensor& logits, std::span<const SamplingRow> rows,
+                      const SamplingOutput& out) {
+  cpu::Sampling(pool_, logits, rows, out);
 }
 
 void CpuOps::PaddingOffset(const Tensor& row_starts, int64_t max_len, const Tensor& offsets) {

@@ -28,8 +28,8 @@ class CpuOps : public Ops {
   void DecoderAttention(const AttentionArgs& args) override;
   void Swiglu(const Tensor& gate_up, const Tensor& out) override;
   void TopK(const Tensor& x, const Tensor& values, const Tensor& indices) override;
-  void Sampling(const Tensor& logits, std::span<const SamplingRow> rows, const Tensor& tokens,
-                const Tensor& logprobs) override;
+  void Sampling(const Tensor& logits, std::span<const SamplingRow> rows,
+                const SamplingOutput& out) override;
   void PaddingOffset(const Tensor& row_starts, int64_t max_len, const Tensor& offsets) override;
   void CausalMask(const Tensor& row_starts, const Tensor& context_lens, int64_t window,
                   const Tensor& mask) override;

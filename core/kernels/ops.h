@@ -35,7 +35,7 @@ class Ops {
   virtual void Swiglu(const Tensor& gate_up, const Tensor& out) = 0;
   virtual void TopK(const Tensor& x, const Tensor& values, const Tensor& indices) = 0;
   virtual void Sampling(const Tensor& logits, std::span<const SamplingRow> rows,
-                        const Tensor& tokens, const Tensor& logprobs) = 0;
+                        const SamplingOutput& out) = 0;
 
   // The padded prefill attention, in its order.
   virtual void PaddingOffset(const Tensor& row_starts, int64_t max_len, const Tensor& offsets) = 0;
