@@ -65,9 +65,9 @@ void CheckChat(const TokenizerSpec& spec, const Tokenizer& tokenizer, const Chat
     text += part.text;
     if (!part.control) continue;
     const TextPart alone{part.text, true};
-    for (const int32_t id : tokenizer.EncodeParts({&alone, 1}, /*add_bos=*/false).value()) {
-      expected += IsControl(spec, id) ? 1 : 0;
-    }
+    const auto told = tokenizer.EncodeParts({&alone, 1}, /*add_bos=*/false);
+    PENSTOCK_CHECK(told.ok());
+    for (const int32_t id : *told) expected += IsControl(spec, id) ? 1 : 0;
   }
   int64_t found = 0;
   for (const int32_t id : *ids) found += IsControl(spec, id) ? 1 : 0;
