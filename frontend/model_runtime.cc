@@ -46,10 +46,10 @@ absl::Status ModelRuntime::StartEngine(const RuntimeOptions& options) {
                      " rows of embeddings and the tokenizer ", tokenizer_->vocab_size(),
                      " tokens: the file does not fit together; convert the model again"));
   }
+  limits_ = options.limits;
   limits_.model = ServedName(info_.config, options.stage.model);
   limits_.vocab_size = info_.config.vocab_size;
   limits_.context_length = std::min(info_.config.context_length, info_.num_blocks * kBlockSize);
-  limits_.default_max_tokens = options.default_max_tokens;
   engine_ = std::make_unique<EngineLoop>(std::move(engine), info_, coordinator_);
   return absl::OkStatus();
 }

@@ -22,7 +22,7 @@ namespace penstock {
 struct RuntimeOptions {
   StageOptions stage;
   EngineOptions engine;  // its max_step_tokens and max_sequences are taken from `stage`
-  int64_t default_max_tokens = 256;
+  RequestLimits limits;  // its model, vocabulary and context are the loaded model's
 };
 
 class ModelRuntime {
