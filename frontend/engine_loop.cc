@@ -166,13 +166,20 @@ void EngineLoop::TakeResults() {
                             " sequences failed: ", outcome->result.status().message()));
       continue;  // EndIfStageLost tells them, and all others
     }
-    const std::vector<SequenceProgress> progress = scheduler_.Commit(*outcome->result);
+    const std::vector<SequenceProgress> progress = scheduler_.Commit(*std::move(outcome->result));
     ++stats_.steps;
     for (const SequenceProgress& step : progress) Deliver(step);
   }
 }
 
 void EngineLoop::Deliver(const SequenceProgress& progress) {
+  if (progress.end == SequenceEnd::kFailed) {
+    Finish(
+        progress.id, FinishReason::kError,
+        absl::InternalError("the model computed no numbers for this request (NaN or infinity), or "
+                            "no token was left to choose from: other requests go on"));
+    return;
+  }
   Live& live = live_.at(progress.id);
   if (!progress.prompt_logprobs.empty()) live.sink->OnPrompt(progress.prompt_logprobs);
   if (!progress.token.has_value()) return;
