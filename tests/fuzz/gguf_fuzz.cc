@@ -12,6 +12,7 @@
 #include "core/base/check.h"
 #include "core/io/gguf.h"
 #include "core/tensor/dequantize.h"
+#include "tests/fuzz/check_message.h"
 #include "tests/fuzz/gguf_mutator.h"
 #include "tests/fuzz/mutator.h"
 #include "tests/support/gguf_builder.h"
@@ -163,7 +164,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (file.ok()) {
     penstock::ReadAll(*file);
   } else {
-    for (const char c : file.status().message()) PENSTOCK_CHECK(c >= 0x20 && c < 0x7f);
+    penstock::fuzz::CheckMessage(file.status(), "fuzz.gguf");
   }
   return 0;
 }

@@ -39,8 +39,11 @@ endforeach()
 
 penstock_fuzz(gguf MAX_LEN 8192
   COVERS core/io/gguf.cc core/io/gguf_config.cc core/io/gguf_cursor.h core/io/gguf_format.cc
-         core/io/gguf_names.cc core/io/gguf_parser.cc core/io/gguf_tokenizer.cc
+         core/io/gguf_parser.cc core/io/gguf_tokenizer.cc
          core/io/gguf_weights.cc)
+penstock_fuzz(safetensors MAX_LEN 1024
+  COVERS core/io/json.cc core/io/json_value.cc core/io/safetensors.cc)
+penstock_fuzz(safetensors_index MAX_LEN 1024 COVERS core/io/safetensors_weights.cc)
 penstock_fuzz(tokenizer MAX_LEN 1024
   COVERS core/base/utf8.cc core/tokenizer/bpe_tokenizer.cc core/tokenizer/byte_alphabet.cc
          core/tokenizer/pre_tokenizer.cc core/tokenizer/tokenizer.cc)
