@@ -12,9 +12,9 @@
 namespace penstock {
 
 absl::StatusOr<std::unique_ptr<ModelRuntime>> ModelRuntime::Load(const RuntimeOptions& options) {
-  PENSTOCK_ASSIGN_OR_RETURN(ModelFile file, OpenModel(options.stage.model));
+  PENSTOCK_ASSIGN_OR_RETURN(ModelTokenizer file, OpenTokenizer(options.stage.model));
   PENSTOCK_ASSIGN_OR_RETURN(std::unique_ptr<Tokenizer> tokenizer,
-                            MakeTokenizer(std::move(file.tokenizer)));
+                            MakeTokenizer(std::move(file.spec)));
   return Start(options, std::move(tokenizer), MakeCpuStage());
 }
 
