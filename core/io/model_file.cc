@@ -8,6 +8,7 @@
 #include "core/io/gguf.h"
 #include "core/io/hf_config.h"
 #include "core/io/safetensors_weights.h"
+#include "core/io/tokenizer_folder.h"
 #include "core/weights/dummy_source.h"
 
 namespace penstock {
@@ -61,26 +62,6 @@ absl::StatusOr<DummyModel> OpenDummy(const std::string& path) {
   return FindDummyModel(std::string_view(path).substr(kDummyPrefix.size()));
 }
 
-// Unused tokens up to the rows of the embedding table, of which a file may have more.
-absl::Status PadTokens(const std::string& path, int64_t vocab_size, TokenizerSpec* spec) {
-  const auto size = static_cast<int64_t>(spec->tokens.size());
-  if (size > vocab_size) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(path, ": the tokenizer has ", size, " tokens but the model only ", vocab_size,
-                     " rows of embeddings; the files do not belong together"));
-  }
-  for (int64_t id = size; id < vocab_size; ++id) {
-    spec->tokens.push_back(absl::StrCat("<unused ", id, ">"));
-    spec->types.push_back(TokenizerSpec::TokenType::kUnused);
-  }
-  return absl::OkStatus();
-}
-
-absl::StatusOr<TokenizerSpec> ReadFolderTokenizer(const std::string& folder) {
-  return absl::UnimplementedError(
-      absl::StrCat(folder, ": tokenizers of Hugging Face folders are not supported yet"));
-}
-
 }  // namespace
 
 absl::StatusOr<ModelFile> OpenModel(const std::string& path) {
@@ -114,13 +95,12 @@ absl::StatusOr<ModelTokenizer> OpenTokenizer(const std::string& path) {
   }
   if (format == Format::kFolder) {
     PENSTOCK_ASSIGN_OR_RETURN(result.config, ReadHfConfig(path));
-    PENSTOCK_ASSIGN_OR_RETURN(result.spec, ReadFolderTokenizer(path));
+    PENSTOCK_ASSIGN_OR_RETURN(result.spec, ReadTokenizerFolder(path, result.config.vocab_size));
   } else {
     PENSTOCK_ASSIGN_OR_RETURN(const std::shared_ptr<const GgufFile> file, GgufFile::Open(path));
     PENSTOCK_ASSIGN_OR_RETURN(result.config, ReadGgufConfig(*file));
-    PENSTOCK_ASSIGN_OR_RETURN(result.spec, ReadGgufTokenizer(*file));
+    PENSTOCK_ASSIGN_OR_RETURN(result.spec, ReadGgufTokenizer(*file, result.config.vocab_size));
   }
-  PENSTOCK_RETURN_IF_ERROR(PadTokens(path, result.config.vocab_size, &result.spec));
   return result;
 }
 
