@@ -11,7 +11,9 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "frontend/stage_link.h"
 #include "frontend/wakeup.h"
 
@@ -51,12 +53,23 @@ class PipelineCoordinator {
   const absl::Status& status() const { return status_; }
 
  private:
+  // How many tokens are told beside each token of the sequence in a slot.
+  struct TopCounts {
+    int32_t sampled = 0;
+    int32_t prompt = 0;
+  };
+
   absl::Status CheckResult(const StepPlan& plan, const StepResult& result) const;
+  absl::Status CheckSamples(const StepPlan& plan, const StepResult& result) const;
+  absl::Status CheckPrompts(const StepPlan& plan, const StepResult& result) const;
+  absl::Status CheckTop(const TokenLogprob& token, const std::vector<TokenLogprob>& top,
+                        int32_t count) const;
 
   const uint32_t epoch_ = 1;
   int64_t vocab_size_ = 0;
   uint64_t last_number_ = 0;
-  std::deque<StepPlan> in_flight_;  // oldest first
+  std::deque<StepPlan> in_flight_;                // oldest first
+  absl::flat_hash_map<int32_t, TopCounts> tops_;  // by slot, as of the plan taken last
   absl::Status status_;
 
   std::mutex mutex_;

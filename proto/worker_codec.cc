@@ -392,7 +392,7 @@ absl::StatusOr<StepResult> DecodeStepResult(const worker::v1::StepResult& messag
   for (const worker::v1::PromptLogprob& from : message.prompt_logprobs()) {
     check.Integer("slot", from.slot(), 0, kMaxSequences - 1);
     check.Integer("position", from.position(), 1, kMaxPosition);
-    check.Integer("token", from.token().token(), 0, INT32_MAX);
+    check.Integer("token", from.token().token(), kNoToken, INT32_MAX);
     check.Real("logprob", from.token().logprob(), -INFINITY, kMaxLogprob);
     result.prompt_logprobs.push_back({from.slot(),
                                       from.generation(),

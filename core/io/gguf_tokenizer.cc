@@ -145,6 +145,11 @@ absl::StatusOr<TokenizerSpec> ReadGgufTokenizer(const GgufFile& file, int64_t vo
                      ": tokenizer.ggml.add_bos_token is true but there is no "
                      "tokenizer.ggml.bos_token_id to add"));
   }
+  if (file.HasKey("tokenizer.chat_template")) {
+    PENSTOCK_ASSIGN_OR_RETURN(const std::string_view chat,
+                              file.GetString("tokenizer.chat_template"));
+    spec.chat_template = std::string(chat);
+  }
   PENSTOCK_RETURN_IF_ERROR(PadTokens(file.path(), vocab_size, &spec));
   return spec;
 }

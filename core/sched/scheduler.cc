@@ -102,6 +102,8 @@ bool Scheduler::Admit(Sequence& sequence, StepPlan& plan) {
   admission.slot = sequence.slot;
   admission.generation = sequence.generation;
   admission.sampling = sequence.sampling;
+  admission.prompt_tokens = sequence.prompt_tokens;
+  if (sequence.sampling.needs_history()) admission.history = sequence.tokens;
   return true;
 }
 
@@ -115,49 +117,80 @@ void Scheduler::AddRow(Sequence& sequence, int64_t count, StepPlan& plan) {
   row.tokens.assign(sequence.tokens.begin() + sequence.computed, sequence.tokens.begin() + end);
   row.blocks.assign(sequence.blocks.begin(), sequence.blocks.begin() + BlocksFor(end));
   row.sample = end == sequence.size();
+  if (sequence.sampling.prompt_logprobs >= 0 && !sequence.decoding()) {
+    const int64_t last = std::min(end + 1, sequence.prompt_tokens);
+    row.targets.assign(sequence.tokens.begin() + sequence.computed + 1,
+                       sequence.tokens.begin() + last);
+  }
 
   sequence.in_flight = plan.number;
   InFlight& flight = in_flight_.back();
   flight.rows.push_back(&sequence);
   flight.row_tokens.push_back(count);
   flight.samples += row.sample ? 1 : 0;
+  flight.targets += static_cast<int64_t>(row.targets.size());
 }
 
-std::vector<SequenceProgress> Scheduler::Commit(const StepResult& result) {
+std::vector<SequenceProgress> Scheduler::Commit(StepResult result) {
   const InFlight flight = TakeInFlight(result.number);
-  std::vector<Sequence*> aborted;
+  std::vector<Sequence*> leaving;
   for (size_t i = 0; i < flight.rows.size(); ++i) {
     Sequence* sequence = flight.rows[i];
     sequence->computed += flight.row_tokens[i];
     sequence->in_flight = 0;
-    if (sequence->aborted) aborted.push_back(sequence);
+    if (sequence->aborted) leaving.push_back(sequence);
   }
+  PENSTOCK_CHECK_EQ(static_cast<int64_t>(result.samples.size()), flight.samples);
+  PENSTOCK_CHECK_EQ(static_cast<int64_t>(result.prompt_logprobs.size()), flight.targets);
 
   std::vector<SequenceProgress> progress;
-  progress.reserve(result.samples.size());
-  PENSTOCK_CHECK_EQ(static_cast<int64_t>(result.samples.size()), flight.samples);
-  for (const SampledToken& sample : result.samples) {
-    PENSTOCK_CHECK(sample.slot >= 0 && sample.slot < options_.max_sequences);
-    Sequence* sequence = slots_[sample.slot];
-    PENSTOCK_CHECK(sequence != nullptr && sequence->generation == sample.generation);
-    PENSTOCK_CHECK_EQ(sample.position, sequence->size());
-    PENSTOCK_CHECK_EQ(sequence->computed, sequence->size());
-    if (sequence->aborted) continue;
-
-    sequence->tokens.push_back(sample.token);
-    SequenceProgress& step = progress.emplace_back();
-    step.id = sequence->id;
-    step.token = sample;
-    const std::vector<int32_t>& stop_ids = sequence->sampling.stop_ids;
-    if (std::binary_search(stop_ids.begin(), stop_ids.end(), sample.token)) {
-      step.end = SequenceEnd::kStop;
-    } else if (sequence->generated() == sequence->max_tokens) {
-      step.end = SequenceEnd::kLength;
-    }
-    if (step.end != SequenceEnd::kNone) Remove(*sequence);
+  progress.reserve(flight.rows.size());
+  absl::flat_hash_map<SequenceId, size_t> told;  // places in `progress` of what tells of a prompt
+  for (PromptLogprob& logprob : result.prompt_logprobs) {
+    Sequence& sequence = At(logprob.slot, logprob.generation);
+    if (sequence.aborted) continue;
+    const auto [found, is_new] = told.emplace(sequence.id, progress.size());
+    if (is_new) progress.emplace_back().id = sequence.id;
+    SequenceProgress& step = progress[found->second];
+    if (logprob.token.token == kNoToken) step.end = SequenceEnd::kFailed;
+    step.prompt_logprobs.push_back(std::move(logprob));
   }
-  for (Sequence* sequence : aborted) Remove(*sequence);
+  for (SampledToken& sample : result.samples) {
+    Sequence& sequence = At(sample.slot, sample.generation);
+    PENSTOCK_CHECK_EQ(sample.position, sequence.size());
+    PENSTOCK_CHECK_EQ(sequence.computed, sequence.size());
+    if (sequence.aborted) continue;
+    const auto found = told.find(sequence.id);
+    if (found == told.end()) progress.emplace_back().id = sequence.id;
+    SequenceProgress& step = found == told.end() ? progress.back() : progress[found->second];
+    if (step.end == SequenceEnd::kFailed) continue;
+    step.end = Append(sequence, sample.token);
+    if (step.end != SequenceEnd::kFailed) step.token = std::move(sample);
+  }
+  for (SequenceProgress& step : progress) {
+    if (step.end == SequenceEnd::kNone) continue;
+    if (step.end == SequenceEnd::kFailed) step.prompt_logprobs.clear();
+    leaving.push_back(sequences_.at(step.id).get());
+  }
+  for (Sequence* sequence : leaving) Remove(*sequence);
   return progress;
+}
+
+// The sequence that a part of a result speaks of.
+Sequence& Scheduler::At(int32_t slot, uint32_t generation) const {
+  PENSTOCK_CHECK(slot >= 0 && slot < options_.max_sequences);
+  Sequence* sequence = slots_[slot];
+  PENSTOCK_CHECK(sequence != nullptr && sequence->generation == generation);
+  return *sequence;
+}
+
+// Takes in a sampled token; how it ends the sequence.
+SequenceEnd Scheduler::Append(Sequence& sequence, int32_t token) {
+  if (token == kNoToken) return SequenceEnd::kFailed;
+  sequence.tokens.push_back(token);
+  const std::vector<int32_t>& stop_ids = sequence.sampling.stop_ids;
+  if (std::binary_search(stop_ids.begin(), stop_ids.end(), token)) return SequenceEnd::kStop;
+  return sequence.generated() == sequence.max_tokens ? SequenceEnd::kLength : SequenceEnd::kNone;
 }
 
 std::vector<SequenceId> Scheduler::Fail(uint64_t number) {

@@ -41,7 +41,8 @@ enum class SequenceEnd {
 struct SequenceProgress {
   SequenceId id = 0;
   std::vector<PromptLogprob> prompt_logprobs;  // of this row, by position
-  std::optional<SampledToken> token;           // a stop id included; none: the prompt goes on
+  // A stop id included; none: the prompt goes on, or the sequence failed.
+  std::optional<SampledToken> token;
   SequenceEnd end = SequenceEnd::kNone;
 };
 
@@ -63,12 +64,14 @@ class Scheduler {
 
   // The next plan, numbered from 1; nothing if no sequence can go on now. Rows: prefill (any part
   // of a prompt) first, then decode (the one token sampled last). A row's block table covers the
-  // positions up to its last token. A sequence's first row comes with an Admission of its slot.
+  // positions up to its last token. A sequence's first row comes with an Admission of its slot, and
+  // rows of a prompt whose log-probabilities are wanted with their targets.
   std::optional<StepPlan> Schedule();
 
-  // Takes in the result of the oldest plan in flight; the progress of each row that sampled.
-  // Sequences that ended are gone. REQUIRES: the result fits its plan.
-  std::vector<SequenceProgress> Commit(const StepResult& result);
+  // Takes in the result of the oldest plan in flight; the progress of each row that sampled or
+  // told log-probabilities. Sequences that ended are gone; so are failed ones (kNoToken), alone.
+  // REQUIRES: the result fits its plan.
+  std::vector<SequenceProgress> Commit(StepResult result);
 
   // The oldest plan in flight, `number`, has no result: the sequences in it, aborted ones apart,
   // which are gone.
@@ -89,10 +92,13 @@ class Scheduler {
     std::vector<Sequence*> rows;
     std::vector<int64_t> row_tokens;  // fed, by row
     int64_t samples = 0;              // rows that sample
+    int64_t targets = 0;              // log-probabilities of prompts
   };
 
   bool Admit(Sequence& sequence, StepPlan& plan);
   void AddRow(Sequence& sequence, int64_t count, StepPlan& plan);
+  Sequence& At(int32_t slot, uint32_t generation) const;
+  SequenceEnd Append(Sequence& sequence, int32_t token);
   void Remove(Sequence& sequence);
   InFlight TakeInFlight(uint64_t number);
 

@@ -53,20 +53,18 @@ struct SampledToken {
   int32_t slot = 0;
   uint32_t generation = 0;
   int64_t position = 0;  // where this token stands in the sequence
-  // kNoToken: the row's logits hold no number to sample by (NaN or infinity): it has failed.
+  // kNoToken: the row has failed: its logits hold a NaN or an infinity, or all tokens are masked.
   int32_t token = 0;
   float logprob = 0;              // natural log, of the model's own distribution
   std::vector<TokenLogprob> top;  // the likeliest tokens, best first, if they were asked for
 };
 
-inline constexpr int32_t kNoToken = -1;
-
 // The log-probability of a token of the prompt: one for each target of the plan's rows.
 struct PromptLogprob {
   int32_t slot = 0;
   uint32_t generation = 0;
-  int64_t position = 0;  // of the token in the sequence, from 1
-  TokenLogprob token;
+  int64_t position = 0;           // of the token in the sequence, from 1
+  TokenLogprob token;             // the target, or kNoToken: no numbers there, the row has failed
   std::vector<TokenLogprob> top;  // the likeliest tokens there, best first
 };
 

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <utility>
 #include <vector>
 
 #include "core/base/check.h"
@@ -41,7 +42,7 @@ int main(int argc, char** argv) {
       sample.token = 1;
     }
     const Clock::time_point answered = Clock::now();
-    const auto progress = scheduler.Commit(result);
+    const auto progress = scheduler.Commit(std::move(result));
     const Clock::time_point committed = Clock::now();
     PENSTOCK_CHECK_EQ(static_cast<int64_t>(progress.size()), sequences);
     if (step == 0) continue;  // the prefill

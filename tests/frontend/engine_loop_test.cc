@@ -281,6 +281,44 @@ TEST_F(EngineLoopTest, AStageErrorEndsEveryRequest) {
   }
 }
 
+TEST_F(EngineLoopTest, ARowWithoutNumbersEndsItsRequestAlone) {
+  model_.bad_token = 33;
+  Start();
+  GenerationRequest failing;
+  failing.prompt = {1, 2, 3};
+  failing.max_tokens = 100;
+  while (FakeModel::Next(failing.prompt, failing.sampling.seed, model_.vocab_size) != 33) {
+    ++failing.sampling.seed;
+  }
+  const GenerationRequest sound = Endless(30);
+  const auto other = Submit(sound);
+  const RecordingSink::Record record = Submit(failing)->Wait();
+  EXPECT_EQ(record.reason, FinishReason::kError);
+  EXPECT_EQ(record.code, absl::StatusCode::kInternal);
+  EXPECT_NE(record.message.find("no numbers"), std::string::npos) << record.message;
+  EXPECT_TRUE(record.tokens.empty());
+  EXPECT_EQ(record.breaches, 0);
+  EXPECT_EQ(other->Wait().tokens, Alone(sound));
+  EXPECT_TRUE(loop_->healthy());
+  DrainAndCheckThatAllIsFree();
+}
+
+TEST_F(EngineLoopTest, ThePromptsLogProbabilitiesComeBeforeTheAnswer) {
+  Start();
+  GenerationRequest request = Endless(3, 150);  // three chunks
+  request.sampling.prompt_logprobs = 2;
+  request.sampling.logprobs = 2;
+  const RecordingSink::Record record = Submit(request)->Wait();
+  EXPECT_EQ(record.tokens, Alone(request));
+  ASSERT_EQ(record.prompt.size(), 149u);
+  for (size_t i = 0; i < record.prompt.size(); ++i) {
+    EXPECT_EQ(record.prompt[i].position, static_cast<int64_t>(i) + 1);
+    EXPECT_EQ(record.prompt[i].token.token, 3);
+    EXPECT_EQ(record.prompt[i].top.size(), 2u);
+  }
+  EXPECT_EQ(record.breaches, 0);
+}
+
 TEST_F(EngineLoopTest, AStageErrorLeavesNobodyWaiting) {
   Start();
   std::vector<std::thread> clients;

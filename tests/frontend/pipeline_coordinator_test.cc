@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <thread>
 
 #include "tests/support/fake_stage.h"
@@ -30,7 +31,8 @@ class ScriptedLink : public StageLink {
   ResultCallback callback_;
 };
 
-// Row 0 feeds three tokens and samples position 3, row 1 samples nothing.
+// Row 0 feeds three tokens and samples position 3, row 1 samples nothing and has two targets. Two
+// likeliest tokens are asked for beside a sample, one beside a target.
 StepPlan Plan(uint64_t number) {
   StepPlan plan;
   plan.number = number;
@@ -41,6 +43,12 @@ StepPlan Plan(uint64_t number) {
     row.tokens = {1, 2, 3};
     row.blocks = {slot};
     row.sample = slot == 0;
+    if (slot == 1) row.targets = {2, 3};
+    Admission& admission = plan.admissions.emplace_back();
+    admission.slot = slot;
+    admission.generation = 5;
+    admission.sampling.logprobs = 2;
+    admission.sampling.prompt_logprobs = slot == 1 ? 1 : -1;
   }
   return plan;
 }
@@ -54,6 +62,8 @@ StepResult Result(const StepPlan& plan) {
   sample.generation = 5;
   sample.position = 3;
   sample.token = 9;
+  sample.top = {{9, -0.5f}, {0, -1.0f}};
+  result.prompt_logprobs = {{1, 5, 1, {2, -1.0f}, {{4, -0.5f}}}, {1, 5, 2, {3, -2.0f}, {{3, -2}}}};
   return result;
 }
 
@@ -142,27 +152,67 @@ TEST_P(BadResultTest, IsAnInternalError) {
 
 INSTANTIATE_TEST_SUITE_P(
     All, BadResultTest,
-    testing::Values(std::pair(
-                        "it is of plan 7", +[](StepResult& r) { r.number = 7; }),
-                    std::pair(
-                        "epoch 0", +[](StepResult& r) { r.epoch = 0; }),
-                    std::pair(
-                        "samples are missing", +[](StepResult& r) { r.samples.clear(); }),
-                    std::pair(
-                        "a second", +[](StepResult& r) { r.samples.push_back(r.samples[0]); }),
-                    std::pair(
-                        "unasked sample of slot 1", +[](StepResult& r) { r.samples[0].slot = 1; }),
-                    std::pair(
-                        "unasked sample of slot -1",
-                        +[](StepResult& r) { r.samples[0].slot = -1; }),
-                    std::pair(
-                        "generation 4", +[](StepResult& r) { r.samples[0].generation = 4; }),
-                    std::pair(
-                        "position 4", +[](StepResult& r) { r.samples[0].position = 4; }),
-                    std::pair(
-                        "token 10", +[](StepResult& r) { r.samples[0].token = 10; }),
-                    std::pair(
-                        "token -1", +[](StepResult& r) { r.samples[0].token = -1; })));
+    testing::Values(
+        std::pair(
+            "it is of plan 7", +[](StepResult& r) { r.number = 7; }),
+        std::pair(
+            "epoch 0", +[](StepResult& r) { r.epoch = 0; }),
+        std::pair(
+            "samples are missing", +[](StepResult& r) { r.samples.clear(); }),
+        std::pair(
+            "a second", +[](StepResult& r) { r.samples.push_back(r.samples[0]); }),
+        std::pair(
+            "unasked sample of slot 1", +[](StepResult& r) { r.samples[0].slot = 1; }),
+        std::pair(
+            "unasked sample of slot -1", +[](StepResult& r) { r.samples[0].slot = -1; }),
+        std::pair(
+            "generation 4", +[](StepResult& r) { r.samples[0].generation = 4; }),
+        std::pair(
+            "position 4", +[](StepResult& r) { r.samples[0].position = 4; }),
+        std::pair(
+            "token 10", +[](StepResult& r) { r.samples[0].token = 10; }),
+        std::pair(
+            "token -2", +[](StepResult& r) { r.samples[0].token = -2; }),
+        std::pair(
+            "not a number", +[](StepResult& r) { r.samples[0].logprob = NAN; }),
+        std::pair(
+            "2 likeliest tokens are told instead of 0",
+            +[](StepResult& r) { r.samples[0].token = kNoToken; }),
+        std::pair(
+            "1 likeliest tokens are told instead of 2",
+            +[](StepResult& r) { r.samples[0].top.pop_back(); }),
+        std::pair(
+            "token 10", +[](StepResult& r) { r.samples[0].top[1].token = 10; }),
+        std::pair(
+            "not a number", +[](StepResult& r) { r.samples[0].top[1].logprob = NAN; }),
+        std::pair(
+            "a prompt are missing", +[](StepResult& r) { r.prompt_logprobs.pop_back(); }),
+        std::pair(
+            "not asked for",
+            +[](StepResult& r) { r.prompt_logprobs.push_back(r.prompt_logprobs[0]); }),
+        std::pair(
+            "token 7 of slot 1", +[](StepResult& r) { r.prompt_logprobs[1].token.token = 7; }),
+        std::pair(
+            "slot 0", +[](StepResult& r) { r.prompt_logprobs[1].slot = 0; }),
+        std::pair(
+            "generation 6", +[](StepResult& r) { r.prompt_logprobs[0].generation = 6; }),
+        std::pair(
+            "position 3", +[](StepResult& r) { r.prompt_logprobs[1].position = 3; }),
+        std::pair(
+            "0 likeliest tokens are told instead of 1",
+            +[](StepResult& r) { r.prompt_logprobs[0].top.clear(); }),
+        std::pair(
+            "1 likeliest tokens are told instead of 0",
+            +[](StepResult& r) { r.prompt_logprobs[0].token.token = kNoToken; })));
+
+TEST_F(PipelineCoordinatorTest, AFailedRowIsAResult) {
+  EXPECT_TRUE(OutcomeOf([](StepResult& r) {
+                r.samples[0].token = kNoToken;
+                r.samples[0].top.clear();
+                r.prompt_logprobs[1].token.token = kNoToken;
+                r.prompt_logprobs[1].top.clear();
+              }).ok());
+}
 
 TEST(PipelineCoordinator, EndsWithPlansInFlight) {
   auto stage = std::make_unique<FakeStage>(FakeModelOptions{});

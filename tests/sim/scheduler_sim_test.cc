@@ -1,8 +1,10 @@
-// Thousands of random steps through the scheduler: adds, aborts, end tokens, pools that are too
-// small, up to three plans in flight. After every commit the books must balance, and every
-// sequence must get the tokens that it gets alone.
+// Thousands of random steps through the scheduler: adds, aborts, stop ids, rows that fail, prompts
+// whose log-probabilities are told, histories for penalties, pools that are too small, up to three
+// plans in flight. After every commit the books must balance, and every sequence must get the
+// tokens that it gets alone.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <deque>
 #include <map>
 #include <random>
@@ -14,8 +16,12 @@ namespace penstock {
 namespace {
 
 struct Expected {
+  std::vector<int32_t> prompt;
+  SamplingParams sampling;
+  int64_t max_tokens = 0;
   std::vector<int32_t> alone;
   std::vector<int32_t> got;
+  std::vector<int32_t> told;  // tokens of the prompt, by their log-probabilities
 };
 
 class Simulation {
@@ -59,6 +65,7 @@ class Simulation {
   }
 
   int64_t ended() const { return ended_; }
+  int64_t ended(SequenceEnd end) const { return ends_.count(end) != 0 ? ends_.at(end) : 0; }
 
  private:
   FakeModelOptions Draw() {
@@ -66,6 +73,7 @@ class Simulation {
     options.num_blocks = 4 + random_() % 12;
     options.max_sequences = 1 + random_() % 8;
     options.max_step_tokens = options.max_sequences + random_() % 80;
+    options.bad_token = 33;
     return options;
   }
   SchedulerOptions Options() const {
@@ -82,8 +90,15 @@ class Simulation {
     const int64_t max_tokens = 1 + random_() % 100;
     SamplingParams sampling;
     sampling.seed = random_();
-    sampling.stop_ids = {kEndIds.begin(), kEndIds.end()};
-    live_[++last_id_].alone = model_.Alone(prompt, max_tokens, sampling.seed, kEndIds);
+    if (random_() % 4 != 0) sampling.stop_ids = {7, 21};
+    if (random_() % 3 == 0) sampling.prompt_logprobs = static_cast<int32_t>(random_() % 4);
+    if (random_() % 3 == 0) sampling.frequency_penalty = 1.0f;
+    Expected& expected = live_[++last_id_];
+    expected.prompt = prompt;
+    expected.sampling = sampling;
+    expected.max_tokens = max_tokens;
+    expected.alone = model_.Alone(prompt, max_tokens, sampling.seed,
+                                  {sampling.stop_ids.begin(), sampling.stop_ids.end()});
     scheduler_.Add(last_id_, std::move(prompt), max_tokens, sampling);
   }
 
@@ -114,17 +129,39 @@ class Simulation {
       const auto found = live_.find(progress.id);
       ASSERT_NE(found, live_.end()) << "progress of a sequence that was aborted or has ended";
       Expected& expected = found->second;
-      expected.got.push_back(progress.token->token);
+      for (const PromptLogprob& logprob : progress.prompt_logprobs) {
+        expected.told.push_back(logprob.token.token);
+        EXPECT_EQ(logprob.position, static_cast<int64_t>(expected.told.size()));
+        EXPECT_EQ(static_cast<int32_t>(logprob.top.size()), expected.sampling.prompt_logprobs);
+      }
+      if (progress.token) expected.got.push_back(progress.token->token);
       if (progress.end == SequenceEnd::kNone) continue;
       ++ended_;
+      ++ends_[progress.end];
       EXPECT_EQ(expected.got, expected.alone);
-      EXPECT_EQ(progress.end == SequenceEnd::kStop, kEndIds.count(progress.token->token) != 0);
+      EXPECT_EQ(progress.end, EndOf(expected));
+      if (expected.sampling.prompt_logprobs < 0) {
+        EXPECT_TRUE(expected.told.empty());
+      } else if (!expected.got.empty()) {
+        EXPECT_TRUE(std::equal(expected.told.begin(), expected.told.end(),
+                               expected.prompt.begin() + 1, expected.prompt.end()));
+      }
       live_.erase(found);
     }
     scheduler_.CheckIntegrity();
   }
 
-  inline static const std::set<int32_t> kEndIds = {7, 21};
+  SequenceEnd EndOf(const Expected& expected) const {
+    std::vector<int32_t> history = expected.prompt;
+    history.insert(history.end(), expected.alone.begin(), expected.alone.end());
+    const std::vector<int32_t>& stops = expected.sampling.stop_ids;
+    if (!expected.alone.empty() &&
+        std::find(stops.begin(), stops.end(), expected.alone.back()) != stops.end()) {
+      return SequenceEnd::kStop;
+    }
+    const auto length = static_cast<int64_t>(expected.alone.size());
+    return length == expected.max_tokens ? SequenceEnd::kLength : SequenceEnd::kFailed;
+  }
 
   std::mt19937 random_;
   const FakeModelOptions model_options_;
@@ -134,10 +171,12 @@ class Simulation {
   std::deque<StepPlan> plans_;  // in flight, oldest first
   SequenceId last_id_ = 0;
   int64_t ended_ = 0;
+  std::map<SequenceEnd, int64_t> ends_;
 };
 
 TEST(SchedulerSim, EverySequenceGetsWhatItGetsAlone) {
   int64_t ended = 0;
+  std::map<SequenceEnd, int64_t> ends;
   for (uint32_t seed = 0; seed < 40; ++seed) {
     SCOPED_TRACE(seed);
     Simulation simulation(seed);
@@ -148,7 +187,11 @@ TEST(SchedulerSim, EverySequenceGetsWhatItGetsAlone) {
       ASSERT_NO_FATAL_FAILURE(simulation.Finish());
     }
     ended += simulation.ended();
+    for (SequenceEnd end : {SequenceEnd::kStop, SequenceEnd::kLength, SequenceEnd::kFailed}) {
+      ends[end] += simulation.ended(end);
+    }
   }
+  for (const auto& [end, count] : ends) EXPECT_GT(count, 100) << static_cast<int>(end);
   EXPECT_GT(ended, 1000);
 }
 

@@ -5,6 +5,7 @@
 // Thread rule: one thread at a time.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <set>
 #include <vector>
@@ -21,12 +22,18 @@ struct FakeModelOptions {
   int64_t max_sequences = 8;
   int64_t max_step_tokens = 64;
   int32_t vocab_size = 50;
+  int32_t bad_token = -1;  // where this one would follow, the row fails: kNoToken
 };
 
 class FakeModel {
  public:
   explicit FakeModel(const FakeModelOptions& options)
       : options_(options), slots_(options.max_sequences), kv_(options.num_blocks * kBlockSize) {}
+
+  // What stands for the seed in a choice's answer; choice 0 has the seed itself.
+  static uint64_t ChoiceSeed(uint64_t seed, int32_t choice) {
+    return seed + 0x51ed2701u * static_cast<uint64_t>(choice);
+  }
 
   // The token that follows `history`.
   static int32_t Next(const std::vector<int32_t>& history, uint64_t seed, int32_t vocab_size) {
@@ -38,11 +45,12 @@ class FakeModel {
     return static_cast<int32_t>(hash % static_cast<uint64_t>(vocab_size));
   }
 
-  // What a request gets when nothing runs beside it.
+  // What a request gets when nothing runs beside it; it ends before bad_token.
   std::vector<int32_t> Alone(std::vector<int32_t> prompt, int64_t max_tokens, uint64_t seed,
                              const std::set<int32_t>& end_ids) const {
     std::vector<int32_t> answer;
     while (static_cast<int64_t>(answer.size()) < max_tokens) {
+      if (Next(prompt, seed, options_.vocab_size) == options_.bad_token) break;
       answer.push_back(Next(prompt, seed, options_.vocab_size));
       prompt.push_back(answer.back());
       if (end_ids.count(answer.back()) != 0) break;
@@ -51,6 +59,14 @@ class FakeModel {
   }
 
   static float Logprob(int32_t token) { return -0.25f * static_cast<float>(token); }
+  // The `count` likeliest tokens, wherever: 0, 1, ...
+  std::vector<TokenLogprob> Top(int32_t count) const {
+    std::vector<TokenLogprob> top;
+    for (int32_t id = 0; id < std::min(count, options_.vocab_size); ++id) {
+      top.push_back({id, Logprob(id)});
+    }
+    return top;
+  }
 
   // Errors: FAILED_PRECONDITION for a plan that breaks a rule of step_plan.h or scheduler.h.
   absl::StatusOr<StepResult> Execute(const StepPlan& plan) {
@@ -64,7 +80,15 @@ class FakeModel {
       if (admission.generation <= slot.generation) return Wrong(plan, "a generation comes again");
       slot = Slot();
       slot.generation = admission.generation;
-      slot.seed = admission.sampling.seed;
+      slot.seed = ChoiceSeed(admission.sampling.seed, admission.sampling.choice);
+      slot.logprobs = admission.sampling.logprobs;
+      slot.prompt_logprobs = admission.sampling.prompt_logprobs;
+      slot.prompt_tokens = admission.prompt_tokens;
+      slot.history = admission.history;
+      const int64_t known = static_cast<int64_t>(slot.history.size());
+      if (admission.sampling.needs_history() ? known < slot.prompt_tokens : known > 0) {
+        return Wrong(plan, "an admission's history is not what its sampling needs");
+      }
       admitted.insert(admission.slot);
     }
 
@@ -85,6 +109,7 @@ class FakeModel {
         if (!blocks_used.insert(block).second) return Wrong(plan, "a block has two owners");
       }
       PENSTOCK_RETURN_IF_ERROR(Feed(plan, row, slot, decodes_began));
+      PENSTOCK_RETURN_IF_ERROR(Tell(plan, row, slot, result.prompt_logprobs));
       if (row.sample) result.samples.push_back(Sample(row, slot));
     }
     if (!admitted.empty()) return Wrong(plan, "an admission has no row");
@@ -98,9 +123,14 @@ class FakeModel {
   struct Slot {
     uint32_t generation = 0;
     uint64_t seed = 0;
-    int64_t length = 0;         // positions fed
-    int32_t sampled = -1;       // the token sampled last; -1: still in the prompt
-    std::vector<int32_t> read;  // the history as read back
+    int32_t logprobs = 0;
+    int32_t prompt_logprobs = -1;
+    int64_t prompt_tokens = 0;
+    std::vector<int32_t> history;  // as admitted
+    int32_t target = -1;           // the last one of the row before; -1: none
+    int64_t length = 0;            // positions fed
+    int32_t sampled = -1;          // the token sampled last; -1: still in the prompt
+    std::vector<int32_t> read;     // the history as read back
   };
   struct Entry {
     int32_t slot = -1;
@@ -135,6 +165,10 @@ class FakeModel {
     }
     for (size_t i = 0; i < row.tokens.size(); ++i) {
       const int64_t position = row.position + static_cast<int64_t>(i);
+      if (position < static_cast<int64_t>(slot.history.size()) &&
+          slot.history[position] != row.tokens[i]) {
+        return Wrong(plan, "an admission's history is not what is fed");
+      }
       At(row, position) = Entry{row.slot, row.generation, position, row.tokens[i]};
     }
     slot.read.clear();
@@ -149,14 +183,43 @@ class FakeModel {
     return absl::OkStatus();
   }
 
+  // Checks the row's targets against what is fed, and answers them.
+  absl::Status Tell(const StepPlan& plan, const PlanRow& row, Slot& slot,
+                    std::vector<PromptLogprob>& told) const {
+    const auto fed = static_cast<int64_t>(row.tokens.size());
+    const bool asked = slot.prompt_logprobs >= 0 && slot.sampled < 0;
+    const int64_t expected =
+        asked ? std::min(fed, slot.prompt_tokens - 1 - row.position) : int64_t{0};
+    if (static_cast<int64_t>(row.targets.size()) != expected) {
+      return Wrong(plan, "a row has more or fewer targets than its prompt");
+    }
+    if (slot.target >= 0 && slot.target != row.tokens[0]) {
+      return Wrong(plan, "a row's last target is not what is fed next");
+    }
+    slot.target = expected == fed ? row.targets.back() : -1;
+    for (int64_t i = 0; i < expected; ++i) {
+      if (i + 1 < fed && row.targets[i] != row.tokens[i + 1]) {
+        return Wrong(plan, "a target is not the token that is fed next");
+      }
+      told.push_back({row.slot,
+                      row.generation,
+                      row.position + 1 + i,
+                      {row.targets[i], Logprob(row.targets[i])},
+                      Top(slot.prompt_logprobs)});
+    }
+    return absl::OkStatus();
+  }
+
   SampledToken Sample(const PlanRow& row, Slot& slot) const {
     slot.sampled = Next(slot.read, slot.seed, options_.vocab_size);
     SampledToken sample;
     sample.slot = row.slot;
     sample.generation = row.generation;
     sample.position = slot.length;
-    sample.token = slot.sampled;
+    sample.token = slot.sampled == options_.bad_token ? kNoToken : slot.sampled;
+    if (sample.token == kNoToken) return sample;
     sample.logprob = Logprob(slot.sampled);
+    sample.top = Top(slot.logprobs);
     return sample;
   }
 

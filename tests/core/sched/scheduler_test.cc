@@ -161,6 +161,106 @@ TEST(Scheduler, AnEndIdAsTheLastTokenIsAStop) {
   EXPECT_EQ(Step(scheduler, kEnd)[0].end, SequenceEnd::kStop);
 }
 
+TEST(Scheduler, AStageIsToldThePromptAndTheHistoryIfItNeedsIt) {
+  Scheduler scheduler(Options(8, 4, 8));
+  SamplingParams penalized = Sampling();
+  penalized.repetition_penalty = 1.5f;
+  SamplingParams bad_words = Sampling();
+  bad_words.bad_words = {{5, 6}};
+  scheduler.Add(1, Prompt(3), 2, Sampling());
+  scheduler.Add(2, Prompt(2), 2, penalized);
+  scheduler.Add(3, Prompt(2), 2, bad_words);
+  const std::optional<StepPlan> plan = scheduler.Schedule();
+  ASSERT_EQ(plan->admissions.size(), 3u);
+  EXPECT_EQ(plan->admissions[0].prompt_tokens, 3);
+  EXPECT_TRUE(plan->admissions[0].history.empty());
+  EXPECT_EQ(plan->admissions[1].prompt_tokens, 2);
+  EXPECT_EQ(plan->admissions[1].history, Prompt(2));
+  EXPECT_EQ(plan->admissions[2].history, Prompt(2));
+}
+
+// Answers the targets too, the token itself as their log-probability.
+StepResult AnswerTargets(const StepPlan& plan, int32_t token) {
+  StepResult result = Answer(plan, token);
+  for (const PlanRow& row : plan.rows) {
+    for (size_t i = 0; i < row.targets.size(); ++i) {
+      const int32_t target = row.targets[i];
+      result.prompt_logprobs.push_back({row.slot,
+                                        row.generation,
+                                        row.position + 1 + static_cast<int64_t>(i),
+                                        {target, -static_cast<float>(target)},
+                                        {}});
+    }
+  }
+  return result;
+}
+
+TEST(Scheduler, ThePromptsLogProbabilitiesComeWithItsChunks) {
+  Scheduler scheduler(Options(8, 4, 5));
+  SamplingParams sampling = Sampling();
+  sampling.prompt_logprobs = 0;
+  scheduler.Add(1, Prompt(7), 4, sampling);
+  std::optional<StepPlan> plan = scheduler.Schedule();
+  EXPECT_EQ(plan->rows[0].targets, (std::vector<int32_t>{101, 102, 103, 104, 105}));
+  std::vector<SequenceProgress> progress = scheduler.Commit(AnswerTargets(*plan, 50));
+  ASSERT_EQ(progress.size(), 1u);
+  EXPECT_EQ(progress[0].prompt_logprobs.size(), 5u);
+  EXPECT_FALSE(progress[0].token.has_value());
+  EXPECT_EQ(progress[0].end, SequenceEnd::kNone);
+
+  plan = scheduler.Schedule();
+  EXPECT_EQ(plan->rows[0].targets, std::vector<int32_t>{106});
+  progress = scheduler.Commit(AnswerTargets(*plan, 50));
+  ASSERT_EQ(progress.size(), 1u);
+  ASSERT_EQ(progress[0].prompt_logprobs.size(), 1u);
+  EXPECT_EQ(progress[0].prompt_logprobs[0].position, 6);
+  EXPECT_EQ(progress[0].prompt_logprobs[0].token.logprob, -106.0f);
+  EXPECT_EQ(progress[0].token->token, 50);
+
+  plan = scheduler.Schedule();
+  EXPECT_TRUE(plan->rows[0].targets.empty());
+
+  // A prompt of one token has no target.
+  Scheduler other(Options(8, 4, 5));
+  other.Add(1, Prompt(1), 4, sampling);
+  EXPECT_TRUE(other.Schedule()->rows[0].targets.empty());
+}
+
+TEST(Scheduler, AFailedRowEndsItsSequenceAlone) {
+  Scheduler scheduler(Options(8, 4, 16));
+  scheduler.Add(1, Prompt(2), 4, Sampling());
+  scheduler.Add(2, Prompt(2), 4, Sampling());
+  StepResult result = Answer(*scheduler.Schedule(), 50);
+  result.samples[0].token = kNoToken;
+  const std::vector<SequenceProgress> progress = scheduler.Commit(result);
+  scheduler.CheckIntegrity();
+  ASSERT_EQ(progress.size(), 2u);
+  EXPECT_EQ(progress[0].id, 1);
+  EXPECT_EQ(progress[0].end, SequenceEnd::kFailed);
+  EXPECT_FALSE(progress[0].token.has_value());
+  EXPECT_EQ(progress[1].end, SequenceEnd::kNone);
+  EXPECT_EQ(scheduler.num_running(), 1);
+  EXPECT_EQ(scheduler.blocks().num_free(), 7);
+}
+
+TEST(Scheduler, APromptWithoutNumbersEndsItsSequenceBeforeItsAnswer) {
+  for (int64_t step_tokens : {4, 16}) {  // the prompt goes on, or is sampled
+    Scheduler scheduler(Options(8, 4, step_tokens));
+    SamplingParams sampling = Sampling();
+    sampling.prompt_logprobs = 0;
+    scheduler.Add(1, Prompt(7), 4, sampling);
+    StepResult result = AnswerTargets(*scheduler.Schedule(), 50);
+    result.prompt_logprobs[2].token.token = kNoToken;
+    const std::vector<SequenceProgress> progress = scheduler.Commit(result);
+    ASSERT_EQ(progress.size(), 1u);
+    EXPECT_EQ(progress[0].end, SequenceEnd::kFailed);
+    EXPECT_TRUE(progress[0].prompt_logprobs.empty());
+    EXPECT_FALSE(progress[0].token.has_value());
+    EXPECT_FALSE(scheduler.HasWork());
+    EXPECT_EQ(scheduler.blocks().num_free(), 8);
+  }
+}
+
 TEST(Scheduler, ReservesTheWholeNeedAndLetsNobodyOvertake) {
   Scheduler scheduler(Options(3, 4, 8));
   scheduler.Add(1, Prompt(2), 63, Sampling());   // 64 positions are fed: one block
@@ -269,6 +369,9 @@ TEST(SchedulerDeathTest, AResultThatDoesNotFitIsOurMistake) {
   EXPECT_DEATH(scheduler.Commit(result), "position");
   result.samples.clear();
   EXPECT_DEATH(scheduler.Commit(result), "samples");
+  result = Answer(*plan, 50);
+  result.prompt_logprobs.emplace_back();
+  EXPECT_DEATH(scheduler.Commit(result), "prompt_logprobs");
 }
 
 }  // namespace
