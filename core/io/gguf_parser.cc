@@ -61,14 +61,16 @@ absl::Status GgufParser::ReadHeader() {
 }
 
 absl::Status GgufParser::CheckVersion(uint32_t version) const {
-  if (version == kGgufVersion) return absl::OkStatus();
+  // Version 3 differs from 2 in nothing but that there may be big-endian files of it.
+  if (version == kGgufVersion || version == kGgufOldestVersion) return absl::OkStatus();
   if (version == __builtin_bswap32(kGgufVersion)) {
     return Unsupported(
         "the file is big-endian GGUF; only little-endian files are supported, "
         "convert it again without the big-endian option");
   }
-  return Unsupported("the file is GGUF version ", version, "; only version ", kGgufVersion,
-                     " is supported, convert the model again with a current converter");
+  return Unsupported("the file is GGUF version ", version, "; versions ", kGgufOldestVersion,
+                     " and ", kGgufVersion,
+                     " are supported, convert the model again with a current converter");
 }
 
 absl::Status GgufParser::ReadMetadata() {

@@ -44,7 +44,12 @@ class GgufWeightSource final : public WeightSource {
     return infos;
   }
 
-  RopeRows rope_rows() const override { return RopeRows::kInterleaved; }
+  // The converters reorder the rows of the llama architecture, and of no other.
+  RopeRows rope_rows() const override {
+    const auto architecture = file_->GetString("general.architecture");
+    return architecture.ok() && *architecture == "llama" ? RopeRows::kInterleaved
+                                                         : RopeRows::kHalves;
+  }
 
   void Forget(const Tensor& tensor) const override {
     file_->file()->Forget(tensor.raw(), tensor.bytes());
