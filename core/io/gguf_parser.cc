@@ -229,6 +229,21 @@ absl::Status GgufParser::PlaceTensors() {
       return Invalid("tensor ", Quoted(info.name), " is there twice; each name is expected once");
     }
   }
+  return CheckOverlaps();
+}
+
+// No converter lets tensors share bytes; a file in which they do is damaged or made to deceive.
+absl::Status GgufParser::CheckOverlaps() {
+  std::sort(infos_.begin(), infos_.end(),
+            [](const TensorInfo& a, const TensorInfo& b) { return a.offset < b.offset; });
+  for (size_t i = 1; i < infos_.size(); ++i) {
+    const TensorInfo& before = infos_[i - 1];
+    // Both end in the file, so that neither sum can wrap.
+    if (before.offset + static_cast<uint64_t>(before.bytes) <= infos_[i].offset) continue;
+    return Invalid("tensor ", Quoted(infos_[i].name), " begins at offset ", infos_[i].offset,
+                   ", inside tensor ", Quoted(before.name), " of ", before.bytes,
+                   " bytes at offset ", before.offset, "; tensors must not overlap");
+  }
   return absl::OkStatus();
 }
 

@@ -247,6 +247,15 @@ TEST(GgufMalformedTest, OffsetsOffTheAlignment) {
                       {"'a.tensor'", "offset 4", "alignment 32"}));
 }
 
+TEST(GgufMalformedTest, TensorsThatOverlap) {
+  EXPECT_TRUE(
+      Invalid(GgufBuilder().F32Tensor("a.tensor", {16}, 0).RawTensor("b.tensor", {8}, 0, 32),
+              {"'b.tensor' begins at offset 32", "inside tensor 'a.tensor' of 64 bytes"}));
+  EXPECT_TRUE(
+      Invalid(GgufBuilder().F32Tensor("a.tensor", {16}, 0).RawTensor("b.tensor", {16}, 0, 0),
+              {"must not overlap"}));
+}
+
 TEST(GgufMalformedTest, RowsThatAreNoWholeBlocks) {
   EXPECT_TRUE(Invalid(GgufBuilder().RawTensor("a.tensor", {33, 2}, 3, 0).F32Tensor("b", {64}, 0),
                       {"'a.tensor'", "q4_1", "32"}));
