@@ -131,6 +131,18 @@ TEST_P(FamiliesTest, FrequenciesEqualHuggingFace) {
   }
 }
 
+// The same scaling as a GGUF file says it: a divisor of each frequency.
+TEST_P(FamiliesTest, ScalingByFactorsIsTheSameModel) {
+  ModelConfig config = family_.config;
+  config.rope_scaling = {};
+  std::vector<float> factors = RopeFrequencies(config);
+  for (size_t i = 0; i < factors.size(); ++i) factors[i] /= reference_.frequencies[i];
+  config.rope_scaling.type = RopeScaling::Type::kFactors;
+  config.rope_scaling.factors = factors;
+  ASSERT_TRUE(IsOk(Validate(config)));
+  EXPECT_LE(Worst(config, PrefillAttention::kFlash, 64), kLogitTolerance);
+}
+
 // The comparison would notice: without what makes the family, logits are elsewhere.
 TEST_P(FamiliesTest, WithoutItsFeatureAFamilyIsAnotherModel) {
   for (const std::string& feature : reference_.features) {
