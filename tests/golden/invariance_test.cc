@@ -135,6 +135,41 @@ TEST_P(InvarianceTest, EveryChunkSizeChangesNoBit) {
   }
 }
 
+// The whole stage, its sampler included: greedy and seeded draws, penalties.
+TEST_P(InvarianceTest, AStageGivesTheSameAnswers) {
+  for (const auto prefill : {PrefillAttention::kFlash, PrefillAttention::kPadded}) {
+    const auto load = [&](int threads) {
+      StageOptions options;
+      options.model = FamilyFolder(GetParam());
+      options.kv_memory_bytes = int64_t{64} << 20;
+      options.max_step_tokens = kMaxTokens;
+      options.max_sequences = kSequences;
+      options.threads = threads;
+      options.prefill_attention = prefill;
+      std::unique_ptr<StageExecutor> stage = MakeCpuStage();
+      EXPECT_TRUE(IsOk(stage->Load(options)));
+      return stage;
+    };
+    std::vector<Driven> sequences =
+        Sequences(family_.config.vocab_size, prefill == PrefillAttention::kPadded);
+    for (size_t i = 0; i < sequences.size(); ++i) {
+      SamplingParams& sampling = sequences[i].sampling;
+      sampling.temperature = i % 4 == 0 ? 0.0f : 0.9f;
+      sampling.top_p = i % 4 == 1 ? 0.8f : 1.0f;
+      sampling.top_k = i % 4 == 2 ? 20 : 0;
+      sampling.repetition_penalty = i % 4 == 3 ? 1.3f : 1.0f;
+      sampling.frequency_penalty = i % 4 == 3 ? 0.4f : 0.0f;
+      sampling.seed = i;
+    }
+    const std::vector<Answer> alone = Answers(*load(1), sequences, kAlone, context_);
+    const auto stage = load(2);
+    for (const Way& way : {Way{32, 5, true}, Way{8, 16, true}, Way{31, 1 << 20}}) {
+      EXPECT_EQ(Different(Answers(*stage, sequences, way, context_), alone), 0u)
+          << "batches of " << way.batch;
+    }
+  }
+}
+
 // A matrix product that sums in another order once a batch is large: what a library's GEMM does.
 class BatchDependentOps final : public CpuOps {
  public:

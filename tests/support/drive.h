@@ -66,6 +66,7 @@ inline void Drive(StageExecutor& stage, std::vector<Driven>& sequences, size_t a
         admission.generation = generation;
         admission.sampling = sequence.sampling;
         admission.prompt_tokens = static_cast<int64_t>(sequence.prompt.size());
+        if (sequence.sampling.needs_history()) admission.history = sequence.prompt;
         plan.admissions.push_back(std::move(admission));
       }
       PlanRow row;
