@@ -135,6 +135,28 @@ TEST_P(InvarianceTest, EveryChunkSizeChangesNoBit) {
   }
 }
 
+// Resume after a preemption or a dead stage: prompt and answer so far come back as a prompt.
+TEST_P(InvarianceTest, AReplayChangesNoBit) {
+  CpuOps ops(Pool());
+  const auto stage = Stage(PrefillAttention::kFlash, ops);
+  const std::vector<Driven> sequences = Sequences(family_.config.vocab_size, false);
+  const std::vector<Answer> whole = Answers(*stage, sequences, {8, 33}, context_);
+  std::vector<Driven> resumed = sequences;
+  for (size_t i = 0; i < resumed.size(); ++i) {
+    const std::vector<int32_t>& tokens = whole[i].tokens;
+    resumed[i].prompt.insert(resumed[i].prompt.end(), tokens.begin(),
+                             tokens.begin() + static_cast<int64_t>(1 + i % (kAnswer - 1)));
+  }
+  const std::vector<Answer> rest = Answers(*stage, resumed, {8, 20, true}, context_);
+  for (size_t i = 0; i < resumed.size(); ++i) {
+    const auto cut = static_cast<int64_t>(1 + i % (kAnswer - 1));
+    EXPECT_TRUE(
+        std::equal(whole[i].tokens.begin() + cut, whole[i].tokens.end(), rest[i].tokens.begin()));
+    EXPECT_TRUE(std::equal(whole[i].logprobs.begin() + cut, whole[i].logprobs.end(),
+                           rest[i].logprobs.begin()));
+  }
+}
+
 // The whole stage, its sampler included: greedy and seeded draws, penalties.
 TEST_P(InvarianceTest, AStageGivesTheSameAnswers) {
   for (const auto prefill : {PrefillAttention::kFlash, PrefillAttention::kPadded}) {

@@ -23,7 +23,7 @@ struct Answer {
 struct Driven {
   std::vector<int32_t> prompt;
   SamplingParams sampling;
-  int64_t chunk = 1 << 20;  // tokens of the prompt a step
+  int64_t chunk = 64;       // tokens of the prompt a step
   bool no_single = false;   // no chunk of one token while the prompt is fed
   int64_t delay = 0;        // steps before it begins
 
