@@ -2,7 +2,7 @@
 
 #include "core/io/gguf.h"
 #include "core/io/gguf_format.h"
-#include "core/io/gguf_names.h"
+#include "core/io/tensor_names.h"
 
 namespace penstock {
 namespace {
@@ -100,7 +100,8 @@ absl::Status CheckRope(const GgufFile& file, const ModelConfig& config) {
 // A tensor that nothing here computes with would be left out silently, and the text be wrong.
 absl::Status CheckTensors(const GgufFile& file, const ModelConfig& config) {
   for (const std::string_view name : file.TensorNames()) {
-    if (CanonicalTensorName(name, config.num_layers)) continue;
+    const auto canonical = FromGgufTensorName(name);
+    if (canonical && IsTensorOf(config, *canonical)) continue;
     const std::string_view meaning =
         name == "rope_freqs.weight" ? "it scales RoPE by frequency, which is not supported yet"
                                     : "no supported model of this architecture has such a tensor";

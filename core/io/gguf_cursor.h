@@ -15,10 +15,6 @@
 
 namespace penstock {
 
-// What to do about a file that ends too early.
-inline constexpr std::string_view kCutShort =
-    ": the download is probably cut short, or the file is damaged; fetch it again";
-
 class GgufCursor {
  public:
   // REQUIRES: 0 <= position <= file.size().

@@ -2,7 +2,6 @@
 
 #include <array>
 
-#include "absl/strings/escaping.h"
 #include "core/base/status.h"
 
 namespace penstock {
@@ -83,12 +82,6 @@ std::string GgufElementTypeName(uint32_t code) {
     return std::string(kElementNames[code]);
   }
   return absl::StrCat("type ", code);
-}
-
-std::string Quoted(std::string_view text) {
-  constexpr size_t kShown = 80;
-  return absl::StrCat("'", absl::CHexEscape(Abs(text.substr(0, kShown))),
-                      text.size() > kShown ? "..." : "", "'");
 }
 
 }  // namespace penstock

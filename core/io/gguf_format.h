@@ -1,5 +1,4 @@
-// The codes of GGUF version 3: metadata value types and tensor element types, and how names from
-// a file are shown in messages.
+// The codes of GGUF files: metadata value types and tensor element types.
 // Source: the GGUF specification (ggml documentation, docs/gguf.md). All functions are pure.
 #pragma once
 
@@ -8,6 +7,7 @@
 #include <string>
 #include <string_view>
 
+#include "core/base/quoted.h"  // for whoever names what the file holds
 #include "core/tensor/data_type.h"
 
 namespace penstock {
@@ -45,9 +45,5 @@ std::optional<DataType> GgufElementType(uint32_t code);
 std::string GgufElementTypeName(uint32_t code);
 inline constexpr std::string_view kGgufElementTypes =
     "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K and Q6_K";
-
-// Text from a file, in single quotes: bytes that are not printable ASCII are escaped and long text
-// is cut, so that a message never carries what a terminal or a log could trip over.
-std::string Quoted(std::string_view text);
 
 }  // namespace penstock

@@ -1,6 +1,6 @@
 #include "core/io/gguf.h"
 #include "core/io/gguf_format.h"
-#include "core/io/gguf_names.h"
+#include "core/io/tensor_names.h"
 
 namespace penstock {
 namespace {

@@ -58,8 +58,6 @@ absl::StatusOr<std::shared_ptr<MmapFile>> MmapFile::Open(const std::string& path
   const auto size = static_cast<size_t>(info.st_size);
   void* data = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.get(), 0);
   if (data == MAP_FAILED) return SystemError(errno, path, "map");
-  // Advice only: without it the pages come as they are touched.
-  ::madvise(data, size, MADV_WILLNEED);
   return std::shared_ptr<MmapFile>(
       new MmapFile(path, static_cast<const uint8_t*>(data), info.st_size, nullptr));
 }
@@ -77,11 +75,25 @@ MmapFile::~MmapFile() {
   if (owned_ == nullptr) ::munmap(const_cast<uint8_t*>(data_), static_cast<size_t>(size_));
 }
 
-void MmapFile::Forget(const void* data, int64_t bytes) const {
+int64_t MmapFile::CheckedOffset(const void* data, int64_t bytes) const {
   const int64_t begin = static_cast<const uint8_t*>(data) - data_;
   PENSTOCK_CHECK_GE(begin, 0);
   PENSTOCK_CHECK_GE(bytes, 0);
   PENSTOCK_CHECK((CheckedSize(begin) + CheckedSize(bytes)).FitsIn(size_));
+  return begin;
+}
+
+void MmapFile::Prefetch(const void* data, int64_t bytes) const {
+  const int64_t begin = CheckedOffset(data, bytes);
+  if (owned_ != nullptr) return;  // in memory already
+  const int64_t first = begin - begin % ::sysconf(_SC_PAGESIZE);
+  // Advice only: without it the pages come as they are touched.
+  ::madvise(const_cast<uint8_t*>(data_ + first), static_cast<size_t>(begin + bytes - first),
+            MADV_WILLNEED);
+}
+
+void MmapFile::Forget(const void* data, int64_t bytes) const {
+  const int64_t begin = CheckedOffset(data, bytes);
   if (owned_ != nullptr) return;  // there is no file to read them from again
   const int64_t page = ::sysconf(_SC_PAGESIZE);
   const int64_t first = (begin + page - 1) / page * page;

@@ -7,10 +7,15 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 
 #include "core/base/status.h"
 
 namespace penstock {
+
+// What to do about a file that ends too early.
+inline constexpr std::string_view kCutShort =
+    ": the download is probably cut short, or the file is damaged; fetch it again";
 
 class MmapFile {
  public:
@@ -28,11 +33,18 @@ class MmapFile {
   int64_t size() const { return size_; }
   const uint8_t* data() const { return data_; }
 
+  // Has the kernel read the range ahead, without waiting. Nothing else of the file is read before
+  // it is touched. REQUIRES: the range lies in this file.
+  void Prefetch(const void* data, int64_t bytes) const;
+
   // Lets the kernel take back the whole pages inside [data, data + bytes): they stay in the page
   // cache and are mapped again when touched. REQUIRES: the range lies in this file.
   void Forget(const void* data, int64_t bytes) const;
 
  private:
+  // The offset of a range's first byte, once the range is known to lie in the file.
+  int64_t CheckedOffset(const void* data, int64_t bytes) const;
+
   MmapFile(std::string path, const uint8_t* data, int64_t size, std::unique_ptr<uint8_t[]> owned)
       : path_(std::move(path)), data_(data), size_(size), owned_(std::move(owned)) {}
 

@@ -13,6 +13,7 @@
 #include "core/kernels/batched_gemm.h"
 #include "core/kernels/conv2d.h"
 #include "core/kernels/gemv.h"
+#include "core/kernels/linear.h"
 #include "core/kernels/mask_scale_softmax.h"
 #include "core/kernels/sampling.h"
 #include "core/kernels/sgemm.h"
@@ -96,6 +97,20 @@ void BenchGemv(ThreadPool& pool, DataType type) {
   CheckEqual(out, reference);
   Report("gemv", absl::StrCat(size, " x ", size, " ", Abs(Name(type))), "gb_s",
          static_cast<double>(weight.bytes()), work, plain);
+}
+
+void BenchLinear(ThreadPool& pool, DataType type, int64_t tokens) {
+  const int64_t size = 2048;
+  const Tensor weight = As(type, Random({size, size}, 1));
+  const Tensor x = Random({tokens, size}, 2);
+  const Tensor out = Poisoned({tokens, size});
+  const Tensor reference = Poisoned({tokens, size});
+  const auto work = [&] { cpu::Linear(pool, x, weight, out); };
+  work();
+  cpu::LinearReference(pool, x, weight, reference);
+  CheckEqual(out, reference);
+  Report("linear", absl::StrCat(tokens, " x ", size, " x ", size, " ", Abs(Name(type))), "gb_s",
+         static_cast<double>(weight.bytes()), work);
 }
 
 void BenchSoftmax(ThreadPool& pool) {
@@ -198,6 +213,10 @@ int Main(int argc, char** argv) {
   BenchGemv(pool, DataType::kF32);
   BenchGemv(pool, DataType::kF16);
   BenchGemv(pool, DataType::kBF16);
+  for (const DataType type : {DataType::kF32, DataType::kF16, DataType::kBF16}) {
+    BenchLinear(pool, type, 1);
+    BenchLinear(pool, type, 64);
+  }
   BenchConv2d(pool);
   BenchSampling(pool, 49152);
   BenchSampling(pool, 128256);

@@ -1,0 +1,30 @@
+// What a stage process is told on its command line, all of it trivially copyable.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace spike {
+
+enum class MemoryKind { kIpc, kVmm };
+
+struct StageOptions {
+  int role = 0;  // 0: first, 1: last
+  int device = 0;
+  MemoryKind memory = {};
+  uint32_t depth = 4;        // plans in flight
+  size_t slot_bytes = 0;     // of a mailbox slot
+  size_t send_bytes = 0;     // rows to the neighbour
+  size_t receive_bytes = 0;  // rows from it
+  int layers = 0;            // GEMMs of 64 x 4096 x 12288 a plan
+  int store_blocks = 16;
+  uint32_t repeat = 1;              // times the rows are stored
+  uint64_t limit_ns = 500'000'000;  // of a wait
+  int capture_pause_ms = 0;         // inside the capture
+  size_t ballast_bytes = 1;
+};
+
+// Talks with the driver over `fd` until it is gone; the process's exit code.
+int RunStage(const StageOptions& options, int fd);
+
+}  // namespace spike
