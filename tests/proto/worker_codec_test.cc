@@ -156,7 +156,8 @@ TEST(WorkerCodecTest, RefusesMalformedPlans) {
       {"Admission.slot", [](Plan* plan) { plan->mutable_admissions(0)->set_slot(-1); }},
       {"SamplingParams.temperature", [&](Plan* plan) { sampling(plan)->set_temperature(-0.1f); }},
       {"SamplingParams.temperature", [&](Plan* plan) { sampling(plan)->set_temperature(NAN); }},
-      {"SamplingParams.temperature", [&](Plan* plan) { sampling(plan)->set_temperature(INFINITY); }},
+      {"SamplingParams.temperature",
+       [&](Plan* plan) { sampling(plan)->set_temperature(INFINITY); }},
       {"SamplingParams.top_k", [&](Plan* plan) { sampling(plan)->set_top_k(-1); }},
       {"SamplingParams.top_p", [&](Plan* plan) { sampling(plan)->set_top_p(0.0f); }},
       {"SamplingParams.top_p", [&](Plan* plan) { sampling(plan)->set_top_p(1.1f); }},
@@ -202,6 +203,14 @@ TEST(WorkerCodecTest, RefusesMalformedLoads) {
                     kInvalid, {"prefill_attention"}));
   EXPECT_TRUE(Fails(options([](Request* m) { m->set_padded_memory_bytes(-1); }), kInvalid,
                     {"padded_memory_bytes"}));
+
+  worker::v1::LoadProgress progress;
+  EncodeLoadProgress({3, 4, "t"}, &progress);
+  EXPECT_EQ(DecodeLoadProgress(progress)->tensor, "t");
+  progress.set_done(5);
+  EXPECT_TRUE(Fails(DecodeLoadProgress(progress), kInvalid, {"LoadProgress.done"}));
+  progress.set_total(-1);
+  EXPECT_TRUE(Fails(DecodeLoadProgress(progress), kInvalid, {"LoadProgress.total"}));
 
   worker::v1::LoadResponse empty;
   EXPECT_TRUE(Fails(DecodeStageInfo(empty), kInvalid, {"LoadResponse.config"}));
