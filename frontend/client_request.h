@@ -9,6 +9,7 @@
 
 #include "absl/time/time.h"
 #include "core/base/sampling_params.h"
+#include "core/tokenizer/chat_template.h"
 
 namespace penstock {
 
@@ -16,6 +17,7 @@ namespace penstock {
 struct ClientPrompt {
   std::optional<std::string> text;
   std::optional<std::vector<int32_t>> token_ids;
+  std::optional<std::vector<ChatMessage>> chat;  // laid out by the model's template
   bool parse_special = false;  // names of control tokens in `text` become those tokens
 };
 
@@ -59,6 +61,7 @@ struct RequestLimits {
   int64_t default_max_tokens = 256;
   int64_t max_new_tokens = 0;          // that a request may ask for; 0: what the context holds
   int64_t max_prompt_bytes = 1 << 20;  // of a prompt's text, all messages of a chat together
+  int64_t max_chat_messages = 1024;
   int32_t max_n = 16;
   int32_t max_logprobs = 20;  // alternatives beside a token
   int64_t max_stop_texts = 16;

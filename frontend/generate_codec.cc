@@ -9,6 +9,7 @@
 #include <grpcpp/support/proto_buffer_writer.h>
 
 #include <string>
+#include <vector>
 
 #include "core/base/check.h"
 #include "frontend/prompt_validator.h"
@@ -60,6 +61,15 @@ absl::Status ExplainFailure(const grpc::ByteBuffer& bytes, const Descriptor& typ
 void EncodeLogprob(const TokenLogprob& from, v1::TokenLogprob* to) {
   to->set_id(from.token);
   to->set_logprob(from.logprob);
+}
+
+std::vector<ChatMessage> DecodeChat(const v1::Chat& message) {
+  std::vector<ChatMessage> chat;
+  chat.reserve(static_cast<size_t>(message.messages_size()));
+  for (const v1::ChatMessage& one : message.messages()) {
+    chat.push_back({one.role(), one.content()});
+  }
+  return chat;
 }
 
 ClientSampling DecodeSampling(const v1::SamplingParams& message) {
@@ -117,6 +127,7 @@ ClientRequest DecodeGenerateRequest(const v1::GenerateRequest& message) {
   if (message.has_token_ids()) {
     prompt.token_ids.emplace(message.token_ids().ids().begin(), message.token_ids().ids().end());
   }
+  if (message.has_chat()) prompt.chat = DecodeChat(message.chat());
   prompt.parse_special = message.parse_special();
   request.sampling = DecodeSampling(message.sampling());
   return request;
@@ -125,6 +136,7 @@ ClientRequest DecodeGenerateRequest(const v1::GenerateRequest& message) {
 ClientPrompt DecodePrompt(const v1::TokenizeRequest& message) {
   ClientPrompt prompt;
   if (message.has_text()) prompt.text = message.text();
+  if (message.has_chat()) prompt.chat = DecodeChat(message.chat());
   prompt.parse_special = message.parse_special();
   return prompt;
 }

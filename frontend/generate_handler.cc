@@ -95,9 +95,10 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
     PENSTOCK_ASSIGN_OR_RETURN(ModelRuntime* const runtime, state.Ready());
     v1::GenerateRequest message;
     PENSTOCK_RETURN_IF_ERROR(ParseMessage(bytes, &message));
-    PENSTOCK_ASSIGN_OR_RETURN(CheckedRequest checked,
-                              ValidateRequest(DecodeGenerateRequest(message), runtime->limits(),
-                                              runtime->tokenizer(), FreshSeed()));
+    PENSTOCK_ASSIGN_OR_RETURN(
+        CheckedRequest checked,
+        ValidateRequest(DecodeGenerateRequest(message), runtime->limits(), runtime->tokenizer(),
+                        runtime->chat_template(), FreshSeed()));
     GenerationRequest& generation = checked.generation;
     generation.deadline = RequestDeadline(Deadline(context), absl::Now(), runtime->limits());
     prompt_ = generation.prompt;

@@ -13,6 +13,7 @@ void SetLimits(const RequestLimits& limits, v1::RequestLimits* message) {
   message->set_max_prompt_bytes(limits.max_prompt_bytes);
   message->set_max_new_tokens(limits.max_new_tokens);
   message->set_default_max_tokens(limits.default_max_tokens);
+  message->set_max_chat_messages(limits.max_chat_messages);
   message->set_max_n(limits.max_n);
   message->set_max_logprobs(limits.max_logprobs);
   message->set_max_stop_texts(limits.max_stop_texts);
@@ -42,6 +43,7 @@ v1::GetModelInfoResponse ModelInfo(const ModelRuntime& runtime) {
   response.set_kv_blocks(runtime.info().num_blocks);
   response.set_kv_block_tokens(kBlockSize);
   response.set_version(PENSTOCK_VERSION);
+  response.set_chat(runtime.chat_template().ok());
   SetLimits(runtime.limits(), response.mutable_limits());
   return response;
 }

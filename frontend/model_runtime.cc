@@ -13,23 +13,28 @@ namespace penstock {
 
 absl::StatusOr<std::unique_ptr<ModelRuntime>> ModelRuntime::Load(const RuntimeOptions& options) {
   PENSTOCK_ASSIGN_OR_RETURN(ModelFile file, OpenModel(options.stage.model));
+  absl::StatusOr<ChatTemplate> chat = ChatTemplate::Make(file.tokenizer, options.chat);
+  // One that was asked for by name has to fit.
+  if (!options.chat.layout.empty()) PENSTOCK_RETURN_IF_ERROR(chat.status());
   PENSTOCK_ASSIGN_OR_RETURN(std::unique_ptr<Tokenizer> tokenizer,
                             MakeTokenizer(std::move(file.tokenizer)));
-  return Start(options, std::move(tokenizer), MakeCpuStage());
+  return Start(options, std::move(tokenizer), MakeCpuStage(), std::move(chat));
 }
 
 absl::StatusOr<std::unique_ptr<ModelRuntime>> ModelRuntime::Start(
     const RuntimeOptions& options, std::unique_ptr<Tokenizer> tokenizer,
-    std::unique_ptr<StageExecutor> executor) {
+    std::unique_ptr<StageExecutor> executor, absl::StatusOr<ChatTemplate> chat_template) {
   std::unique_ptr<ModelRuntime> runtime(
-      new ModelRuntime(std::move(tokenizer), std::move(executor)));
+      new ModelRuntime(std::move(tokenizer), std::move(executor), std::move(chat_template)));
   PENSTOCK_RETURN_IF_ERROR(runtime->StartEngine(options));
   return runtime;
 }
 
 ModelRuntime::ModelRuntime(std::unique_ptr<Tokenizer> tokenizer,
-                           std::unique_ptr<StageExecutor> executor)
+                           std::unique_ptr<StageExecutor> executor,
+                           absl::StatusOr<ChatTemplate> chat_template)
     : tokenizer_(std::move(tokenizer)),
+      chat_template_(std::move(chat_template)),
       worker_(std::move(executor)),
       coordinator_(std::make_unique<WorkerLink>(worker_.channel())) {}
 

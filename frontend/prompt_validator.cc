@@ -5,6 +5,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_format.h"
+#include "core/base/checked_size.h"
 #include "core/base/utf8.h"
 
 namespace penstock {
@@ -28,22 +29,58 @@ absl::StatusOr<std::vector<int32_t>> EncodeText(const ClientPrompt& prompt,
   return tokenizer.Encode(*prompt.text, prompt.parse_special);
 }
 
+absl::StatusOr<std::vector<int32_t>> EncodeChat(const std::vector<ChatMessage>& messages,
+                                                const RequestLimits& limits,
+                                                const Tokenizer& tokenizer,
+                                                const absl::StatusOr<ChatTemplate>& chat_template) {
+  if (!chat_template.ok()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("this model takes no chats (", chat_template.status().message(),
+                     "): send a text, laid out as the model knows it"));
+  }
+  if (messages.empty()) return Bad("the chat is empty: send at least one message");
+  const auto count = static_cast<int64_t>(messages.size());
+  if (count > limits.max_chat_messages) {
+    return absl::OutOfRangeError(absl::StrCat("the chat has ", count, " messages: this server ",
+                                              "takes at most ", limits.max_chat_messages,
+                                              " (--max-chat-messages)"));
+  }
+  CheckedSize bytes = 0;
+  for (size_t i = 0; i < messages.size(); ++i) {
+    const ChatMessage& message = messages[i];
+    if (message.role != "system" && message.role != "user" && message.role != "assistant") {
+      return Bad(absl::StrCat("message ", i, " of the chat is of role \"",
+                              absl::CHexEscape(message.role.substr(0, 100)),
+                              "\": roles are system, user and assistant"));
+    }
+    PENSTOCK_RETURN_IF_ERROR(
+        CheckUtf8(absl::StrCat("message ", i, " of the chat"), message.content));
+    bytes = bytes + CheckedSize(static_cast<uint64_t>(message.content.size()));
+  }
+  PENSTOCK_RETURN_IF_ERROR(CheckPromptBytes(bytes.value().value_or(INT64_MAX), limits));
+  return chat_template->Encode(messages, tokenizer);
+}
+
 }  // namespace
 
-absl::StatusOr<std::vector<int32_t>> EncodePrompt(const ClientPrompt& prompt,
-                                                  const RequestLimits& limits,
-                                                  const Tokenizer& tokenizer) {
-  const int prompts = (prompt.text.has_value() ? 1 : 0) + (prompt.token_ids.has_value() ? 1 : 0);
-  if (prompts == 0) return Bad("the request has no prompt: send a text or token ids");
+absl::StatusOr<std::vector<int32_t>> EncodePrompt(
+    const ClientPrompt& prompt, const RequestLimits& limits, const Tokenizer& tokenizer,
+    const absl::StatusOr<ChatTemplate>& chat_template) {
+  const int prompts = (prompt.text.has_value() ? 1 : 0) + (prompt.token_ids.has_value() ? 1 : 0) +
+                      (prompt.chat.has_value() ? 1 : 0);
+  if (prompts == 0) return Bad("the request has no prompt: send a text, token ids or a chat");
   if (prompts > 1) {
-    return Bad("the request holds a text and token ids: send one of them as the prompt");
+    return Bad("the request holds several of a text, token ids and a chat: send one of them");
   }
   if (prompt.token_ids.has_value()) {
     if (prompt.token_ids->empty()) return Bad("the prompt is empty: send at least one token id");
     PENSTOCK_RETURN_IF_ERROR(CheckTokenIds("the prompt", *prompt.token_ids, limits));
     return *prompt.token_ids;
   }
-  PENSTOCK_ASSIGN_OR_RETURN(std::vector<int32_t> ids, EncodeText(prompt, limits, tokenizer));
+  PENSTOCK_ASSIGN_OR_RETURN(std::vector<int32_t> ids,
+                            prompt.chat.has_value()
+                                ? EncodeChat(*prompt.chat, limits, tokenizer, chat_template)
+                                : EncodeText(prompt, limits, tokenizer));
   if (ids.empty()) {
     return Bad("the model's vocabulary has no token for any byte of the prompt: send another text");
   }

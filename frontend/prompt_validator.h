@@ -13,11 +13,13 @@
 namespace penstock {
 
 // The prompt's ids: at least one, each in the vocabulary; how many is not looked at.
-// Errors: INVALID_ARGUMENT (no prompt or several, an empty one, a bad id, broken UTF-8),
-// OUT_OF_RANGE (more bytes than max_prompt_bytes).
-absl::StatusOr<std::vector<int32_t>> EncodePrompt(const ClientPrompt& prompt,
-                                                  const RequestLimits& limits,
-                                                  const Tokenizer& tokenizer);
+// `chat_template` is the model's, or why it has none that is known.
+// Errors: INVALID_ARGUMENT (no prompt or several, an empty one, a bad id, broken UTF-8, a role or
+// an order of messages that the template does not have), OUT_OF_RANGE (more bytes than
+// max_prompt_bytes), FAILED_PRECONDITION (a chat without a template).
+absl::StatusOr<std::vector<int32_t>> EncodePrompt(
+    const ClientPrompt& prompt, const RequestLimits& limits, const Tokenizer& tokenizer,
+    const absl::StatusOr<ChatTemplate>& chat_template);
 
 // NOT_FOUND if `model` is neither empty nor the one that is served.
 absl::Status CheckModel(std::string_view model, const RequestLimits& limits);

@@ -26,7 +26,9 @@ absl::StatusOr<int64_t> MaxTokens(const ClientSampling& sampling, const RequestL
 
 absl::StatusOr<CheckedRequest> ValidateRequest(const ClientRequest& request,
                                                const RequestLimits& limits,
-                                               const Tokenizer& tokenizer, uint64_t fresh_seed) {
+                                               const Tokenizer& tokenizer,
+                                               const absl::StatusOr<ChatTemplate>& chat_template,
+                                               uint64_t fresh_seed) {
   const ClientSampling& sampling = request.sampling;
   PENSTOCK_RETURN_IF_ERROR(CheckModel(request.model, limits));
   CheckedRequest checked;
@@ -43,7 +45,8 @@ absl::StatusOr<CheckedRequest> ValidateRequest(const ClientRequest& request,
     return Bad(absl::StrCat("min_tokens is ", generation.sampling.min_tokens, " and max_tokens ",
                             max_tokens, ": it must not be more"));
   }
-  PENSTOCK_ASSIGN_OR_RETURN(generation.prompt, EncodePrompt(request.prompt, limits, tokenizer));
+  PENSTOCK_ASSIGN_OR_RETURN(generation.prompt,
+                            EncodePrompt(request.prompt, limits, tokenizer, chat_template));
   const auto length = static_cast<int64_t>(generation.prompt.size());
   if (length >= limits.context_length) {
     return absl::OutOfRangeError(absl::StrCat(

@@ -29,10 +29,13 @@ struct CheckedRequest {
 // context leaves, and min_tokens to max_tokens. `fresh_seed` is used if the client gave none. The
 // deadline is left to the caller.
 // Errors: INVALID_ARGUMENT (a bad field, an empty prompt, broken UTF-8), OUT_OF_RANGE (the prompt
-// does not fit into the context), NOT_FOUND (another model).
+// does not fit into the context), NOT_FOUND (another model), FAILED_PRECONDITION (a chat, and
+// `chat_template` says why there is none).
 absl::StatusOr<CheckedRequest> ValidateRequest(const ClientRequest& request,
                                                const RequestLimits& limits,
-                                               const Tokenizer& tokenizer, uint64_t fresh_seed);
+                                               const Tokenizer& tokenizer,
+                                               const absl::StatusOr<ChatTemplate>& chat_template,
+                                               uint64_t fresh_seed);
 
 // Until when a request may take that came in at `now`; InfiniteFuture for a client's deadline: it
 // has set none.

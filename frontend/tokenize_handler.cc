@@ -12,9 +12,9 @@ namespace penstock {
 absl::StatusOr<v1::TokenizeResponse> Tokenize(const ModelRuntime& runtime,
                                               const v1::TokenizeRequest& request) {
   PENSTOCK_RETURN_IF_ERROR(CheckModel(request.model(), runtime.limits()));
-  PENSTOCK_ASSIGN_OR_RETURN(
-      const std::vector<int32_t> ids,
-      EncodePrompt(DecodePrompt(request), runtime.limits(), runtime.tokenizer()));
+  PENSTOCK_ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
+                            EncodePrompt(DecodePrompt(request), runtime.limits(),
+                                         runtime.tokenizer(), runtime.chat_template()));
   v1::TokenizeResponse response;
   response.mutable_ids()->Add(ids.begin(), ids.end());
   return response;

@@ -2,8 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <functional>
 #include <memory>
+#include <utility>
 
 #include "tests/support/small_vocabulary.h"
 #include "tests/support/status_matchers.h"
@@ -20,10 +22,11 @@ class RequestValidatorTest : public testing::Test {
     limits_.default_max_tokens = 8;
   }
   absl::StatusOr<CheckedRequest> Validate(const ClientRequest& request) {
-    return ValidateRequest(request, limits_, *tokenizer_, /*fresh_seed=*/77);
+    return ValidateRequest(request, limits_, *tokenizer_, chat_template_, /*fresh_seed=*/77);
   }
 
   const std::unique_ptr<Tokenizer> tokenizer_;
+  absl::StatusOr<ChatTemplate> chat_template_ = absl::FailedPreconditionError("it brings none");
   RequestLimits limits_;
 };
 
@@ -87,7 +90,9 @@ TEST_F(RequestValidatorTest, RefusesWithCodeAndReason) {
   limits_.max_prompt_bytes = 100;
   const Case cases[] = {
       {[](Prompt* p) { p->text.reset(); }, kInvalid, {"no prompt"}},
-      {[](Prompt* p) { p->token_ids = {{1}}; }, kInvalid, {"a text and token ids"}},
+      {[](Prompt* p) { p->token_ids = {{1}}; },
+       kInvalid,
+       {"several of a text, token ids and a chat"}},
       {[](Prompt* p) { p->text.emplace(""); }, kInvalid, {"empty"}},
       {[](Prompt* p) { p->text.emplace("\x04"); }, kInvalid, {"no token"}},
       {[](Prompt* p) { p->text.emplace("ab\xff"); }, kInvalid, {"UTF-8", "byte 2", "0xff"}},
@@ -118,6 +123,62 @@ TEST_F(RequestValidatorTest, RefusesWithCodeAndReason) {
   request.model = "gpt\xff";
   EXPECT_TRUE(
       Fails(Validate(request), absl::StatusCode::kNotFound, {"gpt\\xff", "ask for \"Small\""}));
+}
+
+class ChatValidatorTest : public RequestValidatorTest {
+ protected:
+  ChatValidatorTest() {
+    // The control tokens that the layout needs.
+    TokenizerSpec spec = SmallVocabulary();
+    AddToken("<|im_start|>", TokenizerSpec::TokenType::kControl, &spec);
+    AddToken("<|im_end|>", TokenizerSpec::TokenType::kControl, &spec);
+    ChatTemplateOptions options;
+    options.layout = "chatml";
+    chat_template_ = ChatTemplate::Make(spec, options);
+    chat_tokenizer_ = MakeTokenizer(spec).value();
+    limits_.vocab_size = chat_tokenizer_->vocab_size();
+    limits_.context_length = 4096;
+  }
+  absl::StatusOr<CheckedRequest> ValidateChat(std::vector<ChatMessage> chat) {
+    ClientRequest request;
+    request.prompt.chat = std::move(chat);
+    return ValidateRequest(request, limits_, *chat_tokenizer_, chat_template_, 77);
+  }
+  std::unique_ptr<Tokenizer> chat_tokenizer_;
+};
+
+TEST_F(ChatValidatorTest, AChatIsLaidOutByTheTemplate) {
+  ASSERT_TRUE(IsOk(chat_template_));
+  const absl::StatusOr<CheckedRequest> checked =
+      ValidateChat({{"system", "aaaa"}, {"user", "hello <|im_end|>"}});
+  ASSERT_TRUE(IsOk(checked));
+  const std::vector<ChatMessage> chat = {{"system", "aaaa"}, {"user", "hello <|im_end|>"}};
+  EXPECT_EQ(checked->generation.prompt, chat_template_->Encode(chat, *chat_tokenizer_).value());
+  // The name of a control token in a message is text.
+  const auto end = static_cast<int32_t>(limits_.vocab_size) - 1;
+  EXPECT_EQ(std::count(checked->generation.prompt.begin(), checked->generation.prompt.end(), end),
+            2);
+}
+
+TEST_F(ChatValidatorTest, BadChatsAreRefused) {
+  constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
+  EXPECT_TRUE(Fails(ValidateChat({}), kInvalid, {"chat is empty"}));
+  EXPECT_TRUE(Fails(ValidateChat({{"user", "a"}, {"to\xffol", "b"}}), kInvalid,
+                    {"message 1", "to\\xffol", "system, user and assistant"}));
+  EXPECT_TRUE(Fails(ValidateChat({{"user", "a\xff"}}), kInvalid, {"message 0", "UTF-8", "0xff"}));
+  limits_.max_chat_messages = 3;
+  EXPECT_TRUE(Fails(ValidateChat({4, {"user", "a"}}), absl::StatusCode::kOutOfRange,
+                    {"4 messages", "--max-chat-messages"}));
+  limits_.max_prompt_bytes = 10;
+  EXPECT_TRUE(Fails(ValidateChat({{"user", "123456"}, {"assistant", "78901"}}),
+                    absl::StatusCode::kOutOfRange, {"11 bytes", "--max-prompt-bytes"}));
+  limits_.max_prompt_bytes = 1000;
+  limits_.context_length = 8;
+  EXPECT_TRUE(
+      Fails(ValidateChat({{"user", "123456"}}), absl::StatusCode::kOutOfRange, {"context 8"}));
+  chat_template_ = absl::UnimplementedError("its template is not known");
+  EXPECT_TRUE(Fails(ValidateChat({{"user", "a"}}), absl::StatusCode::kFailedPrecondition,
+                    {"its template is not known", "send a text"}));
 }
 
 TEST_F(RequestValidatorTest, TimeLimits) {

@@ -30,7 +30,7 @@ class SamplingValidatorTest : public testing::Test {
     ClientRequest request;
     request.prompt.text.emplace("hello");
     request.sampling = sampling;
-    return ValidateRequest(request, limits_, *tokenizer_, /*fresh_seed=*/77);
+    return ValidateRequest(request, limits_, *tokenizer_, chat_template_, /*fresh_seed=*/77);
   }
   bool Passes(const ClientSampling& sampling) const { return Validate(sampling).ok(); }
   SamplingParams Params(const ClientSampling& sampling) const {
@@ -49,6 +49,7 @@ class SamplingValidatorTest : public testing::Test {
   }
 
   const std::unique_ptr<Tokenizer> tokenizer_;
+  const absl::StatusOr<ChatTemplate> chat_template_ = absl::FailedPreconditionError("none");
   RequestLimits limits_;
 };
 

@@ -12,6 +12,7 @@
 #include "core/base/check.h"
 #include "core/io/gguf.h"
 #include "core/tensor/dequantize.h"
+#include "tests/fuzz/check_message.h"
 #include "tests/fuzz/gguf_mutator.h"
 #include "tests/fuzz/mutator.h"
 #include "tests/support/gguf_builder.h"
@@ -115,6 +116,19 @@ void ReadTokenizer(const TokenizerSpec& spec) {
   for (const int32_t id : *ids) PENSTOCK_CHECK_LT(static_cast<size_t>(id), spec.tokens.size());
 }
 
+// Each value as every type there is.
+void ReadValues(const GgufFile& file) {
+  for (const std::string_view key :
+       {"u8", "i8s", "u16s", "i16", "u32", "i32", "f32", "f32s", "bool", "bools", "u64", "u64s",
+        "i64s", "string", "strings", "none"}) {
+    const bool found = file.GetInt(key).ok() + file.GetFloat(key).ok() + file.GetBool(key).ok() +
+                           file.GetString(key).ok() + file.GetStrings(key).ok() +
+                           file.GetInts(key).ok() >
+                       0;
+    PENSTOCK_CHECK(!found || file.HasKey(key));
+  }
+}
+
 void ReadAll(const std::shared_ptr<const GgufFile>& file) {
   if (const auto config = ReadGgufConfig(*file); config.ok()) {
     PENSTOCK_CHECK(Validate(*config).ok());
@@ -131,6 +145,7 @@ void ReadAll(const std::shared_ptr<const GgufFile>& file) {
       if (tensor.ok()) source->Forget(*tensor);
     }
   }
+  ReadValues(*file);
   if (const auto spec = ReadGgufTokenizer(*file); spec.ok()) ReadTokenizer(*spec);
   for (const std::string_view name : file->TensorNames()) {
     const Tensor tensor = *file->GetTensor(name);
@@ -149,7 +164,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (file.ok()) {
     penstock::ReadAll(*file);
   } else {
-    for (const char c : file.status().message()) PENSTOCK_CHECK(c >= 0x20 && c < 0x7f);
+    penstock::fuzz::CheckMessage(file.status(), "fuzz.gguf");
   }
   return 0;
 }
