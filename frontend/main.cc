@@ -26,6 +26,8 @@ struct CommandLine {
   std::string prefill_attention = "flash";
   int64_t padded_memory_mib = 2048;
   double drain_seconds = 30;
+  double default_timeout_seconds = 600;
+  double max_timeout_seconds = 0;
   double timeout_seconds = 0;
 };
 
@@ -58,6 +60,50 @@ void SetRuntime(const CommandLine& line, StageOptions* stage) {
   stage->padded_memory_bytes = line.padded_memory_mib * kMib;
   stage->prefill_attention =
       line.prefill_attention == "padded" ? PrefillAttention::kPadded : PrefillAttention::kFlash;
+}
+
+// What a request may ask for.
+void AddRequestLimits(CLI::App* serve, RequestLimits* limits, CommandLine* line) {
+  const auto add = [serve](const char* name, auto* value, const char* help, const char* unit,
+                           int64_t min, int64_t max) {
+    serve->add_option(name, *value, help)
+        ->capture_default_str()
+        ->check(CLI::Range(min, max))
+        ->type_name(unit)
+        ->group("Limits of a request");
+  };
+  constexpr int64_t kMany = 1 << 30;
+  add("--default-max-tokens", &limits->default_max_tokens,
+      "Tokens generated for a request that does not say how many", "N", 1, kMany);
+  add("--max-new-tokens", &limits->max_new_tokens,
+      "Most tokens that a request may ask for; 0: what the context holds", "N", 0, kMany);
+  add("--max-prompt-bytes", &limits->max_prompt_bytes,
+      "Largest text of a prompt, or of a chat's messages together", "BYTES", 1, kMany);
+  add("--max-chat-messages", &limits->max_chat_messages, "Most messages of a chat", "N", 1, kMany);
+  add("--max-n", &limits->max_n, "Most answers to one prompt (n)", "N", 1, 1024);
+  add("--max-logprobs", &limits->max_logprobs,
+      "Most alternatives told beside a token (logprobs, prompt_logprobs)", "N", 0, 1024);
+  add("--max-stop-texts", &limits->max_stop_texts, "Most stop texts", "N", 0, 1024);
+  add("--max-stop-bytes", &limits->max_stop_bytes, "Longest stop text or bad word", "BYTES", 1,
+      1 << 16);
+  add("--max-stop-ids", &limits->max_stop_ids, "Most stop ids", "N", 0, 1 << 20);
+  add("--max-logit-bias", &limits->max_logit_bias, "Most entries of logit_bias", "N", 0, 1 << 20);
+  add("--max-bad-words", &limits->max_bad_words, "Most bad words", "N", 0, 1 << 16);
+  const auto add_time = [serve](const char* name, double* seconds, const char* help) {
+    serve->add_option(name, *seconds, help)
+        ->capture_default_str()
+        ->check(CLI::Range(0.0, 1e9))
+        ->type_name("SECONDS")
+        ->group("Limits of a request");
+  };
+  add_time("--default-timeout", &line->default_timeout_seconds,
+           "Time limit of a request that comes without a deadline; 0: none");
+  add_time("--max-timeout", &line->max_timeout_seconds,
+           "Time limit of every request, whatever its deadline; 0: none");
+}
+
+absl::Duration TimeLimit(double seconds) {
+  return seconds > 0 ? absl::Seconds(seconds) : absl::InfiniteDuration();
 }
 
 CLI::App* AddServe(CLI::App* app, CommandLine* line) {
@@ -115,12 +161,6 @@ CLI::App* AddServe(CLI::App* app, CommandLine* line) {
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 50))
       ->type_name("N");
   serve
-      ->add_option("--default-max-tokens", options.runtime.limits.default_max_tokens,
-                   "Tokens generated for a request that does not say how many")
-      ->capture_default_str()
-      ->check(CLI::Range(1, 1 << 30))
-      ->type_name("N");
-  serve
       ->add_option("--max-message-bytes", options.max_message_bytes,
                    "Largest request taken, in bytes")
       ->capture_default_str()
@@ -137,6 +177,7 @@ CLI::App* AddServe(CLI::App* app, CommandLine* line) {
       ->add_option("--port-file", options.port_file,
                    "Once ready, write the port to this file (for scripts that use port 0)")
       ->type_name("FILE");
+  AddRequestLimits(serve, &options.runtime.limits, line);
   return serve;
 }
 
@@ -187,7 +228,8 @@ CLI::App* AddGenerate(CLI::App* app, CommandLine* line) {
                    "The same seed and prompt give the same answer (default: drawn, and told)")
       ->type_name("N");
   generate
-      ->add_option("--timeout", line->timeout_seconds, "Give up after this time (default: never)")
+      ->add_option("--timeout", line->timeout_seconds,
+                   "Give up after this time (default: never, or the server's own limit)")
       ->check(CLI::Range(1e-3, 1e9))
       ->type_name("SECONDS");
   generate
@@ -246,6 +288,9 @@ int Run(int argc, char** argv) {
   if (app.got_subcommand(serve)) {
     SetRuntime(line, &line.serve.runtime.stage);
     line.serve.drain_timeout = absl::Seconds(line.drain_seconds);
+    RequestLimits& limits = line.serve.runtime.limits;
+    limits.default_timeout = TimeLimit(line.default_timeout_seconds);
+    limits.max_timeout = TimeLimit(line.max_timeout_seconds);
     return RunServe(line.serve);
   }
   if (!app.got_subcommand(generate)) return RunTokenize(line.tokenize);
