@@ -115,7 +115,7 @@ CLI::App* AddServe(CLI::App* app, CommandLine* line) {
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 50))
       ->type_name("N");
   serve
-      ->add_option("--default-max-tokens", options.runtime.default_max_tokens,
+      ->add_option("--default-max-tokens", options.runtime.limits.default_max_tokens,
                    "Tokens generated for a request that does not say how many")
       ->capture_default_str()
       ->check(CLI::Range(1, 1 << 30))

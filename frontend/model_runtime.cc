@@ -13,23 +13,28 @@ namespace penstock {
 
 absl::StatusOr<std::unique_ptr<ModelRuntime>> ModelRuntime::Load(const RuntimeOptions& options) {
   PENSTOCK_ASSIGN_OR_RETURN(ModelFile file, OpenModel(options.stage.model));
+  absl::StatusOr<ChatTemplate> chat = ChatTemplate::Make(file.tokenizer, options.chat);
+  // One that was asked for by name has to fit.
+  if (!options.chat.layout.empty()) PENSTOCK_RETURN_IF_ERROR(chat.status());
   PENSTOCK_ASSIGN_OR_RETURN(std::unique_ptr<Tokenizer> tokenizer,
                             MakeTokenizer(std::move(file.tokenizer)));
-  return Start(options, std::move(tokenizer), MakeCpuStage());
+  return Start(options, std::move(tokenizer), MakeCpuStage(), std::move(chat));
 }
 
 absl::StatusOr<std::unique_ptr<ModelRuntime>> ModelRuntime::Start(
     const RuntimeOptions& options, std::unique_ptr<Tokenizer> tokenizer,
-    std::unique_ptr<StageExecutor> executor) {
+    std::unique_ptr<StageExecutor> executor, absl::StatusOr<ChatTemplate> chat_template) {
   std::unique_ptr<ModelRuntime> runtime(
-      new ModelRuntime(std::move(tokenizer), std::move(executor)));
+      new ModelRuntime(std::move(tokenizer), std::move(executor), std::move(chat_template)));
   PENSTOCK_RETURN_IF_ERROR(runtime->StartEngine(options));
   return runtime;
 }
 
 ModelRuntime::ModelRuntime(std::unique_ptr<Tokenizer> tokenizer,
-                           std::unique_ptr<StageExecutor> executor)
+                           std::unique_ptr<StageExecutor> executor,
+                           absl::StatusOr<ChatTemplate> chat_template)
     : tokenizer_(std::move(tokenizer)),
+      chat_template_(std::move(chat_template)),
       worker_(std::move(executor)),
       coordinator_(std::make_unique<WorkerLink>(worker_.channel())) {}
 
@@ -46,10 +51,10 @@ absl::Status ModelRuntime::StartEngine(const RuntimeOptions& options) {
                      " rows of embeddings and the tokenizer ", tokenizer_->vocab_size(),
                      " tokens: the file does not fit together; convert the model again"));
   }
+  limits_ = options.limits;
   limits_.model = ServedName(info_.config, options.stage.model);
   limits_.vocab_size = info_.config.vocab_size;
   limits_.context_length = std::min(info_.config.context_length, info_.num_blocks * kBlockSize);
-  limits_.default_max_tokens = options.default_max_tokens;
   engine_ = std::make_unique<EngineLoop>(std::move(engine), info_, coordinator_);
   return absl::OkStatus();
 }

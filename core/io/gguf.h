@@ -41,6 +41,7 @@ class GgufFile {
   absl::StatusOr<std::string_view> GetString(std::string_view key) const;
   absl::StatusOr<std::vector<std::string_view>> GetStrings(std::string_view key) const;
   absl::StatusOr<std::vector<int64_t>> GetInts(std::string_view key) const;
+  absl::StatusOr<std::vector<float>> GetFloats(std::string_view key) const;
   bool HasKey(std::string_view key) const { return values_.contains(key); }
 
   // The tensor under its GGUF name, outermost dimension first, in place. It keeps the file mapped.
@@ -77,8 +78,9 @@ class GgufFile {
 // is not supported yet), with the file and the key.
 absl::StatusOr<ModelConfig> ReadGgufConfig(const GgufFile& file);
 
-// What a tokenizer is made of, read from the metadata (tokenizer.ggml.*). Errors: as above.
-absl::StatusOr<TokenizerSpec> ReadGgufTokenizer(const GgufFile& file);
+// What a tokenizer is made of, read from the metadata (tokenizer.ggml.*). Behind its tokens come
+// unused ones up to `vocab_size`, the rows of the embedding table (0: none). Errors: as above.
+absl::StatusOr<TokenizerSpec> ReadGgufTokenizer(const GgufFile& file, int64_t vocab_size = 0);
 
 // The file's tensors under canonical names.
 std::unique_ptr<WeightSource> MakeGgufWeightSource(std::shared_ptr<const GgufFile> file);

@@ -13,7 +13,8 @@ namespace penstock {
 
 class PreTokenizer {
  public:
-  // By the name that GGUF files use: "gpt-2" or "smollm".
+  // By the name that GGUF files use: "gpt-2", "smollm", "llama-bpe" (also "llama3", "llama-v3"),
+  // "qwen2", "tekken".
   // Errors: UNIMPLEMENTED for any other, naming those that are supported.
   static absl::StatusOr<std::unique_ptr<const PreTokenizer>> Make(std::string_view name);
   ~PreTokenizer();

@@ -12,6 +12,7 @@
 #include "core/kernels/batched_gemm.h"
 #include "core/kernels/conv2d.h"
 #include "core/kernels/gemv.h"
+#include "core/kernels/linear.h"
 #include "core/kernels/mask_scale_softmax.h"
 #include "core/kernels/sgemm.h"
 #include "tests/support/tensors.h"
@@ -95,6 +96,20 @@ void BenchGemv(ThreadPool& pool, DataType type) {
          static_cast<double>(weight.bytes()), work, plain);
 }
 
+void BenchLinear(ThreadPool& pool, DataType type, int64_t tokens) {
+  const int64_t size = 2048;
+  const Tensor weight = As(type, Random({size, size}, 1));
+  const Tensor x = Random({tokens, size}, 2);
+  const Tensor out = Poisoned({tokens, size});
+  const Tensor reference = Poisoned({tokens, size});
+  const auto work = [&] { cpu::Linear(pool, x, weight, out); };
+  work();
+  cpu::LinearReference(pool, x, weight, reference);
+  CheckEqual(out, reference);
+  Report("linear", absl::StrCat(tokens, " x ", size, " x ", size, " ", Abs(Name(type))), "gb_s",
+         static_cast<double>(weight.bytes()), work);
+}
+
 void BenchSoftmax(ThreadPool& pool) {
   const int64_t heads = 9;
   const int64_t length = 512;
@@ -149,6 +164,10 @@ int Main(int argc, char** argv) {
   BenchGemv(pool, DataType::kF32);
   BenchGemv(pool, DataType::kF16);
   BenchGemv(pool, DataType::kBF16);
+  for (const DataType type : {DataType::kF32, DataType::kF16, DataType::kBF16}) {
+    BenchLinear(pool, type, 1);
+    BenchLinear(pool, type, 64);
+  }
   BenchConv2d(pool);
   return 0;
 }

@@ -47,3 +47,6 @@ penstock_fuzz(safetensors_index MAX_LEN 1024 COVERS core/io/safetensors_weights.
 penstock_fuzz(tokenizer MAX_LEN 1024
   COVERS core/base/utf8.cc core/tokenizer/bpe_tokenizer.cc core/tokenizer/byte_alphabet.cc
          core/tokenizer/pre_tokenizer.cc core/tokenizer/tokenizer.cc)
+penstock_fuzz(chat_template MAX_LEN 4096
+  COVERS core/tokenizer/chat_layouts.cc core/tokenizer/chat_template.cc core/tokenizer/chat_text.cc
+         core/tokenizer/template_shape.cc)

@@ -246,12 +246,12 @@ TEST(BpeTokenizer, TextMustBeUtf8) {
 
 TEST(MakeTokenizer, NamesWhatIsSupported) {
   TokenizerSpec spec = SmallVocabulary();
-  spec.model = "llama";
-  EXPECT_TRUE(Fails(MakeTokenizer(spec), absl::StatusCode::kUnimplemented, {"\"llama\"", "gpt2"}));
+  spec.model = "bert";
+  EXPECT_TRUE(Fails(MakeTokenizer(spec), absl::StatusCode::kUnimplemented, {"\"bert\"", "gpt2", "llama"}));
   spec = SmallVocabulary();
-  spec.pre_tokenizer = "tekken";
+  spec.pre_tokenizer = "falcon";
   EXPECT_TRUE(Fails(MakeTokenizer(spec), absl::StatusCode::kUnimplemented,
-                    {"\"tekken\"", "gpt-2", "smollm"}));
+                    {"\"falcon\"", "gpt-2", "smollm", "llama-bpe", "qwen2"}));
 }
 
 TEST(MakeTokenizer, RefusesASpecThatContradictsItself) {
