@@ -122,12 +122,4 @@ std::unique_ptr<WeightSource> MakeDummyWeightSource(uint64_t seed, const ModelCo
   return std::make_unique<DummyWeightSource>(seed, config, type, allocator);
 }
 
-std::unique_ptr<WeightSource> MakeDummyWeightSource(uint64_t seed, bool tied_embeddings,
-                                                    BaseAllocator& allocator) {
-  ModelConfig config;
-  config.num_layers = INT64_MAX;
-  config.tied_embeddings = tied_embeddings;
-  return MakeDummyWeightSource(seed, config, DataType::kF32, allocator);
-}
-
 }  // namespace penstock
