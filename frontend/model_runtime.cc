@@ -43,7 +43,7 @@ absl::Status ModelRuntime::StartEngine(const RuntimeOptions& options) {
   engine.max_step_tokens = options.stage.max_step_tokens;
   engine.max_sequences = options.stage.max_sequences;
   PENSTOCK_RETURN_IF_ERROR(Validate(engine));
-  PENSTOCK_ASSIGN_OR_RETURN(info_, coordinator_.Load(options.stage));
+  PENSTOCK_ASSIGN_OR_RETURN(info_, coordinator_.Load(options.stage, options.progress));
   // A sampled id must have a text, and an id from a client a row of the embedding table.
   if (info_.config.vocab_size != tokenizer_->vocab_size()) {
     return absl::InvalidArgumentError(

@@ -112,9 +112,11 @@ class ShardIndex {
     if (map.size() == 0) return map.Unexpected("the shard of each tensor");
     for (int64_t i = 0; i < map.size(); ++i) {
       PENSTOCK_ASSIGN_OR_RETURN(const std::string_view shard, map.at(i).AsString());
-      // Only a name beside the index: a downloaded file must not point anywhere else.
-      if (!shard.ends_with(kSuffix) ||
-          shard.find_first_of(std::string_view("/\\\0", 3)) != std::string_view::npos) {
+      // Only a name beside the index: a downloaded file must not point anywhere else. And a plain
+      // one, for messages show paths as they are.
+      if (!shard.ends_with(kSuffix) || !std::all_of(shard.begin(), shard.end(), [](char c) {
+            return c > 0x20 && c < 0x7f && c != '/' && c != '\\';
+          })) {
         return map.at(i).Unexpected("the name of a .safetensors file in the same folder");
       }
       shards_[std::string(shard)].emplace_back(map.at(i).key());

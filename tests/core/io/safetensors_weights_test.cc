@@ -162,6 +162,17 @@ TEST_F(ShardedTest, ShardsOutsideTheFolderAreRefused) {
   }
 }
 
+// Found by safetensors_index_fuzz: a terminal would have obeyed the message about the missing
+// shard.
+TEST_F(ShardedTest, ShardsWithUnprintableNamesAreRefused) {
+  for (const char* shard : {"\\u001b[31mred.safetensors", "\xf0\x9f\x98\x80.safetensors",
+                            "a\\nb.safetensors", "a b.safetensors"}) {
+    EXPECT_TRUE(Invalid(absl::StrCat(R"({"weight_map": {"model.norm.weight": ")", shard, "\"}}"),
+                        {"index.json: weight_map.model.norm.weight", "in the same folder"}))
+        << shard;
+  }
+}
+
 TEST_F(ShardedTest, IndexesThatAreNoIndex) {
   EXPECT_TRUE(Invalid("{", {"index.json: is not JSON"}));
   EXPECT_TRUE(Invalid("{}", {"there is no 'weight_map'"}));
