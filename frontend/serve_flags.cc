@@ -33,7 +33,7 @@ void AddRequestLimits(CLI::App* serve, RequestLimits* limits, ServeFlags* flags)
   add("--max-chat-messages", &limits->max_chat_messages, "Most messages of a chat", "N", 1, kMany);
   add("--max-n", &limits->max_n, "Most answers to one prompt (n)", "N", 1, 1024);
   add("--max-logprobs", &limits->max_logprobs,
-      "Most alternatives told beside a token (logprobs, prompt_logprobs)", "N", 0, 1024);
+      "Most alternatives told beside a token (logprobs, prompt_logprobs)", "N", 0, kMaxLogprobs);
   add("--max-stop-texts", &limits->max_stop_texts, "Most stop texts", "N", 0, 1024);
   add("--max-stop-bytes", &limits->max_stop_bytes, "Longest stop text or bad word", "BYTES", 1,
       1 << 16);
