@@ -318,6 +318,14 @@ TEST(WorkerCodecTest, RefusesMalformedLoads) {
   EXPECT_TRUE(Fails(options([](Request* m) { m->set_padded_memory_bytes(-1); }), kInvalid,
                     {"padded_memory_bytes"}));
 
+  worker::v1::LoadProgress progress;
+  EncodeLoadProgress({3, 4, "t"}, &progress);
+  EXPECT_EQ(DecodeLoadProgress(progress)->tensor, "t");
+  progress.set_done(5);
+  EXPECT_TRUE(Fails(DecodeLoadProgress(progress), kInvalid, {"LoadProgress.done"}));
+  progress.set_total(-1);
+  EXPECT_TRUE(Fails(DecodeLoadProgress(progress), kInvalid, {"LoadProgress.total"}));
+
   worker::v1::LoadResponse empty;
   EXPECT_TRUE(Fails(DecodeStageInfo(empty), kInvalid, {"LoadResponse.config"}));
   worker::v1::LoadResponse info;
