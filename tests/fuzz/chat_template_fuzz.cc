@@ -14,6 +14,7 @@
 #include "core/tokenizer/chat_template.h"
 #include "core/tokenizer/chat_text.h"
 #include "core/tokenizer/template_shape.h"
+#include "tests/fuzz/mutator.h"
 #include "tests/support/small_vocabulary.h"
 
 namespace penstock {
@@ -85,6 +86,28 @@ void CheckChat(const TokenizerSpec& spec, const Tokenizer& tokenizer, const Chat
   }
 }
 
+// A template of each kind of thing, and a conversation under each layout; the first byte chooses.
+fuzz::Words Seeds() {
+  const auto own = static_cast<char>(ChatLayouts().size());
+  fuzz::Words seeds = {
+      own + std::string("{% for message in messages %}{% if loop.first and messages[0]['role'] != "
+                        "'system' %}{{ '<|im_start|>system\\nBe kind.<|im_end|>\\n' }}{% endif %}{{"
+                        "'<|im_start|>' + message['role'] + '\\n' + message['content'] + "
+                        "'<|im_end|>' + '\\n'}}{% endfor %}{% if add_generation_prompt %}{{ "
+                        "'<|im_start|>assistant\\n' }}{% endif %}"),
+      own +
+          std::string("{#- a comment -#}\r\n  {%- set x = {\"a\": [1, (2)]} +%}\n{{- x[\"a\"][0] ~ "
+                      "'\\t\\'' -}}")};
+  for (size_t i = 0; i < ChatLayouts().size(); ++i) {
+    std::string seed(1, static_cast<char>(i));
+    seed += "\x02 Be kind. \x01";
+    seed += std::string(1, '\0') + "Hi\xc2\xa0\x01\x05<think>\nhm\n</think>\n\nHello\x01";
+    seed += std::string(1, '\0') + "<tool_response>1</tool_response>\x01";
+    seeds.push_back(seed + std::string(1, '\0') + "<|im_end|> and?");
+  }
+  return seeds;
+}
+
 }  // namespace
 }  // namespace penstock
 
@@ -96,9 +119,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string_view rest(reinterpret_cast<const char*>(data) + 1, size - 1);
   const size_t choice = data[0] % (ChatLayouts().size() + 1);
   if (choice == ChatLayouts().size()) {
-    penstock::TokenizerSpec own = *spec;
-    own.chat_template = std::string(rest);
-    const auto chat = penstock::ChatTemplate::Make(own);
+    static auto* const own = new penstock::TokenizerSpec(*spec);
+    own->chat_template = std::string(rest);
+    const auto chat = penstock::ChatTemplate::Make(*own);
     const auto shape = penstock::ShapeOf(rest);
     PENSTOCK_CHECK(shape.has_value() || !chat.ok());
     if (chat.ok()) penstock::CheckChat(*spec, *tokenizer, *chat, {{"user", "Hi"}});
@@ -109,4 +132,48 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   PENSTOCK_CHECK(chat.ok());
   penstock::CheckChat(*spec, *tokenizer, *chat, penstock::Messages(rest));
   return 0;
+}
+
+extern "C" size_t LLVMFuzzerCustomMutator(uint8_t* data, size_t size, size_t max_size,
+                                          unsigned seed) {
+  using penstock::fuzz::Format;
+  static const auto* const format = new Format{"",
+                                               penstock::Seeds(),
+                                               {"{{",
+                                                "}}",
+                                                "{%",
+                                                "%}",
+                                                "{#",
+                                                "#}",
+                                                "{%-",
+                                                "-%}",
+                                                "{%+",
+                                                "+%}",
+                                                "{{-",
+                                                "-}}",
+                                                "\n",
+                                                "\r\n",
+                                                "\\n",
+                                                "\\'",
+                                                "['role']",
+                                                "[\"content\"]",
+                                                "message",
+                                                "<|im_start|>system\n",
+                                                "<|im_end|>\n",
+                                                "<|im_end|>",
+                                                "<think>",
+                                                "</think>",
+                                                "<tool_response>",
+                                                "</tool_response>",
+                                                "\x01\x05",
+                                                "\x01\x02",
+                                                "\xc2\xa0",
+                                                "\xe3\x80\x80",
+                                                "\x1c",
+                                                "\xff",
+                                                "[INST]",
+                                                "<<SYS>>",
+                                                "<|eot_id|>"},
+                                               penstock::fuzz::MutateBinary};
+  return penstock::fuzz::Mutate(*format, data, size, max_size, seed);
 }

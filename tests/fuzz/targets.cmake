@@ -39,10 +39,10 @@ endforeach()
 
 penstock_fuzz(gguf MAX_LEN 8192
   COVERS core/io/gguf.cc core/io/gguf_config.cc core/io/gguf_cursor.h core/io/gguf_format.cc
-         core/io/gguf_parser.cc core/io/gguf_tokenizer.cc
-         core/io/gguf_weights.cc)
-penstock_fuzz(safetensors MAX_LEN 1024
-  COVERS core/io/json.cc core/io/json_value.cc core/io/safetensors.cc)
+         core/io/gguf_parser.cc core/io/gguf_tokenizer.cc core/io/gguf_weights.cc)
+penstock_fuzz(hf_config MAX_LEN 2048
+  COVERS core/io/hf_config.cc core/io/json.cc core/io/json_value.cc core/model/model_config.cc)
+penstock_fuzz(safetensors MAX_LEN 1024 COVERS core/io/safetensors.cc)
 penstock_fuzz(safetensors_index MAX_LEN 1024 COVERS core/io/safetensors_weights.cc)
 penstock_fuzz(tokenizer MAX_LEN 1024
   COVERS core/base/utf8.cc core/tokenizer/bpe_tokenizer.cc core/tokenizer/byte_alphabet.cc
