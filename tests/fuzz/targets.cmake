@@ -3,10 +3,6 @@
 # penstock_fuzz(<name> MAX_LEN <bytes> [LIBS ...] COVERS <file>...): the program <name>_fuzz of
 # tests/fuzz/<name>_fuzz.cc. Inputs are MAX_LEN bytes at most: as short as the seeds allow, since
 # short inputs are fast ones. COVERS are the parser's own files, of whose lines it shall reach 90 %.
-option(PENSTOCK_FUZZ "Build the fuzz targets (needs clang)" OFF)
-if(NOT PENSTOCK_FUZZ)
-  return()
-endif()
 if(NOT CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
   message(FATAL_ERROR "PENSTOCK_FUZZ needs clang: configure with -DCMAKE_CXX_COMPILER=clang++")
 endif()
