@@ -63,7 +63,7 @@ struct RequestLimits {
   int64_t max_prompt_bytes = 1 << 20;  // of a prompt's text, all messages of a chat together
   int64_t max_chat_messages = 1024;
   int32_t max_n = 16;
-  int32_t max_logprobs = 20;  // alternatives beside a token
+  int32_t max_logprobs = 20;  // alternatives beside a token; kMaxLogprobs at most
   int64_t max_stop_texts = 16;
   int64_t max_stop_bytes = 256;  // of one stop text, and of one bad word
   int64_t max_stop_ids = 256;

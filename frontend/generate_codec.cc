@@ -2,12 +2,15 @@
 
 #include <google/protobuf/descriptor.h>
 #include <google/protobuf/empty.pb.h>
+#include <google/protobuf/io/coded_stream.h>
 #include <google/protobuf/stubs/logging.h>
 #include <google/protobuf/unknown_field_set.h>
+#include <google/protobuf/wire_format_lite.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/support/proto_buffer_reader.h>
 #include <grpcpp/support/proto_buffer_writer.h>
 
+#include <climits>
 #include <string>
 #include <vector>
 
@@ -24,6 +27,8 @@ using google::protobuf::Empty;
 using google::protobuf::FieldDescriptor;
 using google::protobuf::UnknownField;
 using google::protobuf::UnknownFieldSet;
+using google::protobuf::internal::WireFormatLite;
+using google::protobuf::io::CodedInputStream;
 
 // The first text of a message that is not UTF-8. The fields were read as those of a message
 // without any, so that nothing was looked at that is in them. The types of penstock.v1 hold no
@@ -44,6 +49,28 @@ absl::Status FindBrokenText(const Descriptor& type, const UnknownFieldSet& field
     }
   }
   return absl::OkStatus();
+}
+
+// Takes the fields of a message, and of those in it, off the budget; false once it is used up.
+// What is no message is left to the parser.
+bool WithinBudget(const Descriptor& type, CodedInputStream& input, int64_t* budget) {
+  while (const uint32_t tag = input.ReadTag()) {
+    if (--*budget < 0) return false;
+    const FieldDescriptor* const known =
+        type.FindFieldByNumber(WireFormatLite::GetTagFieldNumber(tag));
+    uint32_t length = 0;
+    if (WireFormatLite::GetTagWireType(tag) != WireFormatLite::WIRETYPE_LENGTH_DELIMITED ||
+        known == nullptr || known->type() != FieldDescriptor::TYPE_MESSAGE) {
+      if (!WireFormatLite::SkipField(&input, tag)) return true;
+    } else {
+      if (!input.ReadVarint32(&length) || length > INT_MAX) return true;
+      const CodedInputStream::Limit outer = input.PushLimit(static_cast<int>(length));
+      if (!WithinBudget(*known->message_type(), input, budget)) return false;
+      if (input.BytesUntilLimit() != 0) return true;
+      input.PopLimit(outer);
+    }
+  }
+  return true;
 }
 
 absl::Status ExplainFailure(const grpc::ByteBuffer& bytes, const Descriptor& type) {
@@ -105,6 +132,17 @@ absl::Status ParseMessage(const grpc::ByteBuffer& bytes, google::protobuf::Messa
   // event of this program's.
   const google::protobuf::LogSilencer silencer;
   grpc::ByteBuffer copy = bytes;  // shares the slices
+  {
+    grpc::ProtoBufferReader first(&copy);
+    if (first.status().ok()) {
+      CodedInputStream input(&first);
+      int64_t budget = kMaxFields;
+      if (!WithinBudget(*message->GetDescriptor(), input, &budget)) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("the request has more than ", kMaxFields, " fields: send fewer"));
+      }
+    }
+  }
   grpc::ProtoBufferReader reader(&copy);
   if (!reader.status().ok() || !message->ParseFromZeroCopyStream(&reader)) {
     return ExplainFailure(bytes, *message->GetDescriptor());

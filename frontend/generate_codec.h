@@ -15,7 +15,9 @@ namespace penstock {
 
 // Reads a request's bytes, which gRPC passes on as they came: its own parser would answer INTERNAL
 // to what a client got wrong.
-// Errors: INVALID_ARGUMENT for bytes that are no such message, naming a text that is not UTF-8.
+// Errors: INVALID_ARGUMENT for bytes that are no such message, naming a text that is not UTF-8, and
+// for more fields than kMaxFields: each takes some 50 bytes of memory, but two of a message.
+inline constexpr int64_t kMaxFields = 1 << 18;
 absl::Status ParseMessage(const grpc::ByteBuffer& bytes, google::protobuf::Message* message);
 
 // Writes an answer's bytes.

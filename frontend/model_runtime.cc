@@ -12,12 +12,12 @@
 namespace penstock {
 
 absl::StatusOr<std::unique_ptr<ModelRuntime>> ModelRuntime::Load(const RuntimeOptions& options) {
-  PENSTOCK_ASSIGN_OR_RETURN(ModelFile file, OpenModel(options.stage.model));
-  absl::StatusOr<ChatTemplate> chat = ChatTemplate::Make(file.tokenizer, options.chat);
+  PENSTOCK_ASSIGN_OR_RETURN(ModelTokenizer file, OpenTokenizer(options.stage.model));
+  absl::StatusOr<ChatTemplate> chat = ChatTemplate::Make(file.spec, options.chat);
   // One that was asked for by name has to fit.
   if (!options.chat.layout.empty()) PENSTOCK_RETURN_IF_ERROR(chat.status());
   PENSTOCK_ASSIGN_OR_RETURN(std::unique_ptr<Tokenizer> tokenizer,
-                            MakeTokenizer(std::move(file.tokenizer)));
+                            MakeTokenizer(std::move(file.spec)));
   return Start(options, std::move(tokenizer), MakeCpuStage(), std::move(chat));
 }
 
@@ -43,7 +43,7 @@ absl::Status ModelRuntime::StartEngine(const RuntimeOptions& options) {
   engine.max_step_tokens = options.stage.max_step_tokens;
   engine.max_sequences = options.stage.max_sequences;
   PENSTOCK_RETURN_IF_ERROR(Validate(engine));
-  PENSTOCK_ASSIGN_OR_RETURN(info_, coordinator_.Load(options.stage));
+  PENSTOCK_ASSIGN_OR_RETURN(info_, coordinator_.Load(options.stage, options.progress));
   // A sampled id must have a text, and an id from a client a row of the embedding table.
   if (info_.config.vocab_size != tokenizer_->vocab_size()) {
     return absl::InvalidArgumentError(

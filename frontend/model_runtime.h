@@ -25,6 +25,8 @@ struct RuntimeOptions {
   EngineOptions engine;  // its max_step_tokens and max_sequences are taken from `stage`
   ChatTemplateOptions chat;
   RequestLimits limits;  // its model, vocabulary and context are the loaded model's
+  // Called now and then while the model loads, on a thread of the stage link's.
+  StageLink::ProgressCallback progress = [](const LoadProgress&) {};
 };
 
 class ModelRuntime {

@@ -43,7 +43,7 @@ absl::Status CheckText(const std::string& field, const std::string& text,
 absl::StatusOr<int32_t> Alternatives(std::string_view field, std::optional<int32_t> asked,
                                      const RequestLimits& limits) {
   if (!asked.has_value()) return -1;
-  const int64_t max = std::min<int64_t>(limits.max_logprobs, limits.vocab_size);
+  const int64_t max = std::min<int64_t>({limits.max_logprobs, kMaxLogprobs, limits.vocab_size});
   if (*asked < 0 || *asked > max) {
     return Bad(absl::StrCat(Abs(field), " is ", *asked, ": it must be 0 (the token itself) to ",
                             max, " (--max-logprobs) or absent"));

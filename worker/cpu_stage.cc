@@ -5,10 +5,13 @@
 
 #include "core/base/kv_block.h"
 #include "core/base/thread_pool.h"
+#include "core/io/check_file.h"
 #include "core/io/model_file.h"
 #include "core/kernels/cpu_ops.h"
 #include "core/model/kv_cache.h"
 #include "core/model/model_registry.h"
+#include "core/model/model_tensors.h"
+#include "core/weights/watched_source.h"
 #include "worker/stage.h"
 #include "worker/stage_sampler.h"
 #include "worker/step_batcher.h"
@@ -24,11 +27,13 @@ int64_t NowNs() {
 
 class CpuStage final : public StageExecutor {
  public:
-  absl::StatusOr<StageInfo> Load(const StageOptions& options) override;
+  absl::StatusOr<StageInfo> Load(const StageOptions& options,
+                                 const ProgressCallback& progress) override;
   absl::StatusOr<StepResult> Execute(const StepPlan& plan) override;
 
  private:
-  absl::StatusOr<StageInfo> LoadModel(const StageOptions& options);
+  absl::StatusOr<StageInfo> LoadModel(const StageOptions& options,
+                                      const ProgressCallback& progress);
 
   HostAllocator allocator_;
   std::optional<ThreadPool> pool_;
@@ -39,17 +44,19 @@ class CpuStage final : public StageExecutor {
   std::optional<StageSampler> sampler_;
 };
 
-absl::StatusOr<StageInfo> CpuStage::Load(const StageOptions& options) {
+absl::StatusOr<StageInfo> CpuStage::Load(const StageOptions& options,
+                                         const ProgressCallback& progress) {
   if (model_ != nullptr) {
     return absl::FailedPreconditionError("this stage has loaded a model already");
   }
   const int64_t start = NowNs();
-  PENSTOCK_ASSIGN_OR_RETURN(StageInfo info, LoadModel(options));
+  PENSTOCK_ASSIGN_OR_RETURN(StageInfo info, LoadModel(options, progress));
   info.load_ns = NowNs() - start;
   return info;
 }
 
-absl::StatusOr<StageInfo> CpuStage::LoadModel(const StageOptions& options) {
+absl::StatusOr<StageInfo> CpuStage::LoadModel(const StageOptions& options,
+                                              const ProgressCallback& progress) {
   PENSTOCK_ASSIGN_OR_RETURN(const ModelFile file, OpenModel(options.model));
   const ModelConfig& config = file.config;
   const int64_t block_bytes = KvCache::BlockBytes(config, config.num_layers);
@@ -65,8 +72,17 @@ absl::StatusOr<StageInfo> CpuStage::LoadModel(const StageOptions& options) {
   pool_.emplace(options.threads);
   ops_.emplace(*pool_);
   const LayerRange all{0, config.num_layers};
+  ModelCheck check;
+  if (!options.check_file.empty()) {
+    PENSTOCK_ASSIGN_OR_RETURN(check, ReadModelCheck(options.check_file));
+  }
+  const int64_t total = NumParameters(config);
+  const WatchedSource weights(*file.weights, options.check_file.empty() ? nullptr : &check.tensors,
+                              [&](std::string_view tensor, int64_t done) {
+                                progress({done, total, std::string(tensor)});
+                              });
   PENSTOCK_ASSIGN_OR_RETURN(std::unique_ptr<Model> model,
-                            MakeModel(config, all, *file.weights,
+                            MakeModel(config, all, weights,
                                       {options.max_step_tokens, options.max_sequences,
                                        options.prefill_attention, options.padded_memory_bytes},
                                       *ops_, allocator_));

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <span>
 #include <string>
 #include <string_view>
@@ -70,6 +71,9 @@ absl::Status CheckSampling(const SamplingParams& sampling, const PartCheck& chec
   if (!(sampling.min_p >= 0.0f && sampling.min_p <= 1.0f)) {
     return check.Refuse("has a min_p that is not in 0 to 1");
   }
+  PENSTOCK_RETURN_IF_ERROR(check.Within("top_k", sampling.top_k, 0, INT32_MAX));
+  PENSTOCK_RETURN_IF_ERROR(check.Within("min_tokens", sampling.min_tokens, 0, INT64_MAX));
+  PENSTOCK_RETURN_IF_ERROR(check.Within("choice", sampling.choice, 0, INT32_MAX));
   for (const LogitBias& bias : sampling.logit_bias) {
     PENSTOCK_RETURN_IF_ERROR(check.Tokens("has a logit_bias of", {&bias.token, 1}));
     PENSTOCK_RETURN_IF_ERROR(check.Finite("a logit_bias of", bias.bias));

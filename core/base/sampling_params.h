@@ -49,6 +49,10 @@ struct SamplingParams {
 struct TokenLogprob {
   int32_t token = 0;
   float logprob = 0;
+
+  friend bool operator==(const TokenLogprob& a, const TokenLogprob& b) {
+    return a.token == b.token && a.logprob == b.logprob;
+  }
 };
 
 }  // namespace penstock

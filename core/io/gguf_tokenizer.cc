@@ -125,6 +125,11 @@ absl::StatusOr<TokenizerSpec> ReadGgufTokenizer(const GgufFile& file, int64_t vo
   PENSTOCK_RETURN_IF_ERROR(
       PadTokens(absl::StrCat(file.path(), ": ", Abs(kTokens)), /*vocab_size=*/0, &spec));
   PENSTOCK_ASSIGN_OR_RETURN(spec.types, ReadTypes(file, num_tokens));
+  // What converters call the rows of the embedding that are no token; some say they are tokens that
+  // a text may name.
+  for (size_t i = 0; i < num_tokens; ++i) {
+    if (spec.tokens[i] == absl::StrCat("[PAD", i, "]")) spec.types[i] = TokenType::kUnused;
+  }
   PENSTOCK_ASSIGN_OR_RETURN(spec.bos_id, ReadId(file, "tokenizer.ggml.bos_token_id", num_tokens));
   if (spec.model == "llama") {
     PENSTOCK_RETURN_IF_ERROR(ReadSentencePieceKeys(file, &spec));

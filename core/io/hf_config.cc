@@ -12,7 +12,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::string_view kConfig = "config.json";
-constexpr std::string_view kGenerationConfig = "generation_config.json";
 // Real ones have some kilobytes.
 constexpr int64_t kMaxConfigBytes = int64_t{4} << 20;
 
@@ -268,28 +267,6 @@ absl::Status HfConfigReader::CheckTheRestIsPlain() const {
   return absl::OkStatus();
 }
 
-// Nothing if the file does not say.
-absl::StatusOr<std::vector<int32_t>> ParseEndIds(const JsonDocument& document, int64_t vocab_size) {
-  const JsonValue root = document.root();
-  PENSTOCK_RETURN_IF_ERROR(root.CheckObject());
-  std::vector<int32_t> ids;
-  const auto add = [&](const JsonValue& value) -> absl::Status {
-    PENSTOCK_ASSIGN_OR_RETURN(const int64_t id, value.AsInt());
-    if (id < 0 || id >= vocab_size) {
-      return value.Unexpected(absl::StrCat("a token id, 0 to ", vocab_size - 1, ","));
-    }
-    ids.push_back(static_cast<int32_t>(id));
-    return absl::OkStatus();
-  };
-  const auto value = root.Find("eos_token_id");
-  if (!value) return ids;
-  if (!value->is_array()) PENSTOCK_RETURN_IF_ERROR(add(*value));
-  for (int64_t i = 0; i < value->size(); ++i) PENSTOCK_RETURN_IF_ERROR(add(value->at(i)));
-  std::sort(ids.begin(), ids.end());
-  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
-  return ids;
-}
-
 }  // namespace
 
 absl::StatusOr<ModelConfig> ReadHfConfig(const std::string& folder) {
@@ -305,18 +282,6 @@ absl::StatusOr<ModelConfig> ReadHfConfig(const std::string& folder) {
 absl::StatusOr<ModelConfig> ParseHfConfig(const std::string& name, std::string_view text) {
   PENSTOCK_ASSIGN_OR_RETURN(const auto document, JsonDocument::Parse(name, text, kMaxConfigBytes));
   return HfConfigReader(*document).Read();
-}
-
-absl::StatusOr<std::vector<int32_t>> ReadHfEndIds(const std::string& folder, int64_t vocab_size) {
-  for (const std::string_view name : {kGenerationConfig, kConfig}) {
-    const fs::path path = fs::path(folder) / name;
-    std::error_code error;
-    if (name == kGenerationConfig && !fs::exists(path, error)) continue;
-    PENSTOCK_ASSIGN_OR_RETURN(const auto document, JsonDocument::Open(path, kMaxConfigBytes));
-    PENSTOCK_ASSIGN_OR_RETURN(std::vector<int32_t> ids, ParseEndIds(*document, vocab_size));
-    if (!ids.empty()) return ids;
-  }
-  return std::vector<int32_t>();
 }
 
 }  // namespace penstock

@@ -1,12 +1,10 @@
-// config.json and generation_config.json of a Hugging Face folder, in the forms that transformers 4
-// and 5 write. What is not written has the default of transformers' class for the family.
-// Pure functions but for reading the files.
+// config.json of a Hugging Face folder, in the forms that transformers 4 and 5 write. What is not
+// written has the default of transformers' class for the family. Pure functions but for reading the
+// files.
 #pragma once
 
-#include <cstdint>
 #include <string>
 #include <string_view>
-#include <vector>
 
 #include "core/base/status.h"
 #include "core/model/model_config.h"
@@ -20,10 +18,5 @@ namespace penstock {
 absl::StatusOr<ModelConfig> ReadHfConfig(const std::string& folder);
 // The same on a text; `name` stands for the file in messages.
 absl::StatusOr<ModelConfig> ParseHfConfig(const std::string& name, std::string_view text);
-
-// The ids that end a generation, sorted: those of generation_config.json, or, where that file or
-// its eos_token_id is missing, those of config.json; none if neither says.
-// Errors: those of JsonDocument; INVALID_ARGUMENT for what is no id below `vocab_size`.
-absl::StatusOr<std::vector<int32_t>> ReadHfEndIds(const std::string& folder, int64_t vocab_size);
 
 }  // namespace penstock

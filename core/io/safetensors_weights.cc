@@ -49,6 +49,17 @@ class SafetensorsSource final : public WeightSource {
     return tensor;
   }
 
+  std::vector<TensorInfo> Tensors() const override {
+    std::vector<TensorInfo> infos;
+    for (const auto& [name, shard] : tensors_) {
+      auto info = shard->Describe(HfTensorName(name));
+      if (info.ok()) infos.push_back({name, info->type, info->shape});
+    }
+    std::sort(infos.begin(), infos.end(),
+              [](const TensorInfo& a, const TensorInfo& b) { return a.name < b.name; });
+    return infos;
+  }
+
   RopeRows rope_rows() const override { return RopeRows::kHalves; }
 
   void Forget(const Tensor& tensor) const override {
@@ -80,6 +91,7 @@ absl::Status SafetensorsSource::Add(const Shard& shard) {
           config_.architecture, " model of ", config_.num_layers,
           " layers, and no such model that is supported here has a tensor of that name"));
     }
+    PENSTOCK_RETURN_IF_ERROR(shard->Describe(name).status());
     if (!tensors_.try_emplace(std::string(*canonical), shard).second) {
       return absl::InvalidArgumentError(
           absl::StrCat(shard->path(), ": tensor ", Quoted(name),

@@ -34,9 +34,9 @@ absl::Status PadTokens(std::string_view where, int64_t vocab_size, TokenizerSpec
   const auto size = static_cast<int64_t>(spec->tokens.size());
   const int64_t most = vocab_size == 0 ? kMaxVocabSize : std::min(vocab_size, kMaxVocabSize);
   if (size == 0 || size > most) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        Abs(where), ": the vocabulary has ", size, " tokens; 1 to ", most, " are expected",
-        vocab_size == 0 ? "" : ", the rows of the model's embedding table"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(Abs(where), " holds ", size, " tokens; 1 to ", most, " are expected",
+                     vocab_size == 0 ? "" : ", the rows of the model's embedding table"));
   }
   if (vocab_size == 0) return absl::OkStatus();
   spec->tokens.resize(static_cast<size_t>(vocab_size));

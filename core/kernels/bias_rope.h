@@ -30,9 +30,9 @@
 // frequencies head_dim / 2 values on the host (at most 256: a GPU's launch carries them)
 // table       [num_tokens, head_dim] f32
 // Angles, cosines and sines are rounded to float32 at each step, as Hugging Face's are. A table of
-// the step's positions instead of all positions: one of the whole context is 64 MiB and a third of
-// a second of sines for a Llama 3.1, while a step needs as many sines as one layer needs
-// exponentials, and the same function of position and frequency gives the same bits either way.
+// the step's positions instead of all positions: one of the whole context is 64 MiB and a tenth of
+// a second of a start for a Llama 3.1, while a step needs head_dim sines a token for all its
+// layers, and the same function of position and frequency gives the same bits either way.
 #pragma once
 
 #include <span>

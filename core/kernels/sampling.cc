@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "core/base/check.h"
-#include "core/kernels/philox.h"
+#include "core/kernels/sampling_draw.h"
 #include "core/kernels/top_k.h"
 #include "core/tensor/tensor_wrapper.h"
 
@@ -82,95 +82,8 @@ class LogitChange {
   std::vector<float>& logits_;
 };
 
-double GumbelOf(const SamplingRow& row, int32_t id) {
-  const auto position = static_cast<uint64_t>(row.position);
-  return Gumbel(
-      Philox({static_cast<uint32_t>(id), static_cast<uint32_t>(position),
-              static_cast<uint32_t>(position >> 32), static_cast<uint32_t>(row.params->choice)},
-             row.params->seed)[0]);
-}
-
-// Steps 5, 8 and 9: the race of the Gumbel-max trick; ids may come in any order.
-class GumbelRace {
- public:
-  GumbelRace(std::span<const float> logits, float top, const SamplingRow& row)
-      : logits_(logits),
-        top_(top),
-        temperature_(row.params->temperature),
-        lowest_(row.params->min_p > 0.0f ? std::log(static_cast<double>(row.params->min_p))
-                                         : std::numeric_limits<double>::lowest()),
-        row_(row) {}
-
-  void Enter(int32_t id) {
-    const double score = Score(id);
-    if (score < lowest_) return;  // a masked one too
-    // Not even the largest variate could win: no need to draw it.
-    if (score + kGumbelMax < best_) return;
-    const double total = score + GumbelOf(row_, id);
-    if (total > best_ || (total == best_ && id < winner_)) {
-      best_ = total;
-      winner_ = id;
-    }
-  }
-  // Of an id, relative to the best one's.
-  double Score(int32_t id) const {
-    return (static_cast<double>(logits_[static_cast<size_t>(id)]) - top_) / temperature_;
-  }
-  int32_t winner() const { return winner_; }
-
- private:
-  std::span<const float> logits_;
-  double top_;
-  double temperature_;
-  double lowest_;
-  const SamplingRow& row_;
-  double best_ = -std::numeric_limits<double>::infinity();
-  int32_t winner_ = std::numeric_limits<int32_t>::max();
-};
-
-// How many of `order` (best first) reach top_p of `mass`; none if they do not reach it.
-int64_t NucleusSize(const GumbelRace& race, std::span<const int32_t> order, double mass,
-                    double top_p) {
-  double sum = 0;
-  for (size_t i = 0; i < order.size(); ++i) {
-    sum += std::exp(race.Score(order[i]));
-    if (sum >= top_p * mass) return static_cast<int64_t>(i) + 1;
-  }
-  return 0;
-}
-
-// Steps 5 to 9. `top` is the largest logit.
-int32_t Draw(std::span<const float> logits, float top, const SamplingRow& row) {
-  const auto vocab = static_cast<int64_t>(logits.size());
-  const int64_t limit = row.params->top_k > 0 ? std::min<int64_t>(row.params->top_k, vocab) : vocab;
-  GumbelRace race(logits, top, row);
-  if (row.params->top_p >= 1.0f) {
-    if (limit == vocab) {
-      for (int32_t id = 0; id < vocab; ++id) race.Enter(id);
-    } else {
-      for (int32_t id : TopKRow(logits, limit)) race.Enter(id);
-    }
-    return race.winner();
-  }
-  double mass = 0;
-  if (limit == vocab) {
-    mass = SumExp(logits, top, row.params->temperature);
-  } else {
-    for (int32_t id : TopKRow(logits, limit)) mass += std::exp(race.Score(id));
-  }
-  // The nucleus is small as a rule: look for it in the best few before sorting more of the row.
-  for (int64_t k = std::min<int64_t>(64, limit);; k = std::min(k * 8, limit)) {
-    const std::span<const int32_t> order = TopKRow(logits, k);
-    int64_t nucleus = NucleusSize(race, order, mass, row.params->top_p);
-    if (nucleus == 0 && k < limit) continue;
-    if (nucleus == 0) nucleus = k;  // rounding kept the sum below top_p: everything stays
-    for (int64_t i = 0; i < nucleus; ++i) race.Enter(order[static_cast<size_t>(i)]);
-    return race.winner();
-  }
-}
-
 int32_t Choose(std::span<const float> logits, float top, const SamplingRow& how) {
-  if (how.params->temperature > 0.0f) return Draw(logits, top, how);
+  if (how.params->temperature > 0.0f) return DrawToken(logits, top, how);
   return static_cast<int32_t>(std::find(logits.begin(), logits.end(), top) - logits.begin());
 }
 

@@ -14,8 +14,11 @@
 //   5. scores = (logit - largest logit) / temperature, in float64;
 //   6. top_k: exactly the k best are kept, the lower id first among equals (0: all);
 //   7. top_p: of these, best first, each is kept while those before it have less than top_p of the
-//      mass, sum exp(score): so at least one, and the one that reaches top_p is in (1: all);
-//   8. min_p: of these, each whose score is at least log(min_p) is kept (0: all);
+//      mass, sum exp(score): so at least one, and the one that reaches top_p is in (1: all); sums
+//      are exact to float32's rounding;
+//   8. min_p: of these, each whose logit is at least largest + temperature * log(min_p), in
+//   float64,
+//      is kept (0: all);
 //   9. of what is left, the one with the largest  score + g(id)  is taken, g being independent
 //      standard Gumbel variates: an exact draw from the softmax of what is left (the Gumbel-max
 //      trick; Maddison, Tarlow and Minka, 2014, arXiv:1411.0030), with no running sum whose order

@@ -4,6 +4,8 @@
 #include <utility>
 #include <vector>
 
+#include "core/base/utf8.h"
+
 namespace penstock {
 namespace {
 
@@ -236,6 +238,7 @@ void AppendEscaped(std::string_view text, std::string* out) {
 
 std::optional<TemplateShape> ShapeOf(std::string_view chat_template) {
   if (static_cast<int64_t>(chat_template.size()) > kMaxTemplateBytes) return std::nullopt;
+  if (FindInvalidUtf8(chat_template)) return std::nullopt;
   const std::string text = WithPlainLineEnds(chat_template);
   std::vector<Token> tokens;
   if (!Lexer(text).Run(&tokens)) return std::nullopt;

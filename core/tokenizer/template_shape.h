@@ -15,7 +15,8 @@ inline constexpr int64_t kMaxTemplateBytes = 1 << 20;
 
 // One line a token: d data, s string, t any other token, b e and v the delimiters; backslashes and
 // line breaks in it are escaped. Left out or made one: white space in a tag, comments, kinds of
-// quotes, x["name"] and x.name. Nothing for what Jinja's lexer would refuse.
+// quotes, x["name"] and x.name. Nothing for what Jinja's lexer would refuse and for what is not
+// UTF-8.
 struct TemplateShape {
   std::string tokens;
   // The text X of a string "<|im_start|>system\nX<|im_end|>\n": what a ChatML template says if

@@ -174,10 +174,10 @@ TEST_F(SamplingValidatorTest, LogprobsAbsentAndPresent) {
   sampling.logprobs = 5;
   EXPECT_EQ(Params(sampling).logprobs, 5);
   limits_.max_logprobs = INT32_MAX;
-  sampling.logprobs = static_cast<int32_t>(limits_.vocab_size);
+  sampling.logprobs = kMaxLogprobs;
   EXPECT_TRUE(Passes(sampling));
   ++*sampling.logprobs;
-  ExpectRefused(sampling, "logprobs");
+  ExpectRefused(sampling, "logprobs is 101: it must be 0 (the token itself) to 100");
 }
 
 TEST_F(SamplingValidatorTest, LogitBias) {

@@ -46,3 +46,6 @@ penstock_fuzz(tokenizer MAX_LEN 1024
 penstock_fuzz(chat_template MAX_LEN 4096
   COVERS core/tokenizer/chat_layouts.cc core/tokenizer/chat_template.cc core/tokenizer/chat_text.cc
          core/tokenizer/template_shape.cc)
+penstock_fuzz(request MAX_LEN 1024 LIBS penstock_engine
+  COVERS frontend/answer_stream.cc frontend/prompt_validator.cc frontend/request_validator.cc
+         frontend/sampling_validator.cc frontend/stop_matcher.cc)

@@ -8,7 +8,6 @@
 #include "core/model/rope_frequencies.h"
 #include "nlohmann/json.hpp"
 #include "tests/support/drive.h"
-#include "tests/support/model_stage.h"
 
 namespace penstock {
 namespace {
@@ -102,21 +101,24 @@ TEST_P(FamiliesTest, LogitsEqualHuggingFace) {
   std::cout << GetParam() << ": largest difference of a logit " << worst << "\n";
 }
 
-TEST_P(FamiliesTest, GreedyTokensEqualHuggingFace) {
-  CpuOps ops(Pool());
+TEST_P(FamiliesTest, GreedyTokensOfAStageEqualHuggingFace) {
   for (const auto prefill : {PrefillAttention::kFlash, PrefillAttention::kPadded}) {
-    ModelLimits limits;
-    limits.max_tokens = 256;
-    limits.max_samples = 2;
-    limits.prefill_attention = prefill;
-    ModelStage stage(family_.config, *family_.weights, limits, ops);
+    StageOptions options;
+    options.model = FamilyFolder(GetParam());
+    options.kv_memory_bytes = 8 << 20;
+    options.max_step_tokens = 256;
+    options.max_sequences = 2;
+    options.prefill_attention = prefill;
+    const auto stage = MakeCpuStage();
+    ASSERT_TRUE(IsOk(stage->Load(options)));
     for (const int64_t chunk : {256, 37}) {
       Driven sequence;
       sequence.prompt = reference_.prompt;
+      sequence.sampling.temperature = 0;
       sequence.chunk = chunk;
       std::vector<Driven> one = {sequence};
       ASSERT_NO_FATAL_FAILURE(
-          Drive(stage, one, reference_.answer.size(), family_.config.context_length));
+          Drive(*stage, one, reference_.answer.size(), family_.config.context_length));
       EXPECT_EQ(one[0].answer.tokens, reference_.answer) << chunk;
     }
   }
@@ -129,6 +131,18 @@ TEST_P(FamiliesTest, FrequenciesEqualHuggingFace) {
     // Two libraries' powf may differ in the last bit.
     EXPECT_FLOAT_EQ(frequencies[i], reference_.frequencies[i]) << i;
   }
+}
+
+// The same scaling as a GGUF file says it: a divisor of each frequency.
+TEST_P(FamiliesTest, ScalingByFactorsIsTheSameModel) {
+  ModelConfig config = family_.config;
+  config.rope_scaling = {};
+  std::vector<float> factors = RopeFrequencies(config);
+  for (size_t i = 0; i < factors.size(); ++i) factors[i] /= reference_.frequencies[i];
+  config.rope_scaling.type = RopeScaling::Type::kFactors;
+  config.rope_scaling.factors = factors;
+  ASSERT_TRUE(IsOk(Validate(config)));
+  EXPECT_LE(Worst(config, PrefillAttention::kFlash, 64), kLogitTolerance);
 }
 
 // The comparison would notice: without what makes the family, logits are elsewhere.

@@ -135,6 +135,63 @@ TEST_P(InvarianceTest, EveryChunkSizeChangesNoBit) {
   }
 }
 
+// Resume after a preemption or a dead stage: prompt and answer so far come back as a prompt.
+TEST_P(InvarianceTest, AReplayChangesNoBit) {
+  CpuOps ops(Pool());
+  const auto stage = Stage(PrefillAttention::kFlash, ops);
+  const std::vector<Driven> sequences = Sequences(family_.config.vocab_size, false);
+  const std::vector<Answer> whole = Answers(*stage, sequences, {8, 33}, context_);
+  std::vector<Driven> resumed = sequences;
+  for (size_t i = 0; i < resumed.size(); ++i) {
+    const std::vector<int32_t>& tokens = whole[i].tokens;
+    resumed[i].prompt.insert(resumed[i].prompt.end(), tokens.begin(),
+                             tokens.begin() + static_cast<int64_t>(1 + i % (kAnswer - 1)));
+  }
+  const std::vector<Answer> rest = Answers(*stage, resumed, {8, 20, true}, context_);
+  for (size_t i = 0; i < resumed.size(); ++i) {
+    const auto cut = static_cast<int64_t>(1 + i % (kAnswer - 1));
+    EXPECT_TRUE(
+        std::equal(whole[i].tokens.begin() + cut, whole[i].tokens.end(), rest[i].tokens.begin()));
+    EXPECT_TRUE(std::equal(whole[i].logprobs.begin() + cut, whole[i].logprobs.end(),
+                           rest[i].logprobs.begin()));
+  }
+}
+
+// The whole stage, its sampler included: greedy and seeded draws, penalties.
+TEST_P(InvarianceTest, AStageGivesTheSameAnswers) {
+  for (const auto prefill : {PrefillAttention::kFlash, PrefillAttention::kPadded}) {
+    const auto load = [&](int threads) {
+      StageOptions options;
+      options.model = FamilyFolder(GetParam());
+      options.kv_memory_bytes = int64_t{64} << 20;
+      options.max_step_tokens = kMaxTokens;
+      options.max_sequences = kSequences;
+      options.threads = threads;
+      options.prefill_attention = prefill;
+      std::unique_ptr<StageExecutor> stage = MakeCpuStage();
+      EXPECT_TRUE(IsOk(stage->Load(options)));
+      return stage;
+    };
+    std::vector<Driven> sequences =
+        Sequences(family_.config.vocab_size, prefill == PrefillAttention::kPadded);
+    for (size_t i = 0; i < sequences.size(); ++i) {
+      SamplingParams& sampling = sequences[i].sampling;
+      sampling.temperature = i % 4 == 0 ? 0.0f : 0.9f;
+      sampling.top_p = i % 4 == 1 ? 0.8f : 1.0f;
+      sampling.top_k = i % 4 == 2 ? 20 : 0;
+      sampling.repetition_penalty = i % 4 == 3 ? 1.3f : 1.0f;
+      sampling.frequency_penalty = i % 4 == 3 ? 0.4f : 0.0f;
+      sampling.seed = i;
+    }
+    const std::vector<Answer> alone = Answers(*load(1), sequences, kAlone, context_);
+    const auto stage = load(2);
+    for (const Way& way : {Way{32, 5, true}, Way{8, 16, true}, Way{31, 1 << 20}}) {
+      EXPECT_EQ(Different(Answers(*stage, sequences, way, context_), alone), 0u)
+          << "batches of " << way.batch;
+    }
+  }
+}
+
 // A matrix product that sums in another order once a batch is large: what a library's GEMM does.
 class BatchDependentOps final : public CpuOps {
  public:

@@ -84,6 +84,19 @@ INSTANTIATE_TEST_SUITE_P(Types, LinearTest,
                                            DataType::kQ4_1, DataType::kQ8_0),
                          [](const auto& info) { return std::string(Name(info.param)); });
 
+TEST(Linear, EveryQuantizationMatchesFloat64) {
+  for (const DataType type : {DataType::kQ4_0, DataType::kQ4_1, DataType::kQ5_0, DataType::kQ5_1,
+                              DataType::kQ8_0, DataType::kQ4_K, DataType::kQ5_K, DataType::kQ6_K}) {
+    const Tensor weight = RandomBlocks(type, {9, 512}, 12);
+    for (const int64_t tokens : {1, 7}) {
+      const Tensor x = Random({tokens, 512}, 11);
+      const Tensor out = Poisoned({tokens, 9});
+      cpu::Linear(Pool(), x, weight, out);
+      EXPECT_LE(RelativeError(out, Float64(x, weight)), kFloatTolerance) << Name(type);
+    }
+  }
+}
+
 TEST(Linear, OddWidthsOfPlainTypes) {
   for (const DataType type : {DataType::kF32, DataType::kF16, DataType::kBF16}) {
     for (int64_t in : {1, 15, 31, 33, 47, 100}) {

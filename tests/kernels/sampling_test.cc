@@ -198,6 +198,29 @@ TEST(Sampling, GivesTheTokensOfTheReference) {
   EXPECT_GT(masked, 5);
 }
 
+// On vocabularies that are larger than any block, with cuts that keep few and almost all.
+TEST(Sampling, GivesTheTokensOfTheReferenceOnALargeVocabulary) {
+  const SequenceState state({1, 2, 3}, {4});
+  for (int64_t trial = 0; trial < 240; ++trial) {
+    const int64_t vocab = 6000 + 13 * trial;
+    Tensor logits = Random({1, vocab}, static_cast<uint32_t>(trial), trial % 4 == 0 ? 0.1f : 2.5f);
+    if (trial % 3 == 0) {  // many ties, also at the cuts
+      auto* values = static_cast<float*>(logits.raw());
+      for (int64_t i = 0; i < vocab; ++i) values[i] = std::round(values[i] * 4) / 4;
+    }
+    SamplingParams params =
+        Params(0.4f + 0.1f * static_cast<float>(trial % 16), 0, 1, static_cast<uint64_t>(trial));
+    const int32_t top_k[] = {0, 30, 1000, 3000};
+    const float top_p[] = {1, 0.3f, 0.9f, 0.999f};
+    const float min_p[] = {0, 0, 0.001f, 0.2f};
+    params.top_k = top_k[trial % 4];
+    params.top_p = top_p[trial / 4 % 4];
+    params.min_p = min_p[trial / 16 % 4];
+    const int32_t expected = SamplingReference(ToVector(logits), params, state).Token();
+    ASSERT_EQ(Token(logits, params, state), expected) << "trial " << trial;
+  }
+}
+
 TEST(Sampling, StepsComeInTheirOrder) {
   const SequenceState state({1}, {0, 0});
   SamplingParams params = Params(0);

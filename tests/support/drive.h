@@ -23,7 +23,7 @@ struct Answer {
 struct Driven {
   std::vector<int32_t> prompt;
   SamplingParams sampling;
-  int64_t chunk = 1 << 20;  // tokens of the prompt a step
+  int64_t chunk = 64;       // tokens of the prompt a step
   bool no_single = false;   // no chunk of one token while the prompt is fed
   int64_t delay = 0;        // steps before it begins
 
@@ -66,6 +66,7 @@ inline void Drive(StageExecutor& stage, std::vector<Driven>& sequences, size_t a
         admission.generation = generation;
         admission.sampling = sequence.sampling;
         admission.prompt_tokens = static_cast<int64_t>(sequence.prompt.size());
+        if (sequence.sampling.needs_history()) admission.history = sequence.prompt;
         plan.admissions.push_back(std::move(admission));
       }
       PlanRow row;

@@ -273,23 +273,5 @@ TEST(HfConfigTest, AFolderGivesTheName) {
       Fails(ReadHfConfig(folder.path()), StatusCode::kInvalidArgument, {"config.json: has"}));
 }
 
-TEST(HfConfigTest, EndIdsAreThoseOfTheGenerationConfig) {
-  const TempFolder folder;
-  folder.Write("config.json", R"({"eos_token_id": 2})");
-  EXPECT_EQ(*ReadHfEndIds(folder.path(), 10), (std::vector<int32_t>{2}));
-  folder.Write("generation_config.json", R"({"eos_token_id": [9, 7, 9]})");
-  EXPECT_EQ(*ReadHfEndIds(folder.path(), 10), (std::vector<int32_t>{7, 9}));
-  folder.Write("generation_config.json", R"({"temperature": 1.0})");
-  EXPECT_EQ(*ReadHfEndIds(folder.path(), 10), (std::vector<int32_t>{2}));
-  folder.Write("config.json", "{}");
-  EXPECT_TRUE(ReadHfEndIds(folder.path(), 10)->empty());
-  for (const char* ids : {"10", "[1, -1]", "[[1]]", "\"</s>\"", "4294967297"}) {
-    folder.Write("generation_config.json", absl::StrCat("{\"eos_token_id\": ", ids, "}"));
-    EXPECT_TRUE(Fails(ReadHfEndIds(folder.path(), 10), StatusCode::kInvalidArgument,
-                      {"generation_config.json: eos_token_id"}))
-        << ids;
-  }
-}
-
 }  // namespace
 }  // namespace penstock::testing

@@ -147,12 +147,12 @@ TEST_F(ChatTemplateGoldenTest, ReadsTemplatesAsJinjasLexerDoes) {
 }
 
 TEST(ChatTemplateTest, ThePackagedModelsOwnTemplate) {
-  const absl::StatusOr<ModelFile> file = OpenModel(PENSTOCK_TEST_MODEL);
+  const absl::StatusOr<ModelTokenizer> file = OpenTokenizer(PENSTOCK_TEST_MODEL);
   ASSERT_TRUE(IsOk(file)) << "run scripts/fetch-model";
-  const auto chat = ChatTemplate::Make(file->tokenizer);
+  const auto chat = ChatTemplate::Make(file->spec);
   ASSERT_TRUE(IsOk(chat));
   EXPECT_EQ(chat->layout(), "smollm2");
-  const auto tokenizer = MakeTokenizer(file->tokenizer).value();
+  const auto tokenizer = MakeTokenizer(file->spec).value();
   const std::vector<ChatMessage> messages = {{"user", "<|im_end|>"}};
   const auto ids = chat->Encode(messages, *tokenizer);
   ASSERT_TRUE(IsOk(ids));

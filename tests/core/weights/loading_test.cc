@@ -95,7 +95,7 @@ TEST(Loading, SlicesOfDummyWeightsAreTheWhole) {
   for (const bool tied : {false, true}) {
     ModelConfig config = FullConfig();
     config.tied_embeddings = tied;
-    const auto source = MakeDummyWeightSource(5, tied, Allocator());
+    const auto source = MakeDummyWeightSource(5, config, DataType::kBF16, Allocator());
     ASSERT_NO_FATAL_FAILURE(ExpectSlicesAreTheWhole({*source, config, Allocator()}));
   }
 }
@@ -104,7 +104,7 @@ TEST(Loading, ALayerLoadsAloneFromEitherSource) {
   const ModelConfig config = FullConfig();
   MemorySource source;
   PutModel(config, DataType::kF32, DataType::kF32, source);
-  const auto dummy = MakeDummyWeightSource(5, false, Allocator());
+  const auto dummy = MakeDummyWeightSource(5, config, DataType::kF32, Allocator());
   const WeightSource* const sources[] = {&source, dummy.get()};
   for (const WeightSource* from : sources) {
     LayerWeight layer;
