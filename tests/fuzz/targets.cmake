@@ -42,7 +42,13 @@ penstock_fuzz(safetensors MAX_LEN 1024 COVERS core/io/safetensors.cc)
 penstock_fuzz(safetensors_index MAX_LEN 1024 COVERS core/io/safetensors_weights.cc)
 penstock_fuzz(tokenizer MAX_LEN 1024
   COVERS core/base/utf8.cc core/tokenizer/bpe_tokenizer.cc core/tokenizer/byte_alphabet.cc
-         core/tokenizer/pre_tokenizer.cc core/tokenizer/tokenizer.cc)
+         core/tokenizer/merge_list.h core/tokenizer/named_tokens.cc core/tokenizer/nfc.cc
+         core/tokenizer/pre_tokenizer.cc core/tokenizer/spm_tokenizer.cc
+         core/tokenizer/tokenizer.cc)
+penstock_fuzz(tokenizer_json MAX_LEN 4096
+  COVERS core/io/tokenizer_file.cc core/io/tokenizer_json.cc core/io/tokenizer_json_steps.cc)
+penstock_fuzz(sentencepiece MAX_LEN 5120
+  COVERS core/io/protobuf_reader.cc core/io/sentencepiece_model.cc)
 penstock_fuzz(chat_template MAX_LEN 4096
   COVERS core/tokenizer/chat_layouts.cc core/tokenizer/chat_template.cc core/tokenizer/chat_text.cc
          core/tokenizer/template_shape.cc)
