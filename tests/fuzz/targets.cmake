@@ -47,6 +47,7 @@ penstock_fuzz(tokenizer MAX_LEN 1024
          core/tokenizer/tokenizer.cc)
 penstock_fuzz(tokenizer_json MAX_LEN 4096
   COVERS core/io/tokenizer_file.cc core/io/tokenizer_json.cc core/io/tokenizer_json_steps.cc)
+penstock_fuzz(tokenizer_folder MAX_LEN 1024 COVERS core/io/tokenizer_folder.cc)
 penstock_fuzz(sentencepiece MAX_LEN 5120
   COVERS core/io/protobuf_reader.cc core/io/sentencepiece_model.cc)
 penstock_fuzz(chat_template MAX_LEN 4096
