@@ -3,8 +3,9 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
-#include <algorithm>
+#include <array>
 #include <iterator>
+#include <mutex>
 #include <string>
 #include <utility>
 
@@ -123,28 +124,17 @@ struct PreTokenizer::Regex {
   pcre2_code* code;
 };
 
-PreTokenizer::PreTokenizer(std::unique_ptr<const Regex> regex) : regex_(std::move(regex)) {}
+PreTokenizer::PreTokenizer(std::shared_ptr<const Regex> regex) : regex_(std::move(regex)) {}
 PreTokenizer::~PreTokenizer() = default;
 
-absl::StatusOr<std::unique_ptr<const PreTokenizer>> PreTokenizer::Make(std::string_view name) {
-  for (const Alias& each : kAliases) {
-    if (each.alias == name) name = each.name;
-  }
-  const auto* pattern = std::find_if(std::begin(kPatterns), std::end(kPatterns),
-                                     [name](const Pattern& each) { return each.name == name; });
-  if (pattern == std::end(kPatterns)) {
-    std::string error = absl::StrCat("pre-tokenizer \"", absl::CHexEscape(Abs(name)),
-                                     "\" is not supported; these are:");
-    for (const Pattern& each : kPatterns) absl::StrAppend(&error, " ", Abs(each.name));
-    return absl::UnimplementedError(error);
-  }
+std::shared_ptr<const PreTokenizer::Regex> PreTokenizer::Compile(const char* pattern) {
   const std::string regex =
-      absl::StrReplaceAll(pattern->regex, {{"{S}", kSpace},
-                                           {"{L}", kLetter},
-                                           {"{N}", kNumber},
-                                           {"{C}", kCapital},
-                                           {"{c}", kSmall},
-                                           {"{D}", absl::StrCat(kNumber, kNumberSince17)}});
+      absl::StrReplaceAll(pattern, {{"{S}", kSpace},
+                                    {"{L}", kLetter},
+                                    {"{N}", kNumber},
+                                    {"{C}", kCapital},
+                                    {"{c}", kSmall},
+                                    {"{D}", absl::StrCat(kNumber, kNumberSince17)}});
   int error = 0;
   PCRE2_SIZE offset = 0;
   // Anchored: every piece begins where the one before ends.
@@ -154,7 +144,27 @@ absl::StatusOr<std::unique_ptr<const PreTokenizer>> PreTokenizer::Make(std::stri
   if (code == nullptr) CheckFailed(__FILE__, __LINE__, regex + ": " + ErrorText(error));
   // Where the machine forbids code made at run time, matching is interpreted, with equal result.
   pcre2_jit_compile(code, PCRE2_JIT_COMPLETE);
-  return std::unique_ptr<const PreTokenizer>(new PreTokenizer(std::make_unique<const Regex>(code)));
+  return std::make_shared<const Regex>(code);
+}
+
+absl::StatusOr<std::unique_ptr<const PreTokenizer>> PreTokenizer::Make(std::string_view name) {
+  for (const Alias& each : kAliases) {
+    if (each.alias == name) name = each.name;
+  }
+  // Compiled once in a program: the classes are large.
+  static std::mutex mutex;
+  static auto* const compiled = new std::array<std::shared_ptr<const Regex>, std::size(kPatterns)>;
+  for (size_t i = 0; i < std::size(kPatterns); ++i) {
+    if (kPatterns[i].name != name) continue;
+    const std::lock_guard<std::mutex> lock(mutex);
+    std::shared_ptr<const Regex>& regex = (*compiled)[i];
+    if (regex == nullptr) regex = Compile(kPatterns[i].regex);
+    return std::unique_ptr<const PreTokenizer>(new PreTokenizer(regex));
+  }
+  std::string error = absl::StrCat("pre-tokenizer \"", absl::CHexEscape(Abs(name)),
+                                   "\" is not supported; these are:");
+  for (const Pattern& each : kPatterns) absl::StrAppend(&error, " ", Abs(each.name));
+  return absl::UnimplementedError(error);
 }
 
 absl::Status PreTokenizer::Split(std::string_view text,

@@ -28,9 +28,10 @@ class PreTokenizer {
 
  private:
   struct Regex;
-  explicit PreTokenizer(std::unique_ptr<const Regex> regex);
+  explicit PreTokenizer(std::shared_ptr<const Regex> regex);
+  static std::shared_ptr<const Regex> Compile(const char* pattern);
 
-  std::unique_ptr<const Regex> regex_;
+  std::shared_ptr<const Regex> regex_;
 };
 
 }  // namespace penstock

@@ -3,10 +3,6 @@
 # penstock_fuzz(<name> MAX_LEN <bytes> [LIBS ...] COVERS <file>...): the program <name>_fuzz of
 # tests/fuzz/<name>_fuzz.cc. Inputs are MAX_LEN bytes at most: as short as the seeds allow, since
 # short inputs are fast ones. COVERS are the parser's own files, of whose lines it shall reach 90 %.
-option(PENSTOCK_FUZZ "Build the fuzz targets (needs clang)" OFF)
-if(NOT PENSTOCK_FUZZ)
-  return()
-endif()
 if(NOT CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
   message(FATAL_ERROR "PENSTOCK_FUZZ needs clang: configure with -DCMAKE_CXX_COMPILER=clang++")
 endif()
@@ -46,7 +42,14 @@ penstock_fuzz(safetensors MAX_LEN 1024 COVERS core/io/safetensors.cc)
 penstock_fuzz(safetensors_index MAX_LEN 1024 COVERS core/io/safetensors_weights.cc)
 penstock_fuzz(tokenizer MAX_LEN 1024
   COVERS core/base/utf8.cc core/tokenizer/bpe_tokenizer.cc core/tokenizer/byte_alphabet.cc
-         core/tokenizer/pre_tokenizer.cc core/tokenizer/tokenizer.cc)
+         core/tokenizer/merge_list.h core/tokenizer/named_tokens.cc core/tokenizer/nfc.cc
+         core/tokenizer/pre_tokenizer.cc core/tokenizer/spm_tokenizer.cc
+         core/tokenizer/tokenizer.cc)
+penstock_fuzz(tokenizer_json MAX_LEN 4096
+  COVERS core/io/tokenizer_file.cc core/io/tokenizer_json.cc core/io/tokenizer_json_steps.cc)
+penstock_fuzz(tokenizer_folder MAX_LEN 1024 COVERS core/io/tokenizer_folder.cc)
+penstock_fuzz(sentencepiece MAX_LEN 5120
+  COVERS core/io/protobuf_reader.cc core/io/sentencepiece_model.cc)
 penstock_fuzz(chat_template MAX_LEN 4096
   COVERS core/tokenizer/chat_layouts.cc core/tokenizer/chat_template.cc core/tokenizer/chat_text.cc
          core/tokenizer/template_shape.cc)
