@@ -4,20 +4,18 @@
 #include <memory>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_format.h"
 #include "core/base/checked_size.h"
 #include "core/io/check_file.h"
+#include "core/io/dummy_model.h"
 #include "core/io/model_file.h"
 #include "core/model/kv_cache.h"
+#include "core/model/model_limits.h"
 #include "core/model/model_tensors.h"
 #include "frontend/startup_check.h"
 
 namespace penstock {
 namespace {
-
-// Models without a file, whose weights are made and need not be looked at.
-constexpr std::string_view kDummy = "dummy:";
 
 constexpr int64_t kFloatBytes = 4;
 
@@ -27,25 +25,33 @@ int64_t WorkspaceBytes(const ModelConfig& config, const InspectOptions& options)
                         config.q_size() + 3 * config.intermediate_size;
   const int64_t sample = config.hidden_size + config.vocab_size;
   return (CheckedSize(token) * CheckedSize(options.max_step_tokens) +
-          CheckedSize(sample) * CheckedSize(options.max_sequences))
+          CheckedSize(sample) * CheckedSize(SampleRows(options.max_sequences)))
              .value()
              .value_or(INT64_MAX / kFloatBytes) *
          kFloatBytes;
 }
 
+// The weights of a model without a file are made when they are asked for: not for this.
+absl::StatusOr<std::vector<InspectedTensor>> ListDummyTensors(const std::string& path) {
+  PENSTOCK_ASSIGN_OR_RETURN(const DummyModel dummy,
+                            FindDummyModel(std::string_view(path).substr(kDummyPrefix.size())));
+  std::vector<InspectedTensor> tensors;
+  for (const ModelTensor& each : ModelTensors(dummy.config)) {
+    const DataType type = each.shape.rank() == 1 ? DataType::kF32 : dummy.type;
+    PENSTOCK_ASSIGN_OR_RETURN(const int64_t bytes, TensorBytes(type, each.shape));
+    tensors.push_back({each.name, std::string(Name(type)), each.shape, bytes});
+  }
+  return tensors;
+}
+
 absl::StatusOr<std::vector<InspectedTensor>> ListTensors(const ModelFile& file,
                                                          const std::string& path) {
+  if (path.starts_with(kDummyPrefix)) return ListDummyTensors(path);
   std::vector<InspectedTensor> tensors;
-  const bool dummy = absl::StartsWith(path, Abs(kDummy));
   for (const ModelTensor& each : ModelTensors(file.config)) {
-    InspectedTensor tensor{each.name, "f32", each.shape, each.shape.num_elements() * kFloatBytes};
-    if (!dummy) {
-      PENSTOCK_ASSIGN_OR_RETURN(const Tensor found, file.weights->Get(each.name, each.shape));
-      tensor.type = std::string(Name(found.type()));
-      tensor.bytes = found.bytes();
-      file.weights->Forget(found);
-    }
-    tensors.push_back(std::move(tensor));
+    PENSTOCK_ASSIGN_OR_RETURN(const Tensor found, file.weights->Get(each.name, each.shape));
+    tensors.push_back({each.name, std::string(Name(found.type())), each.shape, found.bytes()});
+    file.weights->Forget(found);
   }
   return tensors;
 }
@@ -54,6 +60,21 @@ std::string TokenizerKind(const TokenizerSpec& spec) {
   if (spec.tokens.empty()) return "none";
   return spec.model == "gpt2" ? absl::StrCat("byte-level BPE (", spec.pre_tokenizer, ")")
                               : absl::StrCat("sentencepiece (", spec.model, ")");
+}
+
+// A folder may have weights alone.
+void InspectTokenizer(const std::string& path, ModelReport* report) {
+  const absl::StatusOr<ModelTokenizer> file = OpenTokenizer(path);
+  if (!file.ok()) {
+    report->tokenizer = "none: " + Message(file.status());
+    report->chat_template = "the model has no tokenizer";
+    return;
+  }
+  report->tokenizer = TokenizerKind(file->spec);
+  report->vocabulary = static_cast<int64_t>(file->spec.tokens.size());
+  const absl::StatusOr<ChatTemplate> chat = ChatTemplate::Make(file->spec);
+  report->knows_chat = chat.ok();
+  report->chat_template = chat.ok() ? std::string(chat->layout()) : Message(chat.status());
 }
 
 absl::Status WriteCheck(const InspectOptions& options) {
@@ -96,11 +117,7 @@ absl::StatusOr<ModelReport> InspectModel(const InspectOptions& options) {
   report.path = options.model;
   report.config = config;
   PENSTOCK_ASSIGN_OR_RETURN(report.tensors, ListTensors(file, options.model));
-  report.tokenizer = TokenizerKind(file.tokenizer);
-  report.vocabulary = static_cast<int64_t>(file.tokenizer.tokens.size());
-  const absl::StatusOr<ChatTemplate> chat = ChatTemplate::Make(file.tokenizer);
-  report.knows_chat = chat.ok();
-  report.chat_template = chat.ok() ? std::string(chat->layout()) : Message(chat.status());
+  InspectTokenizer(options.model, &report);
   report.parameters = NumParameters(config);
   for (const InspectedTensor& tensor : report.tensors) report.weight_bytes += tensor.bytes;
   report.sequences = options.max_sequences;

@@ -46,15 +46,17 @@ absl::StatusOr<RequestId> RequestQueue::Push(GenerationRequest request,
           tokens, " and --max-queued-tokens is ", limits_.max_tokens, ": try again later"));
     }
     first = last_id_ + 1;
-    for (int64_t choice = 0; choice < count; ++choice) {
+    const auto add = [&](int64_t choice, GenerationRequest one) {
       Arrival& arrival = batch_.arrivals.emplace_back();
       arrival.id = ++last_id_;
-      arrival.request = choice + 1 < count ? request : std::move(request);
+      arrival.request = std::move(one);
       arrival.request.sampling.choice = static_cast<int32_t>(choice);
       // The prompt's are the same for all.
       if (choice > 0) arrival.request.sampling.prompt_logprobs = -1;
       arrival.sink = std::move(sinks[static_cast<size_t>(choice)]);
-    }
+    };
+    for (int64_t choice = 0; choice + 1 < count; ++choice) add(choice, request);
+    add(count - 1, std::move(request));
     batch_tokens_ += tokens;
   }
   wakeup_->Notify();

@@ -3,8 +3,8 @@
 //   h
 // qkv      [num_tokens, (num_heads + 2 * num_kv_heads) * head_dim] f32, after bias_rope
 // kv_slots [num_tokens] i64: KV block * 64 + the position's place in it
-// kv       [num_blocks, 2, num_kv_heads, 64, head_dim] f32
-// Bytes: 16 * num_tokens * num_kv_heads * head_dim.
+// kv       [num_blocks, 2, num_kv_heads, 64, head_dim] f32; on a GPU f32, f16 or bf16, as qkv
+// Bytes: 4 * element size * num_tokens * num_kv_heads * head_dim.
 #pragma once
 
 #include "core/base/thread_pool.h"

@@ -13,23 +13,8 @@ int64_t Conv2dOutputSize(int64_t size, int64_t kernel, int64_t stride, int64_t p
   return room < 0 ? 0 : room / stride + 1;
 }
 
-namespace cpu {
-namespace {
-
-// The places [first, last) along an axis whose input place * stride + shift lies in [0, size).
-struct Range {
-  int64_t first;
-  int64_t last;
-};
-
-Range Inside(int64_t size, int64_t stride, int64_t shift, int64_t places) {
-  const int64_t first = shift >= 0 ? 0 : (-shift + stride - 1) / stride;
-  const int64_t last = shift >= size ? 0 : (size - 1 - shift) / stride + 1;
-  return {first, std::min(last, places)};
-}
-
-void CheckShapes(const Tensor& in, const Tensor& weight, const Tensor& bias,
-                 const Conv2dOptions& options, const Tensor& out) {
+void CheckConv2dShapes(const Tensor& in, const Tensor& weight, const Tensor& bias,
+                       const Conv2dOptions& options, const Tensor& out) {
   PENSTOCK_CHECK(in.is_contiguous() && weight.is_contiguous() && out.is_contiguous());
   PENSTOCK_CHECK(options.stride_y > 0 && options.stride_x > 0);
   PENSTOCK_CHECK(options.padding_y >= 0 && options.padding_x >= 0);
@@ -46,11 +31,26 @@ void CheckShapes(const Tensor& in, const Tensor& weight, const Tensor& bias,
                                                  options.padding_x, options.dilation_x));
 }
 
+namespace cpu {
+namespace {
+
+// The places [first, last) along an axis whose input place * stride + shift lies in [0, size).
+struct Range {
+  int64_t first;
+  int64_t last;
+};
+
+Range Inside(int64_t size, int64_t stride, int64_t shift, int64_t places) {
+  const int64_t first = shift >= 0 ? 0 : (-shift + stride - 1) / stride;
+  const int64_t last = shift >= size ? 0 : (size - 1 - shift) / stride + 1;
+  return {first, std::min(last, places)};
+}
+
 }  // namespace
 
 void Conv2d(ThreadPool& pool, const Tensor& in, const Tensor& weight, const Tensor& bias,
             const Conv2dOptions& options, const Tensor& out) {
-  CheckShapes(in, weight, bias, options, out);
+  CheckConv2dShapes(in, weight, bias, options, out);
   const TensorWrapper<const float> source(in);
   const TensorWrapper<const float> taps(weight);
   const TensorWrapper<float> result(out);

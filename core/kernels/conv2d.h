@@ -31,6 +31,10 @@ struct Conv2dOptions {
 int64_t Conv2dOutputSize(int64_t size, int64_t kernel, int64_t stride, int64_t padding,
                          int64_t dilation);
 
+// CHECKs shapes and options against each other.
+void CheckConv2dShapes(const Tensor& in, const Tensor& weight, const Tensor& bias,
+                       const Conv2dOptions& options, const Tensor& out);
+
 namespace cpu {
 
 void Conv2d(ThreadPool& pool, const Tensor& in, const Tensor& weight, const Tensor& bias,

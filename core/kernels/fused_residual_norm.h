@@ -1,8 +1,9 @@
 // fused_residual_norm: the residual sum and the norm that follows it, in one pass.
 //   residual[t, i] += x[t, i] + bias[i]
 //   out[t, :] = rms_norm(residual[t, :], weight, eps)
-// residual, x, out [num_tokens, hidden] f32; bias [hidden] f32 or empty; weight [hidden] f32.
-// Bytes: 16 * num_tokens * hidden.
+// residual, x, out [num_tokens, hidden]; bias [hidden] or empty; weight [hidden]; f32, on a GPU all
+// f32, f16 or bf16 and the sums f32. The norm is that of the residual as it is stored.
+// Bytes: 4 * element size * num_tokens * hidden.
 #pragma once
 
 #include "core/base/thread_pool.h"

@@ -4,9 +4,10 @@
 //   zeros where row r has no token i
 // ragged     [num_tokens, num_heads * width] f32, rows may be strided
 // row_starts [num_rows + 1] i32, as in padding_offset.h
-// padded     [num_rows, num_heads, max_len, width] f32; one head gives plain padded rows
+// padded     [num_rows, num_heads, max_len, width] f32; one head gives plain padded rows. On a GPU
+//            f32, f16 or bf16, as `ragged`
 // Every element of `padded` is written. bias_rope's padded form has this fused into it.
-// Bytes: 4 * num_heads * width * (num_tokens + num_rows * max_len).
+// Bytes: element size * num_heads * width * (num_tokens + num_rows * max_len).
 #pragma once
 
 #include "core/base/thread_pool.h"

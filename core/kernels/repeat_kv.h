@@ -6,12 +6,12 @@
 // kv           [num_blocks, 2, num_kv_heads, 64, head_dim] f32, one layer's cache
 // block_tables [num_rows, max_blocks] i32
 // context_lens [num_rows] i32, at most max_k
-// keys, values [num_rows, num_heads, max_k, head_dim] f32
+// keys, values [num_rows, num_heads, max_k, head_dim] f32; on a GPU f32, f16 or bf16, as kv
 // The past and the new positions stand in the same pages (concat_kv), so that one pass over them
 // concatenates, repeats and pads. Every element of keys and values is written: a product with
 // padding never meets what an earlier step left. Source: GQA (Ainslie et al., 2023,
 // arXiv:2305.13245).
-// Bytes: 8 * head_dim * (num_kv_heads * positions + num_heads * num_rows * max_k).
+// Bytes: 2 * element size * head_dim * (num_kv_heads * positions + num_heads * num_rows * max_k).
 #pragma once
 
 #include "core/base/thread_pool.h"

@@ -76,41 +76,122 @@ int64_t NucleusSize(const SamplingRace& race, std::span<const int32_t> order, do
   return 0;
 }
 
-// The bar of the `limit` best and of the nucleus of these, by selection: a large nucleus, or a
-// large top_k, need not be sorted.
-SamplingBar SelectBar(const SamplingRace& race, int64_t limit, double top_p) {
-  static thread_local std::vector<int32_t> ids;  // grows once, to the vocabulary
-  ids.resize(race.logits.size());
-  for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<int32_t>(i);
-  const auto better = [&race](int32_t a, int32_t b) {
-    const float x = race.logits[static_cast<size_t>(a)];
-    const float y = race.logits[static_cast<size_t>(b)];
-    return x > y || (x == y && a < b);
-  };
-  const auto mass = [&race](auto begin, auto end) {
-    double sum = 0;
-    for (auto id = begin; id != end; ++id) sum += std::exp(race.Score(*id));
-    return sum;
-  };
-  auto begin = ids.begin();
-  auto end = ids.begin() + limit;
-  std::nth_element(begin, end - 1, ids.end(), better);
-  const double wanted = top_p * mass(begin, end);
-  double before = 0;  // mass of those before `begin`, all of them kept
-  while (top_p < 1.0 && end - begin > 1) {
-    const auto middle = begin + (end - begin) / 2;
-    std::nth_element(begin, middle, end, better);
-    const double upper = mass(begin, middle);
-    if (before + upper >= wanted) {
-      end = middle;
-    } else {
-      before += upper;
-      begin = middle;
+// The bar of the `limit` best and of the nucleus of these, where they are too many to sort: the
+// scores are counted and their mass is summed up in bins, and only in the bin that a cut falls in
+// the tokens are looked at one by one.
+class BarSelection {
+ public:
+  explicit BarSelection(const SamplingRace& race) : race_(race) {
+    std::array<float, kRaceBlock> weights{};
+    const auto vocab = static_cast<int64_t>(race.logits.size());
+    for (int64_t first = 0; first < vocab; first += kRaceBlock) {
+      const int64_t count = std::min(kRaceBlock, vocab - first);
+      RaceWeights(race, first, count, weights);
+      for (int64_t i = 0; i < count; ++i) {
+        const size_t bin = BinOf(race.logits[static_cast<size_t>(first + i)]);
+        ++counts_[bin];
+        masses_[bin] += weights[static_cast<size_t>(i)];
+      }
     }
   }
-  const int32_t last = *(end - 1);
-  return {race.logits[static_cast<size_t>(last)], last};
-}
+
+  SamplingBar Run(int64_t limit, double top_p) {
+    size_t end = kBins;  // the bins that are kept so far
+    if (limit < static_cast<int64_t>(race_.logits.size())) {
+      end = CutAfter(limit);
+      if (top_p >= 1.0) return Worst();
+    }
+    double wanted = 0;
+    for (size_t bin = 0; bin < end; ++bin) wanted += top_p * masses_[bin];
+    double before = 0;
+    size_t bin = 0;
+    while (bin + 1 < end && before + masses_[bin] < wanted) before += masses_[bin++];
+    if (before + masses_[bin] < wanted) {  // rounding kept the sum below: all stay
+      return gathered_ == kBins ? SamplingBar() : Worst();
+    }
+    if (bin != gathered_) Gather(bin);
+    CutAtMass(wanted - before);
+    return Worst();
+  }
+
+ private:
+  static constexpr size_t kBins = 512;
+  static constexpr float kBinsPerNat = 16;
+
+  // Of a better logit never a higher one.
+  size_t BinOf(float logit) const {
+    const float below = (race_.top - logit) / race_.temperature * kBinsPerNat;
+    return below < static_cast<float>(kBins - 1) ? static_cast<size_t>(below) : kBins - 1;
+  }
+  bool IsBetter(int32_t a, int32_t b) const {
+    const float x = race_.logits[static_cast<size_t>(a)];
+    const float y = race_.logits[static_cast<size_t>(b)];
+    return x > y || (x == y && a < b);
+  }
+
+  void Gather(size_t bin) {
+    gathered_ = bin;
+    ids_.clear();
+    for (size_t id = 0; id < race_.logits.size(); ++id) {
+      if (BinOf(race_.logits[id]) == bin) ids_.push_back(static_cast<int32_t>(id));
+    }
+  }
+  // Puts the `count` best of ids_ first, the worst of these last among them.
+  void Select(std::vector<int32_t>::iterator begin, int64_t count,
+              std::vector<int32_t>::iterator end) {
+    std::nth_element(begin, begin + count - 1, end,
+                     [this](int32_t a, int32_t b) { return IsBetter(a, b); });
+  }
+  double Mass(std::vector<int32_t>::iterator begin, std::vector<int32_t>::iterator end) const {
+    double sum = 0;
+    for (auto id = begin; id != end; ++id) sum += std::exp(race_.Score(*id));
+    return sum;
+  }
+
+  // Leaves the `limit` best: the bin that the last of them is in is gathered and cut. Returns the
+  // bin after it.
+  size_t CutAfter(int64_t limit) {
+    size_t bin = 0;
+    while (counts_[bin] < limit) limit -= counts_[bin++];
+    Gather(bin);
+    Select(ids_.begin(), limit, ids_.end());
+    ids_.resize(static_cast<size_t>(limit));
+    counts_[bin] = limit;
+    masses_[bin] = Mass(ids_.begin(), ids_.end());
+    return bin + 1;
+  }
+
+  // Cuts ids_ after the one that brings their mass to `wanted`.
+  void CutAtMass(double wanted) {
+    auto begin = ids_.begin();  // all before are kept
+    auto end = ids_.end();      // all from here on are cut
+    double before = 0;
+    while (end - begin > 1) {
+      const int64_t half = (end - begin) / 2;
+      Select(begin, half, end);
+      const double upper = Mass(begin, begin + half);
+      if (before + upper >= wanted) {
+        end = begin + half;
+      } else {
+        before += upper;
+        begin += half;
+      }
+    }
+    ids_.erase(end, ids_.end());
+  }
+
+  SamplingBar Worst() const {
+    const int32_t last = *std::max_element(ids_.begin(), ids_.end(),
+                                           [this](int32_t a, int32_t b) { return IsBetter(a, b); });
+    return {race_.logits[static_cast<size_t>(last)], last};
+  }
+
+  const SamplingRace& race_;
+  std::array<int64_t, kBins> counts_{};
+  std::array<double, kBins> masses_{};
+  size_t gathered_ = kBins;   // the bin in ids_; kBins: none
+  std::vector<int32_t> ids_;  // what is left of it
+};
 
 // The lowest logit that min_p keeps.
 SamplingBar MinPBar(float top, const SamplingParams& params) {
@@ -148,7 +229,7 @@ int32_t DrawToken(std::span<const float> logits, float top, const SamplingRow& r
     if (kept == 0 && few == limit) kept = few;  // rounding kept the sum below top_p: all stay
     if (kept > 0) return RaceOf(race, order.first(static_cast<size_t>(kept)));
   }
-  const SamplingBar bar = SelectBar(race, limit, params.top_p);
+  const SamplingBar bar = BarSelection(race).Run(limit, params.top_p);
   if (bar.value >= race.bar.value) race.bar = bar;
   return RaceOfAll(race);
 }

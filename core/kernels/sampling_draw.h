@@ -39,9 +39,13 @@ struct SamplingRace {
 // REQUIRES: temperature > 0; `top` is the largest logit, and finite.
 int32_t DrawToken(std::span<const float> logits, float top, const SamplingRow& row);
 
+inline constexpr int64_t kRaceBlock = 2048;
+
+// exp(score) of the tokens [first, first + count), in float32; 0 for masked ones.
+void RaceWeights(const SamplingRace& race, int64_t first, int64_t count, std::span<float> weights);
+
 // The ids in [first, first + count) that can win the race or beat `best`: float32 totals find them,
 // with a margin far above their error. Returns how many; count <= kRaceBlock.
-inline constexpr int64_t kRaceBlock = 2048;
 int64_t RaceCandidates(const SamplingRace& race, int64_t first, int64_t count, double best,
                        std::span<int32_t> candidates);
 

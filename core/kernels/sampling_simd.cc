@@ -62,6 +62,20 @@ double SumExpOf(const float* row, int64_t count, float top, float temperature) {
   return total;
 }
 
+void Weights(const SamplingRace& race, int64_t first, int64_t count, float* weights) {
+  const hn::ScalableTag<float> d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  const float* logits = race.logits.data() + first;
+  int64_t i = 0;
+  for (; i + lanes <= count; i += lanes) {
+    const auto distance = hn::Sub(hn::LoadU(d, logits + i), hn::Set(d, race.top));
+    hn::StoreU(hn::Exp(d, hn::Div(distance, hn::Set(d, race.temperature))), d, weights + i);
+  }
+  for (; i < count; ++i) {
+    weights[i] = static_cast<float>(std::exp(race.Score(static_cast<int32_t>(first + i))));
+  }
+}
+
 #if HWY_TARGET != HWY_SCALAR
 // Word 0 of Philox (philox.h) for a vector of counters {id, c1, c2, c3}.
 template <class D, class V>
@@ -148,6 +162,7 @@ namespace penstock::cpu {
 HWY_EXPORT(Scan);
 HWY_EXPORT(SumExpOf);
 HWY_EXPORT(RaceTotals);
+HWY_EXPORT(Weights);
 
 RowScan ScanRow(std::span<const float> row) {
   return HWY_DYNAMIC_DISPATCH(Scan)(row.data(), static_cast<int64_t>(row.size()));
@@ -156,6 +171,10 @@ RowScan ScanRow(std::span<const float> row) {
 double SumExp(std::span<const float> row, float top, float temperature) {
   return HWY_DYNAMIC_DISPATCH(SumExpOf)(row.data(), static_cast<int64_t>(row.size()), top,
                                         temperature);
+}
+
+void RaceWeights(const SamplingRace& race, int64_t first, int64_t count, std::span<float> weights) {
+  HWY_DYNAMIC_DISPATCH(Weights)(race, first, count, weights.data());
 }
 
 int64_t RaceCandidates(const SamplingRace& race, int64_t first, int64_t count, double best,

@@ -1,13 +1,11 @@
 #include "core/model/model_tensors.h"
 
-#include <utility>
-
 namespace penstock {
 namespace {
 
 void AddLayer(const ModelConfig& config, int64_t layer, std::vector<ModelTensor>* tensors) {
-  const auto add = [&](std::string_view tail, Shape shape) {
-    tensors->push_back({absl::StrCat("layers.", layer, ".", Abs(tail)), std::move(shape)});
+  const auto add = [&](std::string_view tail, const Shape& shape) {
+    tensors->push_back({absl::StrCat("layers.", layer, ".", Abs(tail)), shape});
   };
   const int64_t hidden = config.hidden_size;
   add("input_layernorm.weight", {hidden});

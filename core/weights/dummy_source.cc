@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <utility>
 
 #include "core/base/check.h"
 #include "core/io/tensor_names.h"
 #include "core/kernels/philox.h"
+#include "core/model/model_tensors.h"
 
 namespace penstock {
 namespace {
@@ -29,15 +29,13 @@ class DummyWeightSource final : public WeightSource {
   bool Contains(std::string_view name) const override { return IsTensorOf(config_, name); }
 
   absl::StatusOr<Tensor> Get(std::string_view name, const Shape& expected) const override {
-    const bool matrix = expected.rank() > 1;
-    PENSTOCK_ASSIGN_OR_RETURN(Tensor tensor,
-                              Tensor::Make(matrix ? type_ : DataType::kF32, expected, allocator_));
+    PENSTOCK_ASSIGN_OR_RETURN(Tensor tensor, Tensor::Make(TypeOf(expected), expected, allocator_));
     if (name.ends_with("norm.weight")) {
       std::fill_n(static_cast<float*>(tensor.raw()), tensor.num_elements(), 1.0f);
       return tensor;
     }
     const auto columns = static_cast<float>(expected[expected.rank() - 1]);
-    const float bound = matrix ? std::sqrt(3.0f / columns) : 0.125f;
+    const float bound = expected.rank() > 1 ? std::sqrt(3.0f / columns) : 0.125f;
     const uint64_t key = seed_ ^ HashName(name);
     if (tensor.type() == DataType::kF32) {
       Fill(key, bound, tensor, [](float value) { return value; });
@@ -53,6 +51,8 @@ class DummyWeightSource final : public WeightSource {
   void Forget(const Tensor&) const override {}
 
  private:
+  DataType TypeOf(const Shape& shape) const { return shape.rank() > 1 ? type_ : DataType::kF32; }
+
   // Uniform in +-bound, four elements of one Philox block at a time.
   template <typename Convert>
   static void Fill(uint64_t key, float bound, Tensor& tensor, Convert convert) {
@@ -76,39 +76,9 @@ class DummyWeightSource final : public WeightSource {
 };
 
 std::vector<TensorInfo> DummyWeightSource::Tensors() const {
-  const int64_t hidden = config_.hidden_size;
-  const int64_t ffn = config_.intermediate_size;
-  const std::pair<std::string_view, Shape> of_model[] = {
-      {"embed_tokens.weight", {config_.vocab_size, hidden}},
-      {"norm.weight", {hidden}},
-      {"lm_head.weight", {config_.vocab_size, hidden}},
-  };
-  const std::pair<std::string_view, Shape> of_layer[] = {
-      {"input_layernorm.weight", {hidden}},
-      {"self_attn.q_proj.weight", {config_.q_size(), hidden}},
-      {"self_attn.k_proj.weight", {config_.kv_size(), hidden}},
-      {"self_attn.v_proj.weight", {config_.kv_size(), hidden}},
-      {"self_attn.q_proj.bias", {config_.q_size()}},
-      {"self_attn.k_proj.bias", {config_.kv_size()}},
-      {"self_attn.v_proj.bias", {config_.kv_size()}},
-      {"self_attn.q_norm.weight", {config_.head_dim}},
-      {"self_attn.k_norm.weight", {config_.head_dim}},
-      {"self_attn.o_proj.weight", {hidden, config_.q_size()}},
-      {"post_attention_layernorm.weight", {hidden}},
-      {"mlp.gate_proj.weight", {ffn, hidden}},
-      {"mlp.up_proj.weight", {ffn, hidden}},
-      {"mlp.down_proj.weight", {hidden, ffn}},
-  };
   std::vector<TensorInfo> infos;
-  const auto add = [&](std::string name, const Shape& shape) {
-    if (!IsTensorOf(config_, name)) return;
-    infos.push_back({std::move(name), shape.rank() > 1 ? type_ : DataType::kF32, shape});
-  };
-  for (const auto& [name, shape] : of_model) add(std::string(name), shape);
-  for (int64_t i = 0; i < config_.num_layers; ++i) {
-    for (const auto& [name, shape] : of_layer) {
-      add(absl::StrCat("layers.", i, ".", Abs(name)), shape);
-    }
+  for (const ModelTensor& tensor : ModelTensors(config_)) {
+    infos.push_back({tensor.name, TypeOf(tensor.shape), tensor.shape});
   }
   std::sort(infos.begin(), infos.end(),
             [](const TensorInfo& a, const TensorInfo& b) { return a.name < b.name; });
@@ -120,14 +90,6 @@ std::vector<TensorInfo> DummyWeightSource::Tensors() const {
 std::unique_ptr<WeightSource> MakeDummyWeightSource(uint64_t seed, const ModelConfig& config,
                                                     DataType type, BaseAllocator& allocator) {
   return std::make_unique<DummyWeightSource>(seed, config, type, allocator);
-}
-
-std::unique_ptr<WeightSource> MakeDummyWeightSource(uint64_t seed, bool tied_embeddings,
-                                                    BaseAllocator& allocator) {
-  ModelConfig config;
-  config.num_layers = INT64_MAX;
-  config.tied_embeddings = tied_embeddings;
-  return MakeDummyWeightSource(seed, config, DataType::kF32, allocator);
 }
 
 }  // namespace penstock

@@ -19,8 +19,4 @@ namespace penstock {
 std::unique_ptr<WeightSource> MakeDummyWeightSource(uint64_t seed, const ModelConfig& config,
                                                     DataType type, BaseAllocator& allocator);
 
-// f32, of any size and shape that is asked for; no biases.
-std::unique_ptr<WeightSource> MakeDummyWeightSource(uint64_t seed, bool tied_embeddings,
-                                                    BaseAllocator& allocator);
-
 }  // namespace penstock

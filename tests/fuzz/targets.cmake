@@ -3,10 +3,6 @@
 # penstock_fuzz(<name> MAX_LEN <bytes> [LIBS ...] COVERS <file>...): the program <name>_fuzz of
 # tests/fuzz/<name>_fuzz.cc. Inputs are MAX_LEN bytes at most: as short as the seeds allow, since
 # short inputs are fast ones. COVERS are the parser's own files, of whose lines it shall reach 90 %.
-option(PENSTOCK_FUZZ "Build the fuzz targets (needs clang)" OFF)
-if(NOT PENSTOCK_FUZZ)
-  return()
-endif()
 if(NOT CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
   message(FATAL_ERROR "PENSTOCK_FUZZ needs clang: configure with -DCMAKE_CXX_COMPILER=clang++")
 endif()
@@ -51,6 +47,7 @@ penstock_fuzz(tokenizer MAX_LEN 1024
          core/tokenizer/tokenizer.cc)
 penstock_fuzz(tokenizer_json MAX_LEN 4096
   COVERS core/io/tokenizer_file.cc core/io/tokenizer_json.cc core/io/tokenizer_json_steps.cc)
+penstock_fuzz(tokenizer_folder MAX_LEN 1024 COVERS core/io/tokenizer_folder.cc)
 penstock_fuzz(sentencepiece MAX_LEN 5120
   COVERS core/io/protobuf_reader.cc core/io/sentencepiece_model.cc)
 penstock_fuzz(chat_template MAX_LEN 4096

@@ -1,12 +1,22 @@
 #include "core/kernels/batched_gemm.h"
 
 #include "hwy/highway.h"
-#include "tests/support/tensors.h"
+#include "tests/support/backends.h"
 
 namespace penstock {
 namespace {
 
 using namespace penstock::testing;  // NOLINT(google-build-using-namespace)
+
+void RunOn(Backend backend, const Tensor& a, const Tensor& b, bool transpose_b, float alpha,
+           const Tensor& c) {
+  if (backend == Backend::kCpu) return cpu::BatchedGemm(Pool(), a, b, transpose_b, alpha, c);
+  if constexpr (kCudaBuilt) {
+    const GpuCall gpu;
+    cuda::LaunchBatchedGemm(gpu.blas(), gpu.stream(), gpu.In(a), gpu.In(b), transpose_b, alpha,
+                            gpu.Out(c));
+  }
+}
 
 struct Size {
   int64_t m, n, k;
@@ -63,6 +73,24 @@ TEST(BatchedGemm, EveryInstructionSetMatchesFloat64) {
   }
 }
 
+TEST(BatchedGemm, EveryTargetMatchesFloat64) {
+  for (const Target& target : Targets()) {
+    for (const bool transpose_b : {false, true}) {
+      for (const Size& size : {Size{1, 1, 1}, Size{5, 7, 3}, Size{13, 65, 20}, Size{64, 33, 129},
+                               Size{128, 256, 64}}) {
+        const Tensor a = As(target.type, Random({2, 3, size.m, size.k}, 1));
+        const Tensor b = As(target.type, Right(3, size, transpose_b, 2));
+        const Tensor out = Poisoned({2, 3, size.m, size.n}, target.type);
+        RunOn(target.backend, a, b, transpose_b, 0.75f, out);
+        EXPECT_LE(RelativeError(out, Float64(a, b, transpose_b, 0.75, size)),
+                  Tolerance(target.type))
+            << target << ", " << size.m << " x " << size.n << " x " << size.k
+            << (transpose_b ? " transposed" : "");
+      }
+    }
+  }
+}
+
 // A row of A gives the same bits beside any other rows and with zeros behind its depth.
 TEST(BatchedGemm, ARowHasTheSameBitsInAnyProduct) {
   const Size size{30, 70, 50};
@@ -88,10 +116,12 @@ TEST(BatchedGemm, ARowHasTheSameBitsInAnyProduct) {
 TEST(BatchedGemm, NanStaysInItsRowAndMatrix) {
   Tensor a = Random({2, 8, 10}, 5);
   static_cast<float*>(a.raw())[10 * 3 + 1] = std::nanf("");
-  const Tensor out = Poisoned({2, 8, 9});
-  cpu::BatchedGemm(Pool(), a, Random({2, 10, 9}, 6), false, 1.0f, out);
-  const std::vector<float> values = ToVector(out);
-  for (size_t i = 0; i < values.size(); ++i) EXPECT_EQ(std::isnan(values[i]), i / 9 == 3) << i;
+  for (const Backend backend : Backends()) {
+    const Tensor out = Poisoned({2, 8, 9});
+    RunOn(backend, a, Random({2, 10, 9}, 6), false, 1.0f, out);
+    const std::vector<float> values = ToVector(out);
+    for (size_t i = 0; i < values.size(); ++i) EXPECT_EQ(std::isnan(values[i]), i / 9 == 3) << i;
+  }
 }
 
 TEST(BatchedGemmDeathTest, RefusesShapesThatDoNotFit) {

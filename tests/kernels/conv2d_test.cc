@@ -1,11 +1,22 @@
 #include "core/kernels/conv2d.h"
 
+#include "tests/support/backends.h"
 #include "tests/support/padded_rows.h"
 
 namespace penstock {
 namespace {
 
 using namespace penstock::testing;  // NOLINT(google-build-using-namespace)
+
+void RunOn(Backend backend, const Tensor& in, const Tensor& weight, const Tensor& bias,
+           const Conv2dOptions& options, const Tensor& out) {
+  if (backend == Backend::kCpu) return cpu::Conv2d(Pool(), in, weight, bias, options, out);
+  if constexpr (kCudaBuilt) {
+    const GpuCall gpu;
+    cuda::LaunchConv2d(gpu.stream(), gpu.In(in), gpu.In(weight), bias.empty() ? bias : gpu.In(bias),
+                       options, gpu.Out(out));
+  }
+}
 
 struct Case {
   Shape in;
@@ -56,6 +67,7 @@ TEST(Conv2d, MatchesFloat64) {
       {{1, 2, 12, 12}, {2, 2, 3, 3}, {.padding_y = 3, .dilation_y = 2, .dilation_x = 3}},
       {{2, 6, 7, 7}, {4, 3, 3, 3}, {.padding_y = 1, .padding_x = 1, .groups = 2}},
       {{1, 5, 6, 10}, {5, 1, 3, 3}, {.stride_x = 2, .padding_x = 1, .groups = 5}},  // depthwise
+      {{2, 8, 14, 14}, {150, 8, 3, 3}, {.padding_y = 1, .padding_x = 1}},
       {{1, 1, 3, 3}, {2, 1, 3, 3}, {.padding_y = 4, .padding_x = 4}},  // places without any input
   };
   for (const Case& c : cases) {
@@ -63,11 +75,15 @@ TEST(Conv2d, MatchesFloat64) {
     const Tensor weight = Random(c.weight, 2);
     const Tensor bias = Random({c.weight[0]}, 3);
     for (bool with_bias : {false, true}) {
-      const Tensor out = Poisoned(OutputShape(c));
-      cpu::Conv2d(Pool(), in, weight, with_bias ? bias : Tensor(), c.options, out);
       const std::vector<float> shift = with_bias ? ToVector(bias) : std::vector<float>();
-      EXPECT_LE(RelativeError(out, Float64(c, in, weight, shift)), kFloatTolerance)
-          << c.in.ToString() << " by " << c.weight.ToString();
+      const std::vector<double> reference = Float64(c, in, weight, shift);
+      for (const Backend backend : Backends()) {
+        const Tensor out = Poisoned(OutputShape(c));
+        RunOn(backend, in, weight, with_bias ? bias : Tensor(), c.options, out);
+        EXPECT_LE(RelativeError(out, reference), kFloatTolerance)
+            << Target{backend, DataType::kF32} << ", " << c.in.ToString() << " by "
+            << c.weight.ToString();
+      }
     }
   }
 }

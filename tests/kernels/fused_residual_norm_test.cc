@@ -1,25 +1,47 @@
 #include "core/kernels/fused_residual_norm.h"
 
-#include "tests/support/tensors.h"
+#include "core/kernels/rms_norm.h"
+#include "tests/support/backends.h"
 
 namespace penstock {
 namespace {
 
 using namespace penstock::testing;  // NOLINT(google-build-using-namespace)
 
-void CheckAgainstFloat64(bool with_bias) {
+void RunOn(Backend backend, const Tensor& residual, const Tensor& x, const Tensor& bias,
+           const Tensor& weight, float eps, const Tensor& out) {
+  if (backend == Backend::kCpu)
+    return cpu::FusedResidualNorm(Pool(), residual, x, bias, weight, eps, out);
+  if constexpr (kCudaBuilt) {
+    const GpuCall gpu;
+    cuda::LaunchFusedResidualNorm(gpu.stream(), gpu.Out(residual), gpu.In(x),
+                                  bias.empty() ? bias : gpu.In(bias), gpu.In(weight), eps,
+                                  gpu.Out(out));
+  }
+}
+
+void RunRmsNorm(Backend backend, const Tensor& x, const Tensor& weight, float eps,
+                const Tensor& out) {
+  if (backend == Backend::kCpu) return cpu::RmsNorm(Pool(), x, weight, eps, out);
+  if constexpr (kCudaBuilt) {
+    const GpuCall gpu;
+    cuda::LaunchRmsNorm(gpu.stream(), gpu.In(x), gpu.In(weight), eps, gpu.Out(out));
+  }
+}
+
+void CheckAgainstFloat64(const Target& target, int64_t hidden, bool with_bias) {
   const int64_t tokens = 33;
-  const int64_t hidden = 100;
-  const Tensor residual = Random({tokens, hidden}, 1);
-  const Tensor x = Random({tokens, hidden}, 2);
-  const Tensor bias = with_bias ? Random({hidden}, 3) : Tensor();
-  const Tensor weight = Random({hidden}, 4);
-  const Tensor out = Poisoned({tokens, hidden});
+  const Tensor residual = As(target.type, Random({tokens, hidden}, 1));
+  const Tensor x = As(target.type, Random({tokens, hidden}, 2));
+  const Tensor bias = with_bias ? As(target.type, Random({hidden}, 3)) : Tensor();
+  const Tensor weight = As(target.type, Random({hidden}, 4));
+  const Tensor out = Poisoned({tokens, hidden}, target.type);
   const std::vector<float> before = ToVector(residual);
   const std::vector<float> added = ToVector(x);
   const std::vector<float> gain = ToVector(weight);
-  const std::vector<float> shift = with_bias ? ToVector(bias) : std::vector<float>(hidden, 0.0f);
-  cpu::FusedResidualNorm(Pool(), residual, x, bias, weight, 1e-5f, out);
+  const std::vector<float> shift =
+      with_bias ? ToVector(bias) : std::vector<float>(static_cast<size_t>(hidden), 0.0f);
+  RunOn(target.backend, residual, x, bias, weight, 1e-5f, out);
 
   std::vector<double> sums;
   std::vector<double> normed;
@@ -36,12 +58,31 @@ void CheckAgainstFloat64(bool with_bias) {
                        gain[static_cast<size_t>(i)]);
     }
   }
-  EXPECT_LE(RelativeError(residual, sums), kFloatTolerance);
-  EXPECT_LE(RelativeError(out, normed), kFloatTolerance);
+  EXPECT_LE(RelativeError(residual, sums), Tolerance(target.type)) << target << " " << hidden;
+  EXPECT_LE(RelativeError(out, normed), Tolerance(target.type)) << target << " " << hidden;
 }
 
-TEST(FusedResidualNorm, MatchesFloat64) { CheckAgainstFloat64(false); }
-TEST(FusedResidualNorm, MatchesFloat64WithBias) { CheckAgainstFloat64(true); }
+TEST(FusedResidualNorm, MatchesFloat64) {
+  for (const Target& target : Targets()) {
+    for (const bool with_bias : {false, true}) {
+      for (const int64_t hidden : {1, 100, 4096}) CheckAgainstFloat64(target, hidden, with_bias);
+    }
+  }
+}
+
+// What the next layer reads and what was normalised are the same numbers.
+TEST(FusedResidualNorm, NormsTheResidualAsItIsStored) {
+  for (const Target& target : Targets()) {
+    const Tensor residual = As(target.type, Random({5, 96}, 1));
+    const Tensor weight = As(target.type, Random({96}, 3));
+    const Tensor out = Poisoned({5, 96}, target.type);
+    RunOn(target.backend, residual, As(target.type, Random({5, 96}, 2)), Tensor(), weight, 1e-5f,
+          out);
+    const Tensor again = Poisoned({5, 96}, target.type);
+    RunRmsNorm(target.backend, residual, weight, 1e-5f, again);
+    EXPECT_EQ(ToVector(out), ToVector(again)) << target;
+  }
+}
 
 }  // namespace
 }  // namespace penstock

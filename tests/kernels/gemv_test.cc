@@ -2,12 +2,20 @@
 
 #include "core/tensor/dequantize.h"
 #include "hwy/highway.h"
-#include "tests/support/tensors.h"
+#include "tests/support/backends.h"
 
 namespace penstock {
 namespace {
 
 using namespace penstock::testing;  // NOLINT(google-build-using-namespace)
+
+void RunOn(Backend backend, const Tensor& weight, const Tensor& x, const Tensor& y) {
+  if (backend == Backend::kCpu) return cpu::Gemv(Pool(), weight, x, y);
+  if constexpr (kCudaBuilt) {
+    const GpuCall gpu;
+    cuda::LaunchGemv(gpu.stream(), gpu.In(weight), gpu.In(x), gpu.Out(y));
+  }
+}
 
 class GemvTest : public ::testing::TestWithParam<DataType> {
  protected:
@@ -18,8 +26,8 @@ TEST_P(GemvTest, EveryInstructionSetMatchesFloat64) {
   struct Size {
     int64_t out, in;
   };
-  for (const Size& size :
-       {Size{1, 1}, Size{3, 15}, Size{17, 16}, Size{70, 63}, Size{5, 576}, Size{131, 1037}}) {
+  for (const Size& size : {Size{1, 1}, Size{3, 15}, Size{17, 16}, Size{70, 63}, Size{5, 576},
+                           Size{131, 1037}, Size{33, 4096}}) {
     const Tensor weight = As(GetParam(), Random({size.out, size.in}, 1));
     const Tensor x = Random({size.in}, 2);
     const std::vector<float> in = ToVector(x);
@@ -34,7 +42,12 @@ TEST_P(GemvTest, EveryInstructionSetMatchesFloat64) {
     const Tensor plain = Poisoned({size.out});
     cpu::GemvReference(Pool(), weight, x, plain);
     EXPECT_LE(RelativeError(plain, reference), kFloatTolerance);
-    hwy::SetSupportedTargetsForTest(0);
+    for (const Backend backend : Backends()) {
+      const Tensor out = Poisoned({size.out});
+      RunOn(backend, weight, x, out);
+      EXPECT_LE(RelativeError(out, reference), kFloatTolerance)
+          << Target{backend, GetParam()} << ", " << size.out << " x " << size.in;
+    }
     for (int64_t target : hwy::SupportedAndGeneratedTargets()) {
       hwy::SetSupportedTargetsForTest(target);
       const Tensor out = Poisoned({size.out});
@@ -42,6 +55,7 @@ TEST_P(GemvTest, EveryInstructionSetMatchesFloat64) {
       EXPECT_LE(RelativeError(out, reference), kFloatTolerance)
           << hwy::TargetName(target) << ", " << size.out << " x " << size.in;
     }
+    hwy::SetSupportedTargetsForTest(0);
   }
 }
 

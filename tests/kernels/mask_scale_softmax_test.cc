@@ -1,11 +1,20 @@
 #include "core/kernels/mask_scale_softmax.h"
 
+#include "tests/support/backends.h"
 #include "tests/support/padded_rows.h"
 
 namespace penstock {
 namespace {
 
 using namespace penstock::testing;  // NOLINT(google-build-using-namespace)
+
+void RunOn(Backend backend, const Tensor& scores, const Tensor& mask, float scale) {
+  if (backend == Backend::kCpu) return cpu::MaskScaleSoftmax(Pool(), scores, mask, scale);
+  if constexpr (kCudaBuilt) {
+    const GpuCall gpu;
+    cuda::LaunchMaskScaleSoftmax(gpu.stream(), gpu.Out(scores), gpu.In(mask), scale);
+  }
+}
 
 // Random bits; query 2 of every row sees nothing.
 Tensor RandomMask(int64_t rows, int64_t max_q, int64_t max_k) {
@@ -18,12 +27,12 @@ Tensor RandomMask(int64_t rows, int64_t max_q, int64_t max_k) {
   return mask;
 }
 
-TEST(MaskScaleSoftmax, MatchesFloat64) {
+void CheckAgainstFloat64(const Target& target) {
   const int64_t rows = 2;
   const int64_t heads = 3;
   const int64_t max_q = 11;
-  for (int64_t max_k : {1, 7, 64, 333}) {
-    const Tensor scores = Random({rows, heads, max_q, max_k}, 6, 5.0f);
+  for (int64_t max_k : {1, 7, 64, 333, 2052}) {
+    const Tensor scores = As(target.type, Random({rows, heads, max_q, max_k}, 6, 5.0f));
     const Tensor mask = RandomMask(rows, max_q, max_k);
     const auto* seen = static_cast<const uint8_t*>(mask.raw());
     const float scale = 0.37f;
@@ -38,41 +47,55 @@ TEST(MaskScaleSoftmax, MatchesFloat64) {
         reference.push_back(sees[j] != 0 ? std::exp(double{scale} * row[j]) / sum : 0.0);
       }
     }
-    cpu::MaskScaleSoftmax(Pool(), scores, mask, scale);
-    EXPECT_LE(RelativeError(scores, reference), kFloatTolerance) << max_k;
+    RunOn(target.backend, scores, mask, scale);
+    EXPECT_LE(RelativeError(scores, reference), Tolerance(target.type)) << target << " " << max_k;
   }
 }
 
+TEST(MaskScaleSoftmax, MatchesFloat64) {
+  for (const Target& target : Targets()) CheckAgainstFloat64(target);
+}
+
 // One query of four positions.
-std::vector<float> Softmax(std::vector<float> scores, std::vector<uint8_t> mask) {
+std::vector<float> Softmax(Backend backend, std::vector<float> scores, std::vector<uint8_t> mask) {
   const Tensor tensor = FromVector(scores).Reshape({1, 1, 1, 4});
-  cpu::MaskScaleSoftmax(Pool(), tensor, FromVector(mask).Reshape({1, 1, 4}), 1.0f);
+  RunOn(backend, tensor, FromVector(mask).Reshape({1, 1, 4}), 1.0f);
   return scores;
 }
 
 TEST(MaskScaleSoftmax, ABlindQueryGetsZeros) {
-  EXPECT_EQ(Softmax({1, 2, NAN, INFINITY}, {0, 0, 0, 0}), (std::vector<float>{0, 0, 0, 0}));
+  for (const Backend backend : Backends()) {
+    EXPECT_EQ(Softmax(backend, {1, 2, NAN, INFINITY}, {0, 0, 0, 0}),
+              (std::vector<float>{0, 0, 0, 0}));
+  }
 }
 
 TEST(MaskScaleSoftmax, HiddenScoresDoNotSpread) {
-  EXPECT_EQ(Softmax({1, NAN, 1, INFINITY}, {1, 0, 1, 0}), (std::vector<float>{0.5f, 0, 0.5f, 0}));
+  for (const Backend backend : Backends()) {
+    EXPECT_EQ(Softmax(backend, {1, NAN, 1, INFINITY}, {1, 0, 1, 0}),
+              (std::vector<float>{0.5f, 0, 0.5f, 0}));
+  }
 }
 
 TEST(MaskScaleSoftmax, SeenNanAndInfinityShow) {
-  for (float bad : {NAN, INFINITY}) {
-    const std::vector<float> out = Softmax({1, bad, 3, 4}, {1, 1, 1, 0});
-    for (size_t j = 0; j < 3; ++j) EXPECT_TRUE(std::isnan(out[j])) << bad << " " << j;
-    EXPECT_EQ(out[3], 0.0f);
+  for (const Backend backend : Backends()) {
+    for (float bad : {NAN, INFINITY}) {
+      const std::vector<float> out = Softmax(backend, {1, bad, 3, 4}, {1, 1, 1, 0});
+      for (size_t j = 0; j < 3; ++j) EXPECT_TRUE(std::isnan(out[j])) << bad << " " << j;
+      EXPECT_EQ(out[3], 0.0f);
+    }
   }
 }
 
 TEST(MaskScaleSoftmax, HugeScoresDoNotOverflow) {
-  EXPECT_EQ(Softmax({3e38f, -3e38f, 3e38f, 0}, {1, 1, 1, 1}),
-            (std::vector<float>{0.5f, 0, 0.5f, 0}));
+  for (const Backend backend : Backends()) {
+    EXPECT_EQ(Softmax(backend, {3e38f, -3e38f, 3e38f, 0}, {1, 1, 1, 1}),
+              (std::vector<float>{0.5f, 0, 0.5f, 0}));
+  }
 }
 
 // Positions that padding adds change no bit.
-TEST(MaskScaleSoftmax, APaddedRowHasTheSameBits) {
+void CheckPaddedBits(Backend backend) {
   const int64_t heads = 2;
   const Tensor narrow = Random({1, heads, 1, 100}, 9, 3.0f);
   const Tensor wide = Poisoned({1, heads, 1, 163});
@@ -84,13 +107,17 @@ TEST(MaskScaleSoftmax, APaddedRowHasTheSameBits) {
     std::copy_n(values.begin() + h * 100, 100,
                 static_cast<float*>(Tensor(wide).raw()) + h * wide.dim(3));
   }
-  cpu::MaskScaleSoftmax(Pool(), narrow, FromVector(all).Reshape({1, 1, 100}), 0.125f);
-  cpu::MaskScaleSoftmax(Pool(), wide, FromVector(mask).Reshape({1, 1, 163}), 0.125f);
+  RunOn(backend, narrow, FromVector(all).Reshape({1, 1, 100}), 0.125f);
+  RunOn(backend, wide, FromVector(mask).Reshape({1, 1, 163}), 0.125f);
   for (int64_t h = 0; h < heads; ++h) {
     for (int64_t j = 0; j < 163; ++j) {
       ASSERT_EQ(At(wide, 0, h, 0, j), j < 100 ? At(narrow, 0, h, 0, j) : 0.0f) << h << " " << j;
     }
   }
+}
+
+TEST(MaskScaleSoftmax, APaddedRowHasTheSameBits) {
+  for (const Backend backend : Backends()) CheckPaddedBits(backend);
 }
 
 }  // namespace

@@ -210,12 +210,13 @@ TEST(Sampling, GivesTheTokensOfTheReferenceOnALargeVocabulary) {
     }
     SamplingParams params =
         Params(0.4f + 0.1f * static_cast<float>(trial % 16), 0, 1, static_cast<uint64_t>(trial));
-    const int32_t top_k[] = {0, 30, 1000, 3000};
-    const float top_p[] = {1, 0.3f, 0.9f, 0.999f};
+    if (trial % 10 == 9) params.temperature = 0.05f;  // most tokens are far below the best
+    const int32_t top_k[] = {0, 30, 1500, 3000};
+    const float top_p[] = {1, 0.3f, 0.9f, 0.9999999f};
     const float min_p[] = {0, 0, 0.001f, 0.2f};
-    params.top_k = top_k[trial % 4];
-    params.top_p = top_p[trial / 4 % 4];
-    params.min_p = min_p[trial / 16 % 4];
+    params.top_k = top_k[trial / 3 % 4];
+    params.top_p = top_p[trial / 12 % 4];
+    params.min_p = min_p[trial / 48 % 4];
     const int32_t expected = SamplingReference(ToVector(logits), params, state).Token();
     ASSERT_EQ(Token(logits, params, state), expected) << "trial " << trial;
   }
@@ -304,7 +305,7 @@ TEST(Sampling, TiesAtTheCutsGoToTheLowerId) {
 TEST(Sampling, AFlatNucleusIsCutAtItsPlace) {
   const Tensor logits = Logits(std::vector<float>(4096, 1.0f));
   const SamplingParams params = Params(1, 0, 0.5f, 3);
-  for (int64_t i = 0; i < 2000; ++i) {
+  for (int64_t i = 0; i < 200; ++i) {
     EXPECT_LT(Sample(logits, {Row(params, i)}).tokens[0], 2048);
   }
 }

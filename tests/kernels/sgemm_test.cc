@@ -1,19 +1,28 @@
 #include "core/kernels/sgemm.h"
 
 #include "hwy/highway.h"
-#include "tests/support/tensors.h"
+#include "tests/support/backends.h"
 
 namespace penstock {
 namespace {
 
 using namespace penstock::testing;  // NOLINT(google-build-using-namespace)
 
+void RunOn(Backend backend, float alpha, const Tensor& a, const Tensor& b, float beta,
+           const Tensor& c) {
+  if (backend == Backend::kCpu) return cpu::Sgemm(Pool(), alpha, a, b, beta, c);
+  if constexpr (kCudaBuilt) {
+    const GpuCall gpu;
+    cuda::LaunchSgemm(gpu.stream(), alpha, gpu.In(a), gpu.In(b), beta, gpu.Out(c));
+  }
+}
+
 TEST(Sgemm, EveryInstructionSetMatchesFloat64) {
   struct Size {
     int64_t m, n, k;
   };
-  for (const Size& size :
-       {Size{1, 1, 1}, Size{3, 5, 70}, Size{6, 64, 33}, Size{255, 97, 31}, Size{48, 129, 200}}) {
+  for (const Size& size : {Size{1, 1, 1}, Size{3, 5, 70}, Size{6, 64, 33}, Size{255, 97, 31},
+                           Size{48, 129, 200}, Size{132, 260, 36}}) {
     const Tensor a = Random({size.m, size.k}, 1);
     const Tensor b = Random({size.k, size.n}, 2);
     const Tensor c = Random({size.m, size.n}, 3);
@@ -42,6 +51,13 @@ TEST(Sgemm, EveryInstructionSetMatchesFloat64) {
     const Tensor plain = fresh();
     cpu::SgemmReference(Pool(), alpha, a, b, beta, plain);
     EXPECT_LE(RelativeError(plain, reference), kFloatTolerance);
+    for (const Backend backend : Backends()) {
+      const Tensor out = fresh();
+      RunOn(backend, alpha, a, b, beta, out);
+      EXPECT_LE(RelativeError(out, reference), kFloatTolerance)
+          << Target{backend, DataType::kF32} << ", " << size.m << " x " << size.n << " x "
+          << size.k;
+    }
     for (int64_t target : hwy::SupportedAndGeneratedTargets()) {
       hwy::SetSupportedTargetsForTest(target);
       const Tensor out = fresh();
@@ -59,6 +75,11 @@ TEST(Sgemm, BetaZeroDoesNotReadC) {
   for (const auto& multiply : {&cpu::Sgemm, &cpu::SgemmReference}) {
     const Tensor out = Poisoned({7, 11});
     multiply(Pool(), 1.0f, a, b, 0.0f, out);
+    for (float value : ToVector(out)) EXPECT_TRUE(std::isfinite(value));
+  }
+  for (const Backend backend : Backends()) {
+    const Tensor out = Poisoned({7, 11});
+    RunOn(backend, 1.0f, a, b, 0.0f, out);
     for (float value : ToVector(out)) EXPECT_TRUE(std::isfinite(value));
   }
 }

@@ -2,39 +2,59 @@
 
 #include <algorithm>
 
-#include "tests/support/tensors.h"
+#include "tests/support/backends.h"
 
 namespace penstock {
 namespace {
 
 using namespace penstock::testing;  // NOLINT(google-build-using-namespace)
 
-TEST(TopK, MatchesAFullSort) {
-  const int64_t width = 1000;
-  Tensor x = Random({3, width}, 1);
-  // Many equal values: the lower index must come first.
-  for (int64_t i = 0; i < width; ++i) {
-    auto& value = static_cast<float*>(x.raw())[width + i];
-    value = std::round(value);
+void RunOn(Backend backend, const Tensor& x, const Tensor& values, const Tensor& indices) {
+  if (backend == Backend::kCpu) return cpu::TopK(Pool(), x, values, indices);
+  if constexpr (kCudaBuilt) {
+    const GpuCall gpu;
+    cuda::LaunchTopK(gpu.stream(), gpu.In(x), gpu.Out(values), gpu.Out(indices));
   }
-  for (int64_t k : {1, 2, 40, 999, 1000}) {
-    const Tensor values = Poisoned({3, k});
-    const Tensor indices = Make(DataType::kI32, {3, k});
-    cpu::TopK(Pool(), x, values, indices);
-    for (int64_t r = 0; r < 3; ++r) {
-      const std::vector<float> row = ToVector(x.Slice(r, 1));
-      std::vector<int32_t> order(static_cast<size_t>(width));
-      for (int32_t i = 0; i < width; ++i) order[static_cast<size_t>(i)] = i;
-      std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
-        return row[static_cast<size_t>(a)] > row[static_cast<size_t>(b)];
-      });
-      for (int64_t i = 0; i < k; ++i) {
-        const int32_t index = static_cast<const int32_t*>(indices.raw())[r * k + i];
-        ASSERT_EQ(index, order[static_cast<size_t>(i)]) << "row " << r << " place " << i;
-        ASSERT_EQ(static_cast<const float*>(values.raw())[r * k + i],
-                  row[static_cast<size_t>(index)]);
-      }
+}
+
+// Rows with values of their own, with many equal ones, with one value only, with both zeros.
+Tensor Rows(int64_t width) {
+  Tensor x = Random({4, width}, 1);
+  auto* values = static_cast<float*>(x.raw());
+  for (int64_t i = 0; i < width; ++i) {
+    values[width + i] = std::round(values[width + i]);
+    values[2 * width + i] = -1.5f;
+    values[3 * width + i] = i % 3 == 0 ? 0.0f : -0.0f;
+  }
+  return x;
+}
+
+void CheckAgainstFullSort(Backend backend, int64_t width, int64_t k) {
+  const Tensor x = Rows(width);
+  const Tensor values = Poisoned({4, k});
+  const Tensor indices = Poisoned({4, k}, DataType::kI32);
+  RunOn(backend, x, values, indices);
+  for (int64_t r = 0; r < 4; ++r) {
+    const std::vector<float> row = ToVector(x.Slice(r, 1));
+    std::vector<int32_t> order(static_cast<size_t>(width));
+    for (int32_t i = 0; i < width; ++i) order[static_cast<size_t>(i)] = i;
+    std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
+      return row[static_cast<size_t>(a)] > row[static_cast<size_t>(b)];
+    });
+    for (int64_t i = 0; i < k; ++i) {
+      const int32_t index = static_cast<const int32_t*>(indices.raw())[r * k + i];
+      ASSERT_EQ(index, order[static_cast<size_t>(i)]) << "row " << r << " place " << i;
+      ASSERT_EQ(static_cast<const float*>(values.raw())[r * k + i],
+                row[static_cast<size_t>(index)]);
     }
+  }
+}
+
+TEST(TopK, MatchesAFullSort) {
+  for (const Backend backend : Backends()) {
+    for (int64_t k : {1, 2, 40, 999, 1000}) CheckAgainstFullSort(backend, 1000, k);
+    for (int64_t k : {1, 50, 4096, 4097, 9999}) CheckAgainstFullSort(backend, 9999, k);
+    CheckAgainstFullSort(backend, 1, 1);
   }
 }
 

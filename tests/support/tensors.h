@@ -21,6 +21,19 @@ namespace penstock::testing {
 // ||out - reference|| / ||reference|| of float32 arithmetic.
 inline constexpr double kFloatTolerance = 1e-5;
 
+// The same where tensors hold that type and sums are float32.
+inline double Tolerance(DataType type) {
+  switch (type) {
+    case DataType::kF16:
+      return 3e-3;
+    case DataType::kBF16:
+      return 1e-2;
+    default:
+      PENSTOCK_CHECK(type == DataType::kF32);
+      return kFloatTolerance;
+  }
+}
+
 inline HostAllocator& Allocator() {
   static HostAllocator allocator;
   return allocator;
@@ -37,10 +50,10 @@ inline Tensor Make(DataType type, const Shape& shape) {
   return *std::move(tensor);
 }
 
-// Every element NaN: what a kernel forgets to write shows.
-inline Tensor Poisoned(const Shape& shape) {
-  Tensor tensor = Make(DataType::kF32, shape);
-  std::fill_n(static_cast<float*>(tensor.raw()), tensor.num_elements(), std::nanf(""));
+// Every element NaN (-1 in integers): what a kernel forgets to write shows.
+inline Tensor Poisoned(const Shape& shape, DataType type = DataType::kF32) {
+  Tensor tensor = Make(type, shape);
+  std::fill_n(static_cast<uint8_t*>(tensor.raw()), tensor.bytes(), uint8_t{0xff});
   return tensor;
 }
 
@@ -86,11 +99,18 @@ inline Tensor RandomBlocks(DataType type, const Shape& shape, uint32_t seed) {
   return tensor;
 }
 
-// A weight of any supported type whose float32 values are those of `values` rounded to it.
+// The elements of a dense f32, f16 or bf16 tensor.
+inline std::vector<float> ToVector(const Tensor& tensor) {
+  std::vector<float> values(static_cast<size_t>(tensor.num_elements()));
+  Dequantize(tensor.type(), tensor.raw(), tensor.num_elements(), values.data());
+  return values;
+}
+
+// A tensor of that type with the values of another, towards zero where they do not fit.
 inline Tensor As(DataType type, const Tensor& values) {
   Tensor tensor = Make(type, values.shape());
-  const auto* from = static_cast<const float*>(values.raw());
-  for (int64_t i = 0; i < values.num_elements(); ++i) {
+  const std::vector<float> from = ToVector(values);
+  for (size_t i = 0; i < from.size(); ++i) {
     switch (type) {
       case DataType::kF32:
         static_cast<float*>(tensor.raw())[i] = from[i];
@@ -112,13 +132,7 @@ Tensor FromVector(std::vector<T>& values) {
   return Tensor::Borrow(values.data(), DataTypeOf<T>(), {static_cast<int64_t>(values.size())});
 }
 
-inline std::vector<float> ToVector(const Tensor& tensor) {
-  PENSTOCK_CHECK(tensor.type() == DataType::kF32);
-  const auto* data = static_cast<const float*>(tensor.raw());
-  return {data, data + tensor.num_elements()};
-}
-
-// The relative error of a float32 tensor against float64 values. NaN counts as infinite.
+// The relative error of a tensor against float64 values. NaN counts as infinite.
 inline double RelativeError(const Tensor& out, const std::vector<double>& reference) {
   const std::vector<float> values = ToVector(out);
   PENSTOCK_CHECK_EQ(values.size(), reference.size());

@@ -1,0 +1,38 @@
+#include "cuda/blas.h"
+
+#include <cstddef>
+#include <string>
+
+#include "cuda/cuda_check.h"
+
+namespace penstock::cuda {
+namespace {
+
+constexpr size_t kWorkspaceBytes = size_t{32} << 20;  // what NVIDIA asks for on Hopper
+
+}  // namespace
+
+void CheckBlas(cublasStatus_t status, const char* what, const char* file, int line) {
+  if (status != CUBLAS_STATUS_SUCCESS) [[unlikely]] {
+    CheckFailed(file, line, std::string(what) + ": " + cublasGetStatusString(status));
+  }
+}
+
+Blas::Blas() {
+  BLAS_CHECK(cublasCreate(&handle_));
+  CUDA_CHECK(cudaMalloc(&workspace_, kWorkspaceBytes));
+}
+
+Blas::~Blas() {
+  BLAS_CHECK(cublasDestroy(handle_));
+  CUDA_CHECK(cudaFree(workspace_));
+}
+
+cublasHandle_t Blas::On(cudaStream_t stream) const {
+  BLAS_CHECK(cublasSetStream(handle_, stream));
+  // A new stream takes the workspace away, so it comes second.
+  BLAS_CHECK(cublasSetWorkspace(handle_, workspace_, kWorkspaceBytes));
+  return handle_;
+}
+
+}  // namespace penstock::cuda

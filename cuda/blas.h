@@ -1,0 +1,30 @@
+// Blas: a cuBLAS handle and the workspace that its kernels may use, so that no product allocates.
+// One thread at a time; products that share a Blas go to one stream at a time.
+// Errors: a failed call ends the process, as cuda_check.h has it for CUDA.
+#pragma once
+
+#include <cublas_v2.h>
+
+namespace penstock::cuda {
+
+class Blas {
+ public:
+  // On the current device.
+  Blas();
+  ~Blas();
+  Blas(const Blas&) = delete;
+  Blas& operator=(const Blas&) = delete;
+
+  // The handle, with its work on `stream`.
+  cublasHandle_t On(cudaStream_t stream) const;
+
+ private:
+  cublasHandle_t handle_ = nullptr;
+  void* workspace_ = nullptr;
+};
+
+void CheckBlas(cublasStatus_t status, const char* what, const char* file, int line);
+
+}  // namespace penstock::cuda
+
+#define BLAS_CHECK(...) ::penstock::cuda::CheckBlas((__VA_ARGS__), #__VA_ARGS__, __FILE__, __LINE__)

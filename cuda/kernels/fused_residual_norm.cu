@@ -1,0 +1,66 @@
+#include "core/kernels/fused_residual_norm.h"
+#include "cuda/kernels/launchers.h"
+#include "cuda/launch.h"
+#include "cuda/norm_row.cuh"
+
+namespace penstock::cuda {
+namespace {
+
+// A block a row. The sum is rounded to T, as it is stored, before it is squared: the norm is that
+// of the residual which the next layer will read. It stays in shared memory as f32 meanwhile.
+template <typename T, int N>
+__global__ void FusedResidualNormKernel(T* residual, int64_t residual_stride, const T* x,
+                                        int64_t x_stride, const T* bias, const T* gain,
+                                        int64_t hidden, float eps, T* out, int64_t out_stride) {
+  extern __shared__ float row[];  // [hidden]
+  LetNextBegin();
+  PrefetchGain(gain, hidden);
+  WaitForInputs();
+  auto* sums = reinterpret_cast<Pack<T, N>*>(residual + blockIdx.x * residual_stride);
+  const auto* in = reinterpret_cast<const Pack<T, N>*>(x + blockIdx.x * x_stride);
+  const auto* shift = reinterpret_cast<const Pack<T, N>*>(bias);
+  float squares = 0;
+  for (int64_t i = threadIdx.x; i < hidden / N; i += blockDim.x) {
+    Pack<T, N> sum = sums[i];
+    const Pack<T, N> added = in[i];
+#pragma unroll
+    for (int j = 0; j < N; ++j) {
+      float value = ToFloat(sum.at[j]) + ToFloat(added.at[j]);
+      if (shift != nullptr) value += ToFloat(shift[i].at[j]);
+      sum.at[j] = FromFloat<T>(value);
+      value = ToFloat(sum.at[j]);
+      row[i * N + j] = value;
+      squares += value * value;
+    }
+    sums[i] = sum;
+  }
+  NormalizeRow<T, N>(row, squares, gain, hidden, eps, out + blockIdx.x * out_stride);
+}
+
+}  // namespace
+
+void LaunchFusedResidualNorm(cudaStream_t stream, const Tensor& residual, const Tensor& x,
+                             const Tensor& bias, const Tensor& weight, float eps,
+                             const Tensor& out) {
+  const int64_t hidden = x.dim(1);
+  PENSTOCK_CHECK(residual.shape() == x.shape());
+  PENSTOCK_CHECK(out.shape() == x.shape());
+  PENSTOCK_CHECK_EQ(weight.dim(0), hidden);
+  if (!bias.empty()) PENSTOCK_CHECK_EQ(bias.dim(0), hidden);
+  const bool wide = IsWide(residual, hidden) && IsWide(x, hidden) && IsWide(weight, hidden) &&
+                    IsWide(out, hidden) && (bias.empty() || IsWide(bias, hidden));
+  const size_t shared = static_cast<size_t>(hidden) * sizeof(float);
+  ForElementType(x.type(), [&](auto element) {
+    using T = decltype(element);
+    const T* shift = bias.empty() ? nullptr : Elements<const T>(bias);
+    ForWidth<T>(wide, [&](auto width) {
+      const auto kernel = FusedResidualNormKernel<T, decltype(width)::value>;
+      AllowShared(kernel, shared);
+      Launch(stream, {dim3(Blocks(x.dim(0))), dim3(kThreads), shared}, kernel,
+             Elements<T>(residual), residual.stride(0), Elements<const T>(x), x.stride(0), shift,
+             Elements<const T>(weight), hidden, eps, Elements<T>(out), out.stride(0));
+    });
+  });
+}
+
+}  // namespace penstock::cuda

@@ -1,0 +1,90 @@
+#include "tests/support/gpu.h"
+
+#include <cuda_runtime_api.h>
+
+#include <cstdio>
+#include <map>
+#include <span>
+
+#include "cuda/blas.h"
+#include "cuda/cuda_check.h"
+#include "cuda/stream.h"
+
+namespace penstock::testing {
+namespace {
+
+struct Copy {
+  void* device;
+  void* host;
+  size_t bytes;
+  bool back;
+};
+
+// From the first element to behind the last, the gaps between strided rows included.
+size_t Extent(const Tensor& tensor) {
+  const int64_t element = Info(tensor.type()).block_bytes;
+  if (tensor.is_contiguous()) return static_cast<size_t>(tensor.bytes());
+  return static_cast<size_t>(((tensor.dim(0) - 1) * tensor.stride(0) + tensor.dim(1)) * element);
+}
+
+}  // namespace
+
+struct GpuCall::State {
+  CudaStream stream;
+  std::map<const void*, Copy> copies;
+};
+
+bool GpuCall::Available() {
+  static const bool available = [] {
+    int count = 0;
+    const cudaError_t error = cudaGetDeviceCount(&count);
+    static_cast<void>(cudaGetLastError());
+    if (error == cudaSuccess && count > 0) return true;
+    std::printf("no GPU (%s): only the CPU twins are tested\n", cudaGetErrorString(error));
+    return false;
+  }();
+  return available;
+}
+
+GpuCall::GpuCall() : state_(std::make_unique<State>()) {}
+
+GpuCall::~GpuCall() {
+  state_->stream.Synchronize();
+  for (const auto& [host, copy] : state_->copies) {
+    if (copy.back) {
+      CUDA_CHECK(cudaMemcpy(copy.host, copy.device, copy.bytes, cudaMemcpyDeviceToHost));
+    }
+    CUDA_CHECK(cudaFree(copy.device));
+  }
+}
+
+CUstream_st* GpuCall::stream() const { return state_->stream.get(); }
+
+cuda::Blas& GpuCall::blas() const {
+  static cuda::Blas& blas = *new cuda::Blas();  // lives on: its end would outlast CUDA's
+  return blas;
+}
+
+Tensor GpuCall::In(const Tensor& host) const {
+  Copy& copy = state_->copies[host.raw()];
+  if (copy.device == nullptr) {
+    copy = {nullptr, const_cast<void*>(host.raw()), Extent(host), false};
+    CUDA_CHECK(cudaMalloc(&copy.device, copy.bytes));
+    CUDA_CHECK(cudaMemcpy(copy.device, copy.host, copy.bytes, cudaMemcpyHostToDevice));
+  }
+  if (host.is_contiguous()) {
+    return Tensor::Borrow(copy.device, host.type(), host.shape(), Device::kCuda);
+  }
+  // A view of columns: made again from the whole rows that its stride implies.
+  const Tensor rows =
+      Tensor::Borrow(copy.device, host.type(), {host.dim(0), host.stride(0)}, Device::kCuda);
+  return rows.Columns(0, host.dim(1));
+}
+
+Tensor GpuCall::Out(const Tensor& host) const {
+  const Tensor device = In(host);
+  state_->copies[host.raw()].back = true;
+  return device;
+}
+
+}  // namespace penstock::testing
