@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "frontend/generate_codec.h"
-#include "frontend/generate_handler.h"
 
 namespace penstock {
 namespace {

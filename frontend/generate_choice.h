@@ -15,6 +15,10 @@
 
 namespace penstock {
 
+// Tokens of a message, alternatives included: about 1 MiB. Clients take 4 MiB unless they say
+// otherwise.
+inline constexpr int64_t kLogprobsPerMessage = 1 << 16;
+
 // The next part of a choice's answer.
 struct ChoiceWork {
   std::vector<PromptLogprob> prompt;

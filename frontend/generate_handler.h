@@ -14,15 +14,10 @@
 
 #include <grpcpp/grpcpp.h>
 
-#include <cstdint>
-
 #include "core/base/task_thread.h"
 #include "frontend/service_state.h"
 
 namespace penstock {
-
-// About 1 MiB; clients take 4 MiB unless they say otherwise.
-inline constexpr int64_t kLogprobsPerMessage = 1 << 16;
 
 // Takes the call. The reactor frees itself. REQUIRES: `state` and `delivery` outlive the call.
 grpc::ServerWriteReactor<grpc::ByteBuffer>* StartGenerate(const ServiceState& state,

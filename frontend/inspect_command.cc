@@ -10,6 +10,7 @@
 #include "core/io/dummy_model.h"
 #include "core/io/model_file.h"
 #include "core/model/kv_cache.h"
+#include "core/model/model_limits.h"
 #include "core/model/model_tensors.h"
 #include "frontend/startup_check.h"
 
@@ -24,7 +25,7 @@ int64_t WorkspaceBytes(const ModelConfig& config, const InspectOptions& options)
                         config.q_size() + 3 * config.intermediate_size;
   const int64_t sample = config.hidden_size + config.vocab_size;
   return (CheckedSize(token) * CheckedSize(options.max_step_tokens) +
-          CheckedSize(sample) * CheckedSize(options.max_sequences))
+          CheckedSize(sample) * CheckedSize(SampleRows(options.max_sequences)))
              .value()
              .value_or(INT64_MAX / kFloatBytes) *
          kFloatBytes;

@@ -16,7 +16,8 @@ Command AddTokenize(CLI::App* app) {
       "  echo '\"Hello world\"' | penstock tokenize --model SmolLM2-135M-Instruct.Q4_1.gguf "
       "--json");
   tokenize
-      ->add_option("--model", options->model, "The model: a .gguf file or a Hugging Face folder")
+      ->add_option("--model", options->model,
+                   "The model: a .gguf file, a Hugging Face folder or dummy:NAME")
       ->required()
       ->type_name("MODEL");
   tokenize->add_flag("--special", options->special,

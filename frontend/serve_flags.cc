@@ -71,7 +71,7 @@ Command AddServe(CLI::App* app) {
       "  penstock serve --model SmolLM2-135M-Instruct.Q4_1.gguf --listen 127.0.0.1:50051");
   serve
       ->add_option("--model", options.runtime.stage.model,
-                   "The model: a .gguf file or a Hugging Face folder")
+                   "The model: a .gguf file, a Hugging Face folder or dummy:NAME")
       ->required()
       ->type_name("MODEL");
   serve

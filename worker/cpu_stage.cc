@@ -83,7 +83,7 @@ absl::StatusOr<StageInfo> CpuStage::LoadModel(const StageOptions& options,
                               });
   PENSTOCK_ASSIGN_OR_RETURN(std::unique_ptr<Model> model,
                             MakeModel(config, all, weights,
-                                      {options.max_step_tokens, options.max_sequences,
+                                      {options.max_step_tokens, SampleRows(options.max_sequences),
                                        options.prefill_attention, options.padded_memory_bytes},
                                       *ops_, allocator_));
   PENSTOCK_ASSIGN_OR_RETURN(KvCache cache,

@@ -3,14 +3,14 @@
 #include <algorithm>
 #include <utility>
 
-#include "core/base/check.h"
+#include "core/model/model_limits.h"
 
 namespace penstock {
 
 absl::StatusOr<StageSampler> StageSampler::Make(const PlanLimits& limits,
                                                 BaseAllocator& allocator) {
   StageSampler sampler;
-  const int64_t rows = limits.max_sequences;
+  const int64_t rows = SampleRows(limits.max_sequences);
   const int64_t columns = std::min<int64_t>(kMaxLogprobs, limits.vocab_size);
   const auto make = [&](Tensor& tensor, DataType type, const Shape& shape) -> absl::Status {
     PENSTOCK_ASSIGN_OR_RETURN(tensor, Tensor::Make(type, shape, allocator));
@@ -22,7 +22,7 @@ absl::StatusOr<StageSampler> StageSampler::Make(const PlanLimits& limits,
   PENSTOCK_RETURN_IF_ERROR(make(out.top_tokens, DataType::kI32, {rows, columns}));
   PENSTOCK_RETURN_IF_ERROR(make(out.top_logprobs, DataType::kF32, {rows, columns}));
   sampler.vocab_size_ = limits.vocab_size;
-  sampler.slots_.resize(static_cast<size_t>(rows));
+  sampler.slots_.resize(static_cast<size_t>(limits.max_sequences));
   sampler.rows_.reserve(static_cast<size_t>(rows));
   sampler.wanted_.reserve(static_cast<size_t>(rows));
   return sampler;
@@ -129,7 +129,7 @@ void StageSampler::TellPrompts(const StepPlan& plan, const StepBatcher& batcher,
       how.top = slot.sampling.prompt_logprobs;
       how.target = row.targets[i];
       wanted_.push_back({row.slot, row.generation, how.position, {}, {}});
-      if (rows_.size() == slots_.size()) flush();
+      if (static_cast<int64_t>(rows_.size()) == out_.tokens.dim(0)) flush();
     }
   }
   if (!rows_.empty()) flush();

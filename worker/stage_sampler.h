@@ -1,6 +1,6 @@
 // StageSampler: the last stage's end of a step. It keeps, by slot, what an Admission left of its
 // sequence (sampling parameters, token history), samples the rows that ask for it, and tells the
-// prompts' log-probabilities, running the LM head over tiles of at most max_samples rows. Its
+// prompts' log-probabilities, running the LM head over tiles of at most SampleRows rows. Its
 // outputs are made once. One thread at a time.
 #pragma once
 
@@ -52,7 +52,7 @@ class StageSampler {
   std::vector<Slot> slots_;
   std::vector<SamplingRow> rows_;      // of the logits at hand
   std::vector<PromptLogprob> wanted_;  // of the tile at hand: what the answer is of
-  SamplingOutput out_;                 // [max_sequences], [max_sequences, kMaxLogprobs]
+  SamplingOutput out_;                 // [SampleRows], [SampleRows, kMaxLogprobs]
   int64_t vocab_size_ = 0;
 };
 

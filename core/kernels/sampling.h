@@ -50,6 +50,7 @@ struct TokenCount {
   int32_t in_answer = 0;
 };
 
+// What the spans name is in the memory of the backend that samples.
 struct SamplingRow {
   const SamplingParams* params = nullptr;
   int64_t position = 0;       // of the token that is sampled, in its sequence

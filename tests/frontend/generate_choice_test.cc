@@ -4,7 +4,6 @@
 
 #include <memory>
 
-#include "frontend/generate_handler.h"
 #include "tests/support/small_vocabulary.h"
 
 namespace penstock {

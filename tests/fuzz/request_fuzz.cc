@@ -196,6 +196,7 @@ struct Served {
   }
   std::unique_ptr<Tokenizer> tokenizer;
   absl::StatusOr<ChatTemplate> chat = absl::UnknownError("");
+  absl::StatusOr<ChatTemplate> no_chat = absl::UnimplementedError("its template is not known");
   RequestLimits limits;
 };
 
@@ -286,12 +287,22 @@ void CheckAnswer(const CheckedRequest& checked, const Served& served) {
   }
   if (!answer.stopped()) text += answer.Finish();
   PENSTOCK_CHECK_EQ(text, whole.substr(0, end));
+
+  // As it was asked for, in one piece.
+  std::vector<GeneratedToken> tokens;
+  for (const int32_t id : checked.generation.prompt) tokens.emplace_back().id = id;
+  AnswerStream asked(*served.tokenizer, checked);
+  const AnswerStream::Piece piece = asked.Add(tokens);
+  PENSTOCK_CHECK_EQ(asked.num_tokens(), piece.tokens);
+  PENSTOCK_CHECK(!asked.stopped() || piece.tokens > checked.generation.sampling.min_tokens);
+  PENSTOCK_CHECK(!FindInvalidUtf8(piece.text + (asked.stopped() ? "" : asked.Finish())));
 }
 
 void CheckRefusal(const absl::Status& status) {
   const absl::StatusCode code = status.code();
   PENSTOCK_CHECK(code == absl::StatusCode::kInvalidArgument ||
-                 code == absl::StatusCode::kOutOfRange || code == absl::StatusCode::kNotFound);
+                 code == absl::StatusCode::kOutOfRange || code == absl::StatusCode::kNotFound ||
+                 code == absl::StatusCode::kFailedPrecondition);
   // Refusals stay small and printable, whatever the request holds.
   PENSTOCK_CHECK(!status.message().empty() && status.message().size() < 1000);
   for (const char c : Std(status.message())) PENSTOCK_CHECK(c >= 0x20 && c < 0x7f);
@@ -364,7 +375,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const penstock::ClientRequest request =
       penstock::Request({reinterpret_cast<const char*>(data), size});
   const auto checked = penstock::ValidateRequest(request, served->limits, *served->tokenizer,
-                                                 served->chat, /*fresh_seed=*/77);
+                                                 size % 8 == 0 ? served->no_chat : served->chat,
+                                                 /*fresh_seed=*/77);
   if (!checked.ok()) {
     penstock::CheckRefusal(checked.status());
     return 0;

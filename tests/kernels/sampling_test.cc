@@ -305,7 +305,7 @@ TEST(Sampling, TiesAtTheCutsGoToTheLowerId) {
 TEST(Sampling, AFlatNucleusIsCutAtItsPlace) {
   const Tensor logits = Logits(std::vector<float>(4096, 1.0f));
   const SamplingParams params = Params(1, 0, 0.5f, 3);
-  for (int64_t i = 0; i < 2000; ++i) {
+  for (int64_t i = 0; i < 200; ++i) {
     EXPECT_LT(Sample(logits, {Row(params, i)}).tokens[0], 2048);
   }
 }

@@ -13,7 +13,7 @@ class ModelStage final : public StageExecutor {
              Ops& ops)
       : runner_(config, source, limits, ops) {}
 
-  absl::StatusOr<StageInfo> Load(const StageOptions&) override {
+  absl::StatusOr<StageInfo> Load(const StageOptions&, const ProgressCallback&) override {
     return absl::FailedPreconditionError("this stage has loaded a model already");
   }
 
