@@ -1,5 +1,5 @@
-// Fuzz target: any text as the model.safetensors.index.json beside two small shards. What opens has
-// all that the shards hold, and nothing outside the folder was looked at.
+// Fuzz target: any text as the model.safetensors.index.json beside some small shards. What opens
+// can be read, and nothing outside the folder was looked at.
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -20,6 +20,9 @@ constexpr std::string_view kIndex = "model.safetensors.index.json";
 constexpr std::string_view kSeed =
     R"({"metadata":{"total_size":32},"weight_map":{"model.norm.weight":"model-00001-of-00002.safetensors",)"
     R"("model.embed_tokens.weight":"model-00002-of-00002.safetensors"}})";
+constexpr std::string_view kOddSeed =
+    R"({"weight_map":{"model.layers.0.self_attn.rotary_emb.inv_freq":"odd.safetensors",)"
+    R"("model.norm.weight":"odd.safetensors","model.layers.0.input_layernorm.weight":"odd.safetensors"}})";
 
 // The shards, and beside the folder one that must never be reached.
 class Folder {
@@ -31,10 +34,23 @@ class Folder {
                   Builder().F32("model.norm.weight", {4}, 0.0f).Build());
     folder_.Write("model/model-00002-of-00002.safetensors",
                   Builder().F32("model.embed_tokens.weight", {1, 4}, 0.0f).Build());
+    folder_.Write("model/odd.safetensors",
+                  Builder()
+                      .F32("model.layers.0.self_attn.rotary_emb.inv_freq", {2}, 0.0f)
+                      .F32("model.norm.weight", {4}, 1.0f)
+                      .Tensor("model.layers.0.input_layernorm.weight", "I8", {4}, {1, 2, 3, 4})
+                      .Build());
+    folder_.Write("model/foreign.safetensors", Builder().F32("wte.weight", {1}, 0.0f).Build());
+    folder_.Write("model/broken.safetensors", "not one");
     folder_.Write("outside.safetensors", Builder().F32("lm_head.weight", {1, 4}, 0.0f).Build());
   }
   std::string path() const { return folder_.Path("model"); }
+  // An empty text: no index at all.
   void WriteIndex(std::string_view text) const {
+    if (text.empty()) {
+      std::filesystem::remove(path() + "/" + std::string(kIndex));
+      return;
+    }
     folder_.Write("model/" + std::string(kIndex), text);
   }
 
@@ -57,7 +73,8 @@ void OpenAndRead(const Folder& folder) {
   PENSTOCK_CHECK(!(*source)->Get("lm_head.weight", Shape({1, 4})).ok());
   const auto norm = (*source)->Get("norm.weight", Shape({4}));
   const auto table = (*source)->Get("embed_tokens.weight", Shape({1, 4}));
-  PENSTOCK_CHECK(norm.ok() || table.ok());
+  for (const auto& tensor : (*source)->Tensors()) PENSTOCK_CHECK((*source)->Contains(tensor.name));
+  PENSTOCK_CHECK((*source)->rope_rows() == WeightSource::RopeRows::kHalves);
   PENSTOCK_CHECK(!(*source)->Get("embed_tokens.weight", Shape({4, 1})).ok());
   if (norm.ok()) (*source)->Forget(*norm);
 }
@@ -77,10 +94,12 @@ extern "C" size_t LLVMFuzzerCustomMutator(uint8_t* data, size_t size, size_t max
   using penstock::fuzz::Format;
   static const auto* const format = new Format{
       "{",
-      {std::string(penstock::kSeed)},
+      {std::string(penstock::kSeed), std::string(penstock::kOddSeed)},
       {"weight_map", "metadata", "model.norm.weight", "model.embed_tokens.weight",
        "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",
-       "model-00003-of-00002.safetensors", "../outside.safetensors", "lm_head.weight",
+       "model-00003-of-00002.safetensors", "odd.safetensors", "foreign.safetensors",
+       "broken.safetensors", "wte.weight", "model.layers.0.self_attn.rotary_emb.inv_freq",
+       "model.layers.0.input_layernorm.weight", "../outside.safetensors", "lm_head.weight",
        "/etc/passwd", ".safetensors", "model-00001-of-00002.safetensors\\u0000.safetensors"},
       penstock::fuzz::MutateJson};
   return penstock::fuzz::Mutate(*format, data, size, max_size, seed);

@@ -51,7 +51,7 @@ penstock_fuzz(tokenizer_folder MAX_LEN 1024 COVERS core/io/tokenizer_folder.cc)
 penstock_fuzz(sentencepiece MAX_LEN 5120
   COVERS core/io/protobuf_reader.cc core/io/sentencepiece_model.cc)
 penstock_fuzz(chat_template MAX_LEN 4096
-  COVERS core/tokenizer/chat_layouts.cc core/tokenizer/chat_template.cc core/tokenizer/chat_text.cc
+  COVERS core/tokenizer/chat_template.cc core/tokenizer/chat_text.cc
          core/tokenizer/template_shape.cc)
 penstock_fuzz(request MAX_LEN 1024 LIBS penstock_engine
   COVERS frontend/answer_stream.cc frontend/prompt_validator.cc frontend/request_validator.cc

@@ -27,9 +27,9 @@ constexpr const char* kSeeds[] = {
 // One file under three names, for every name has keys of its own.
 class Folder {
  public:
-  Folder() {
+  Folder(std::string_view vocabulary, std::string_view text) {
     namespace fs = std::filesystem;
-    folder_.Write("tokenizer.model", TinySentencePiece().Build());
+    folder_.Write(vocabulary, text);
     fs::create_symlink("tokenizer_config.json", folder_.Path("generation_config.json"));
     fs::create_symlink("tokenizer_config.json", folder_.Path("chat_template.jinja"));
   }
@@ -57,7 +57,13 @@ void ReadAndCheck(const Folder& folder) {
 }  // namespace penstock
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  static const penstock::Folder folder;  // removed at the end of the program
+  using penstock::Folder;
+  // One vocabulary with BOS and one without; removed at the end of the program.
+  static const Folder with_bos("tokenizer.model", penstock::TinySentencePiece().Build());
+  static const Folder without_bos(
+      "tokenizer.json", R"({"model":{"vocab":{"hello":0,"<s>":1,"</s>":2},"merges":[]},)"
+                        R"("pre_tokenizer":{"type":"ByteLevel","add_prefix_space":false}})");
+  const Folder& folder = size % 2 == 0 ? with_bos : without_bos;
   folder.Write({reinterpret_cast<const char*>(data), size});
   penstock::ReadAndCheck(folder);
   return 0;
