@@ -90,8 +90,8 @@ void ChatSession::Say(const std::string& text) {
       ++failures_;
       notes_ << absl::StatusCodeToString(answer.status.code()) << ": " << Message(answer.status);
       if (absl::IsOutOfRange(answer.status)) notes_ << " (/reset begins a new conversation)";
-      notes_ << "\n";
     }
+    notes_ << "\n";  // of a cancelled one behind the terminal's ^C
   }
   notes_ << std::flush;
 }

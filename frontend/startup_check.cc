@@ -18,7 +18,7 @@ constexpr std::string_view kText = "The quick brown fox jumps over the lazy dog"
 constexpr size_t kMaxPrompt = 8;
 constexpr int64_t kAnswerTokens = 8;
 // Of the answers that are compared with it.
-constexpr int64_t kComparedTokens = 4;
+constexpr int64_t kComparedTokens = 2;
 
 constexpr const char* kSkip =
     "; this build or this machine does not compute right. --no-startup-check serves without this "

@@ -225,7 +225,7 @@ absl::Status Parser::Apply() {
                             settings_.byte_fallback ? "is true" : "is false"));
   }
   spec_.model = "llama";
-  spec_.space_prefix = settings_.add_dummy_prefix ? TokenizerSpec::SpacePrefix::kEveryText
+  spec_.space_prefix = settings_.add_dummy_prefix ? TokenizerSpec::SpacePrefix::kSentencePiece
                                                   : TokenizerSpec::SpacePrefix::kNone;
   spec_.remove_extra_spaces = settings_.remove_extra_whitespaces;
   spec_.bos_id = FindControl(settings_.bos);

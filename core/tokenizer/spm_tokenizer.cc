@@ -246,8 +246,9 @@ std::string SpmTokenizer::Normalize(std::string_view text, bool first) const {
   if (text.empty()) return normalized;
   const bool unspaced = text[0] != ' ' && text.substr(0, kSpaceSymbol.size()) != kSpaceSymbol;
   if (space_prefix_ == SpacePrefix::kEveryText ||
+      (space_prefix_ == SpacePrefix::kSentencePiece && (first || unspaced)) ||
       (space_prefix_ == SpacePrefix::kEveryUnspacedText && unspaced) ||
-      (space_prefix_ == SpacePrefix::kFirstUnspacedText && unspaced && first)) {
+      (space_prefix_ == SpacePrefix::kFirstUnspacedText && first && unspaced)) {
     normalized += kSpaceSymbol;
   }
   bool after_space = false;

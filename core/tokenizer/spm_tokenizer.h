@@ -84,7 +84,7 @@ class SpmTokenizer : public Tokenizer {
   int32_t unknown_id_ = -1;
   int32_t first_id_ = -1;
   bool by_merges_ = false;
-  SpacePrefix space_prefix_ = SpacePrefix::kEveryText;
+  SpacePrefix space_prefix_ = SpacePrefix::kSentencePiece;
   bool remove_extra_spaces_ = false;
 };
 

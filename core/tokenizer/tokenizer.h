@@ -16,10 +16,18 @@ namespace penstock {
 struct TokenizerSpec {
   enum class TokenType : uint8_t { kNormal, kUnknown, kControl, kUserDefined, kUnused, kByte };
 
-  // Where sentencepiece's models get a space that the text does not have. What lies between two
-  // control tokens counts as a text. The last two are Hugging Face's Metaspace: no second space
-  // before a text that begins with one.
-  enum class SpacePrefix : uint8_t { kNone, kEveryText, kEveryUnspacedText, kFirstUnspacedText };
+  // Where sentencepiece's models get a space that the text does not have; what lies between two
+  // control tokens counts as a text.
+  enum class SpacePrefix : uint8_t {
+    kNone,
+    // Before the first text, and before one behind a control token unless it begins with a space.
+    // What Llama 2 and Mistral were trained with, whose makers encode each part of a chat alone:
+    // "<s>[INST] a" and "[INST]a" of chat templates both stand for one space.
+    kSentencePiece,
+    kEveryText,          // Hugging Face's normalizer Prepend
+    kEveryUnspacedText,  // Hugging Face's Metaspace "always": unless the text begins with a space
+    kFirstUnspacedText,  // Hugging Face's Metaspace "first"
+  };
 
   // "gpt2": byte-level BPE; "llama": sentencepiece's BPE, merged by score, or by rank if it has
   // merges.
@@ -32,7 +40,7 @@ struct TokenizerSpec {
   std::vector<int32_t> end_ids;     // ids that end a generation, sorted
   int32_t bos_id = -1;              // -1: none
   bool add_bos = false;
-  SpacePrefix space_prefix = SpacePrefix::kEveryText;  // sentencepiece
+  SpacePrefix space_prefix = SpacePrefix::kSentencePiece;
   bool remove_extra_spaces = false;  // sentencepiece: one of each run of spaces, none at the ends
   bool ignore_merges = false;        // byte-level BPE: a word that is a token is that token
   bool normalize_nfc = false;        // the text is brought into Unicode's form NFC first

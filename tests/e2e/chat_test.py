@@ -114,6 +114,7 @@ class TerminalChatTest(unittest.TestCase):
         self.expect("/help")
         self.expect("> ")
         self.type("Write a very long story about the sea.\n")
+        self.expect("sea.")  # the terminal's echo
         self.expect("the")  # it streams
         self.type("\x03")
         self.expect("\n> ")

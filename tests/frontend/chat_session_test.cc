@@ -92,7 +92,7 @@ TEST_F(ChatSessionTest, WhatACancelledAnswerSaidStays) {
   EXPECT_TRUE(session.Handle("Go on"));
   EXPECT_EQ(Roles(session.messages()), "ua");
   EXPECT_EQ(session.failures(), 0);
-  EXPECT_EQ(notes_.str(), "");
+  EXPECT_EQ(notes_.str(), "\n");
 }
 
 TEST_F(ChatSessionTest, SaysWhenAnAnswerIsCut) {

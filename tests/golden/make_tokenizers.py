@@ -9,6 +9,7 @@ import argparse
 import importlib.metadata
 import json
 import os
+import re
 import struct
 import sys
 
@@ -140,6 +141,34 @@ def sentencepiece_of(vocabulary, scores):
     return sentencepiece.SentencePieceProcessor(model_proto=model)
 
 
+def encode_around(processor, names, text):
+    """Google's encoder on what lies between the names of control tokens, which become those tokens.
+
+    The space that it puts before a text stands for the one with which a text behind a name begins.
+    """
+    ids, first = [], True
+    found = [name for name in names if name in text]  # the longest first
+    for part in re.split("(" + "|".join(map(re.escape, found)) + ")", text) if found else [text]:
+        if part in names:
+            ids.append(names[part])
+            first = False
+        elif first or part[:1] not in (" ", "\u2581"):
+            ids += processor.encode(part)
+        elif len(part) == 1:
+            ids.append(processor.piece_to_id("\u2581"))
+        else:
+            ids += processor.encode(part[1:])
+    return ids
+
+
+def control_names(processor):
+    """{name: id}, the longest first."""
+    ids = range(processor.get_piece_size())
+    names = [i for i in ids if processor.is_control(i) or processor.is_unknown(i)]
+    names.sort(key=lambda i: -len(processor.id_to_piece(i)))
+    return {processor.id_to_piece(i): i for i in names}
+
+
 def digest(ids):
     """FNV-1a of the ids as 32-bit numbers."""
     value = 0xCBF29CE484222325
@@ -154,13 +183,16 @@ def folded(ids):
     return {"count": len(ids), "first": ids[:16], "digest": digest(ids)}
 
 
-def write(path, header, plain, special):
-    """One case a line: the plain ids, and where they differ those with special tokens parsed."""
+def write(path, header, plain, special, prepended=None):
+    """One case a line: the plain ids, and where they differ those with special tokens parsed, and
+    where these differ those of Hugging Face's Prepend."""
     cases = []
     for index, ids in enumerate(plain):
         case = {"plain": folded(ids)}
         if special is not None and special[index] != ids:
             case["special"] = folded(special[index])
+        if prepended is not None and prepended[index] != special[index]:
+            case["prepended"] = folded(prepended[index])
         cases.append(case)
     header["cases_with_special"] = sum("special" in case for case in cases)
     header["special"] = special is not None
@@ -213,13 +245,19 @@ def main():
         write(f"{output}/{name}.json", header(f"ggml-vocab-{name}.gguf"), plain, special)
 
     scores = reference_model.field(loaded["llama-spm"].reader, "tokenizer.ggml.scores")
-    plain = sentencepiece_of(loaded["llama-spm"], scores).encode(texts)
-    special = encode_all(spaced_tokenizer(loaded["llama-spm"], scores), texts)
-    write(f"{output}/llama-spm.json", header("ggml-vocab-llama-spm.gguf"), plain, special)
+    processor = sentencepiece_of(loaded["llama-spm"], scores)
+    plain = processor.encode(texts)
+    names = control_names(processor)
+    special = [encode_around(processor, names, text) for text in texts]
+    prepended = encode_all(spaced_tokenizer(loaded["llama-spm"], scores), texts)
+    head = header("ggml-vocab-llama-spm.gguf")
+    write(f"{output}/llama-spm.json", head, plain, special, prepended)
 
     for name, file in MISTRAL.items():
         processor = sentencepiece.SentencePieceProcessor(f"{source}/{file}")
-        write(f"{output}/{name}.json", header(file), processor.encode(texts), None)
+        names = control_names(processor)
+        special = [encode_around(processor, names, text) for text in texts]
+        write(f"{output}/{name}.json", header(file), processor.encode(texts), special)
 
     # No vocabulary of tekken is fetched: where it cuts words, in bytes.
     split = pre_tokenizers.Split(Regex(SPLITS["tekken"]), "isolated")

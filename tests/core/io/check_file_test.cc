@@ -105,7 +105,7 @@ TEST_F(CheckFileTest, RefusesWhatNoWriterWrote) {
 TEST(WatchedSourceTest, TellsEveryTensorOfAModelOnce) {
   for (const bool tied : {false, true}) {
     const ModelConfig config = SmallConfig(tied);
-    const auto source = MakeDummyWeightSource(1, tied, Allocator());
+    const auto source = MakeDummyWeightSource(1, config, DataType::kF32, Allocator());
     std::vector<std::string> names;
     int64_t last = -1;
     const WatchedSource watched(*source, nullptr, [&](std::string_view name, int64_t done) {
@@ -126,7 +126,7 @@ TEST(WatchedSourceTest, TellsEveryTensorOfAModelOnce) {
 
 TEST(WatchedSourceTest, OtherBytesThanThoseOfTheCheckFileAreRefused) {
   const ModelConfig config = SmallConfig(false);
-  const auto source = MakeDummyWeightSource(1, false, Allocator());
+  const auto source = MakeDummyWeightSource(1, config, DataType::kF32, Allocator());
   auto hashes = HashTensors(*source, config).value();
   EXPECT_EQ(hashes.size(), ModelTensors(config).size());
   const auto load = [&](const WeightSource& from) {
@@ -134,8 +134,8 @@ TEST(WatchedSourceTest, OtherBytesThanThoseOfTheCheckFileAreRefused) {
     return LlamaWeight({0, config.num_layers}).Load({watched, config, Allocator()}, "");
   };
   EXPECT_TRUE(IsOk(load(*source)));
-  EXPECT_TRUE(Fails(load(*MakeDummyWeightSource(2, false, Allocator())), Code::kDataLoss,
-                    {"embed_tokens.weight", "damaged", "fetch it again"}));
+  EXPECT_TRUE(Fails(load(*MakeDummyWeightSource(2, config, DataType::kF32, Allocator())),
+                    Code::kDataLoss, {"embed_tokens.weight", "damaged", "fetch it again"}));
   ++hashes["layers.1.mlp.down_proj.weight"];
   EXPECT_TRUE(Fails(load(*source), Code::kDataLoss, {"layers.1.mlp.down_proj.weight"}));
   hashes.erase("norm.weight");

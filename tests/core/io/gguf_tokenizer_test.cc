@@ -40,7 +40,7 @@ TEST(GgufTokenizer, SentencepiecesScores) {
   EXPECT_EQ(spec->scores[3], -1.5F);
   EXPECT_TRUE(spec->merges.empty());  // the file has one, and scores
   EXPECT_TRUE(spec->add_bos);
-  EXPECT_EQ(spec->space_prefix, Prefix::kEveryText);
+  EXPECT_EQ(spec->space_prefix, Prefix::kSentencePiece);
   EXPECT_FALSE(spec->remove_extra_spaces);
   EXPECT_TRUE(IsOk(MakeTokenizer(*spec)));
 

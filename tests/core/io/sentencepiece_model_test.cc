@@ -42,7 +42,7 @@ TEST(SentencePieceModel, ReadsPiecesAndSettings) {
   EXPECT_EQ(spec->bos_id, 1);
   EXPECT_TRUE(spec->add_bos);
   EXPECT_EQ(spec->end_ids, std::vector<int32_t>({2}));
-  EXPECT_EQ(spec->space_prefix, TokenizerSpec::SpacePrefix::kEveryText);
+  EXPECT_EQ(spec->space_prefix, TokenizerSpec::SpacePrefix::kSentencePiece);
   EXPECT_FALSE(spec->remove_extra_spaces);
 }
 
@@ -51,7 +51,7 @@ TEST(SentencePieceModel, SettingsThatAreLeftOutHaveTheDefaultsOfTheFormat) {
   model.normalizer.bytes.clear();
   const auto spec = Parse(model);
   ASSERT_TRUE(IsOk(spec));
-  EXPECT_EQ(spec->space_prefix, TokenizerSpec::SpacePrefix::kEveryText);
+  EXPECT_EQ(spec->space_prefix, TokenizerSpec::SpacePrefix::kSentencePiece);
   EXPECT_TRUE(spec->remove_extra_spaces);
   model.trainer.bytes.clear();
   EXPECT_TRUE(Fails(Parse(model), StatusCode::kUnimplemented, {"model_type is 1 (unigram)"}));

@@ -98,6 +98,11 @@ TEST(SpmTokenizer, EachKindOfSpacePrefix) {
   const std::string text = "a<s>a</s> a";
   TokenizerSpec spec = Vocabulary();
   EXPECT_EQ(Tokens(spec, text, true),
+            Names({kSpace, "a", "<s>", kSpace, "a", "</s>", kSpace, "a"}));
+  EXPECT_EQ(Tokens(spec, " a<s>  a", true),
+            Names({kSpace, kSpace, "a", "<s>", kSpace, kSpace, "a"}));
+  spec.space_prefix = Prefix::kEveryText;
+  EXPECT_EQ(Tokens(spec, text, true),
             Names({kSpace, "a", "<s>", kSpace, "a", "</s>", kSpace, kSpace, "a"}));
   spec.space_prefix = Prefix::kNone;
   EXPECT_EQ(Tokens(spec, text, true), Names({"a", "<s>", "a", "</s>", kSpace, "a"}));

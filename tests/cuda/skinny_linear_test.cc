@@ -1,0 +1,112 @@
+#include "cuda/skinny_linear.h"
+
+#include "tests/support/gpu.h"
+#include "tests/support/tensors.h"
+
+namespace penstock {
+namespace {
+
+using namespace penstock::testing;  // NOLINT(google-build-using-namespace)
+
+constexpr DataType kType = DataType::kBF16;
+
+class SkinnyLinear : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (!GpuCall::Available()) GTEST_SKIP();
+  }
+};
+
+std::vector<double> Float64(const Tensor& x, const Tensor& weight) {
+  const std::vector<float> in = ToVector(x);
+  const std::vector<float> rows = ToVector(weight);
+  const auto features = static_cast<size_t>(weight.dim(1));
+  std::vector<double> out;
+  for (size_t t = 0; t < in.size(); t += features) {
+    for (size_t n = 0; n < rows.size(); n += features) {
+      double sum = 0;
+      for (size_t k = 0; k < features; ++k) sum += double{in[t + k]} * rows[n + k];
+      out.push_back(sum);
+    }
+  }
+  return out;
+}
+
+void Multiply(const Tensor& x, const Tensor& weight, const Tensor& out, const Tensor& next) {
+  const GpuCall gpu;
+  cuda::LaunchSkinnyLinear(gpu.stream(), gpu.In(x), gpu.In(weight), gpu.Out(out),
+                           next.empty() ? next : gpu.In(next));
+}
+
+// One group of rows and more than there are blocks; k's below a stage of the ring, below and above
+// what the registers hold, whole stages and parts of one.
+TEST_F(SkinnyLinear, MatchesFloat64) {
+  struct Size {
+    int64_t out, in;
+  };
+  const Tensor next = As(kType, Random({48, 4096}, 9));
+  for (const Size& size : {Size{16, 32}, Size{48, 96}, Size{272, 512}, Size{2608, 544},
+                           Size{64, 4096}, Size{32, 4128}, Size{48, 11008}}) {
+    for (const int64_t tokens : {1, 2, 7, 8, 9, 16}) {
+      const Tensor x = As(kType, Random({tokens, size.in}, 1));
+      const Tensor weight = As(kType, Random({size.out, size.in}, 2));
+      const Tensor out = Poisoned({tokens, size.out}, kType);
+      Multiply(x, weight, out, tokens % 2 == 0 ? next : Tensor());
+      EXPECT_LE(RelativeError(out, Float64(x, weight)), Tolerance(kType))
+          << tokens << " x " << size.out << " x " << size.in;
+    }
+  }
+}
+
+TEST_F(SkinnyLinear, RowsMayBeStrided) {
+  const Tensor wide_x = As(kType, Random({5, 256 + 64}, 1));
+  const Tensor weight = As(kType, Random({96, 256}, 2));
+  const Tensor wide_out = Poisoned({5, 96 + 32}, kType);
+  Multiply(wide_x.Columns(0, 256), weight, wide_out.Columns(0, 96), Tensor());
+  std::vector<float> x;
+  std::vector<float> out;
+  for (int64_t t = 0; t < 5; ++t) {
+    const std::vector<float> in_row = ToVector(wide_x.Slice(t, 1));
+    const std::vector<float> out_row = ToVector(wide_out.Slice(t, 1));
+    x.insert(x.end(), in_row.begin(), in_row.begin() + 256);
+    out.insert(out.end(), out_row.begin(), out_row.begin() + 96);
+    for (size_t n = 96; n < out_row.size(); ++n) EXPECT_TRUE(std::isnan(out_row[n])) << n;
+  }
+  const Tensor dense_x = FromVector(x).Reshape({5, 256});
+  EXPECT_LE(RelativeError(FromVector(out), Float64(dense_x, weight)), Tolerance(kType));
+}
+
+// The same token has the same bits alone and beside others, run after run.
+TEST_F(SkinnyLinear, ATokenDoesNotDependOnItsBatch) {
+  const Tensor weight = As(kType, Random({4096, 4096}, 2));
+  const Tensor x = As(kType, Random({8, 4096}, 1));
+  const Tensor together = Poisoned({8, 4096}, kType);
+  Multiply(x, weight, together, Tensor());
+  for (int run = 0; run < 5; ++run) {
+    const Tensor alone = Poisoned({1, 4096}, kType);
+    Multiply(x.Slice(6, 1), weight, alone, Tensor());
+    ASSERT_EQ(ToVector(alone), ToVector(together.Slice(6, 1)));
+  }
+}
+
+// What depends on what came before is read after it: a chain in one stream, without a wait between.
+TEST_F(SkinnyLinear, WaitsForItsInput) {
+  const Tensor first = As(kType, Random({4096, 512}, 2, 0.05f));
+  const Tensor second = As(kType, Random({16, 4096}, 3));
+  const Tensor x = As(kType, Random({4, 512}, 1));
+  const Tensor middle = Poisoned({4, 4096}, kType);
+  const Tensor out = Poisoned({4, 16}, kType);
+  {
+    const GpuCall gpu;
+    const Tensor device_out = gpu.Out(out);  // copied there before the first launch
+    const Tensor device_second = gpu.In(second);
+    cuda::LaunchSkinnyLinear(gpu.stream(), gpu.In(x), gpu.In(first), gpu.Out(middle),
+                             device_second);
+    cuda::LaunchSkinnyLinear(gpu.stream(), gpu.In(middle), device_second, device_out);
+  }
+  EXPECT_LE(RelativeError(middle, Float64(x, first)), Tolerance(kType));
+  EXPECT_LE(RelativeError(out, Float64(middle, second)), Tolerance(kType));
+}
+
+}  // namespace
+}  // namespace penstock
