@@ -317,7 +317,7 @@ TEST(GgufTokenizerTest, AVocabularyThatContradictsItselfIsRefused) {
   EXPECT_TRUE(Fails(Spec(TinyLlamaGguf().Remove("tokenizer.ggml.tokens")), StatusCode::kNotFound,
                     {"tokenizer.ggml.tokens"}));
   EXPECT_TRUE(Fails(Spec(TinyLlamaGguf().Strings("tokenizer.ggml.tokens", {})),
-                    StatusCode::kInvalidArgument, {"has 0 tokens"}));
+                    StatusCode::kInvalidArgument, {"holds 0 tokens"}));
   EXPECT_TRUE(Fails(Spec(TinyLlamaGguf().Ints("tokenizer.ggml.token_type", {1, 1})),
                     StatusCode::kInvalidArgument, {"has 2 elements", "8"}));
   for (const int32_t type : {0, 7, -1, INT32_MAX}) {
