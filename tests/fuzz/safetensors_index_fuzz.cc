@@ -30,6 +30,8 @@ class Folder {
   Folder() {
     using Builder = testing::SafetensorsBuilder;
     std::filesystem::create_directory(path());
+    std::filesystem::create_directory(single());
+    folder_.Write("model/pytorch_model.bin", "PK");
     folder_.Write("model/model-00001-of-00002.safetensors",
                   Builder().F32("model.norm.weight", {4}, 0.0f).Build());
     folder_.Write("model/model-00002-of-00002.safetensors",
@@ -45,6 +47,10 @@ class Folder {
     folder_.Write("outside.safetensors", Builder().F32("lm_head.weight", {1, 4}, 0.0f).Build());
   }
   std::string path() const { return folder_.Path("model"); }
+  std::string single() const { return folder_.Path("single"); }
+  void WriteSingle(std::string_view bytes) const {
+    folder_.Write("single/model.safetensors", bytes);
+  }
   // An empty text: no index at all.
   void WriteIndex(std::string_view text) const {
     if (text.empty()) {
@@ -65,10 +71,10 @@ ModelConfig Config() {
   return config;
 }
 
-void OpenAndRead(const Folder& folder) {
+void OpenAndRead(const std::string& folder) {
   static const auto* const config = new ModelConfig(Config());
-  const auto source = OpenSafetensors(folder.path(), *config);
-  if (!source.ok()) return fuzz::CheckMessage(source.status(), folder.path());
+  const auto source = OpenSafetensors(folder, *config);
+  if (!source.ok()) return fuzz::CheckMessage(source.status(), folder);
   PENSTOCK_CHECK(!(*source)->Contains("lm_head.weight"));
   PENSTOCK_CHECK(!(*source)->Get("lm_head.weight", Shape({1, 4})).ok());
   const auto norm = (*source)->Get("norm.weight", Shape({4}));
@@ -84,8 +90,13 @@ void OpenAndRead(const Folder& folder) {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static const penstock::Folder folder;  // removed at the end of the program
-  folder.WriteIndex({reinterpret_cast<const char*>(data), size});
-  penstock::OpenAndRead(folder);
+  const std::string_view text(reinterpret_cast<const char*>(data), size);
+  folder.WriteIndex(text);
+  penstock::OpenAndRead(folder.path());
+  if (size > 0 && data[0] != '{') {
+    folder.WriteSingle(text);
+    penstock::OpenAndRead(folder.single());
+  }
   return 0;
 }
 
@@ -94,7 +105,8 @@ extern "C" size_t LLVMFuzzerCustomMutator(uint8_t* data, size_t size, size_t max
   using penstock::fuzz::Format;
   static const auto* const format = new Format{
       "{",
-      {std::string(penstock::kSeed), std::string(penstock::kOddSeed)},
+      {std::string(penstock::kSeed), std::string(penstock::kOddSeed),
+       R"({"weight_map":{"wte.weight":"foreign.safetensors"}})"},
       {"weight_map", "metadata", "model.norm.weight", "model.embed_tokens.weight",
        "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",
        "model-00003-of-00002.safetensors", "odd.safetensors", "foreign.safetensors",
