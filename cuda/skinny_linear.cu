@@ -192,7 +192,6 @@ __device__ void EmptyRing(const SkinnyProblem& problem, const uint8_t* ring, flo
 #pragma unroll
           for (int chunk = 0; chunk < kChunks; ++chunk) {
             const int k = (warp * kChunks + chunk) * kChunkK;
-
             if (!kWhole && first_k + k >= problem.in_features) break;
             const uint8_t* at = row + (k + lane % 4 * 8) * 2;
             const uint4 upper = *reinterpret_cast<const uint4*>(at);
@@ -205,6 +204,7 @@ __device__ void EmptyRing(const SkinnyProblem& problem, const uint8_t* ring, flo
               MultiplyAdd(sum[1], upper.z, lower.z, upper.w, lower.w, b.z, b.w);
             }
           }
+          FenceReadsBeforeBulkWrites();
           __syncwarp();
           if (lane == 0) Arrive(&empty[place.slot]);
           place.Next();
