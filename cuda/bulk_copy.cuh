@@ -64,7 +64,8 @@ __device__ __forceinline__ void BulkLoad(void* shared, const void* global, unsig
 
 // Between a thread's ordinary reads of shared memory and its word (Arrive) that a bulk copy may
 // write there. Without it a read that is still under way can meet the new bytes: the copy engine
-// writes past the ordinary path.
+// writes past the ordinary path. Each reading thread arrives itself: racecheck follows nothing
+// else.
 __device__ __forceinline__ void FenceReadsBeforeBulkWrites() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }

@@ -205,8 +205,7 @@ __device__ void EmptyRing(const SkinnyProblem& problem, const uint8_t* ring, flo
             }
           }
           FenceReadsBeforeBulkWrites();
-          __syncwarp();
-          if (lane == 0) Arrive(&empty[place.slot]);
+          Arrive(&empty[place.slot]);  // each lane for its own reads
           place.Next();
         });
 
@@ -253,7 +252,7 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
   if (threadIdx.x == 0) {
     for (int slot = 0; slot < kStages; ++slot) {
       MakeBarrier(&full[slot], 1);
-      MakeBarrier(&empty[slot], kWarps);
+      MakeBarrier(&empty[slot], kWarps * 32);
     }
     FenceBarriers();
   }

@@ -106,7 +106,13 @@ __device__ Threshold SelectThreshold(const float* row, int64_t width, int64_t k)
     ForEachElement(row, width, [&](int64_t, float element) {
       const uint32_t value = Ordered(element);
       const bool in = shift == 24 || value >> (shift + 8) == prefix >> (shift + 8);
-      if (in) atomicAdd(&counts[value >> shift & 0xff], 1u);
+      if (!in) return;
+      // Few digits are many elements': lanes that have the same one count it together.
+      const unsigned digit = value >> shift & 0xff;
+      const unsigned peers = __match_any_sync(__activemask(), digit);
+      if (__ffs(static_cast<int>(peers)) - 1 == static_cast<int>(threadIdx.x % 32)) {
+        atomicAdd(&counts[digit], static_cast<unsigned>(__popc(peers)));
+      }
     });
     __syncthreads();
     if (threadIdx.x == 0) {
