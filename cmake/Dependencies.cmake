@@ -13,6 +13,12 @@ add_library(penstock_absl INTERFACE)
 add_library(penstock_rpc INTERFACE)
 add_library(penstock_log INTERFACE)
 
+# Clang's sanitizers are archives too; hidden, their malloc would not be that of libstdc++.
+set(hide_archives -Wl,--exclude-libs,ALL)
+if(PENSTOCK_SANITIZE AND CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
+  set(hide_archives "")
+endif()
+
 # as_static(<variable> <flags>...): -lX becomes -l:libX.a where Debian ships the archive.
 function(as_static out)
   set(result "")
@@ -43,7 +49,7 @@ list(REMOVE_DUPLICATES absl_flags)
 list(FILTER absl_flags EXCLUDE REGEX "push-state|pop-state|as-needed")
 as_static(absl_libs ${absl_flags})
 link_as_group(penstock_absl ${absl_libs})
-target_link_options(penstock_absl INTERFACE -Wl,--exclude-libs,ALL)
+target_link_options(penstock_absl INTERFACE ${hide_archives})
 
 if(PENSTOCK_SERVICE)
   find_package(Protobuf REQUIRED)
@@ -55,7 +61,7 @@ if(PENSTOCK_SERVICE)
   list(FILTER grpc_flags EXCLUDE REGEX "push-state|pop-state|as-needed")
   as_static(grpc_libs -lgrpc++_reflection -lprotobuf ${grpc_flags})
   link_as_group(penstock_rpc ${grpc_libs})
-  target_link_options(penstock_rpc INTERFACE -Wl,--exclude-libs,ALL)
+  target_link_options(penstock_rpc INTERFACE ${hide_archives})
 endif()
 
 # Header-only, in the one .cc that logs: Debian has no archive of spdlog or fmt.

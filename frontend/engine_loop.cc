@@ -56,13 +56,20 @@ EngineLoop::~EngineLoop() { Stop(); }
 
 absl::StatusOr<RequestId> EngineLoop::Submit(GenerationRequest request,
                                              std::shared_ptr<TokenSink> sink) {
+  std::vector<std::shared_ptr<TokenSink>> sinks;
+  sinks.push_back(std::move(sink));
+  return SubmitChoices(std::move(request), std::move(sinks));
+}
+
+absl::StatusOr<RequestId> EngineLoop::SubmitChoices(GenerationRequest request,
+                                                    std::vector<std::shared_ptr<TokenSink>> sinks) {
   const int64_t tokens = static_cast<int64_t>(request.prompt.size()) + request.max_tokens;
   if (BlocksFor(tokens - 1) > num_blocks_) {
     return absl::OutOfRangeError(absl::StrCat(
         "the request needs room for ", tokens - 1, " tokens (prompt and max_tokens) and the ",
         "server's KV memory holds ", num_blocks_ * kBlockSize, ": ask for fewer tokens"));
   }
-  return queue_.Push(std::move(request), std::move(sink));
+  return queue_.Push(std::move(request), std::move(sinks));
 }
 
 void EngineLoop::Abort(RequestId id) { queue_.Abort(id); }
@@ -197,8 +204,9 @@ void EngineLoop::Deliver(const SequenceProgress& progress) {
 void EngineLoop::ExpireDeadlines(absl::Time now) {
   while (!deadlines_.empty() && deadlines_.begin()->first <= now) {
     Finish(deadlines_.begin()->second, FinishReason::kError,
-           absl::DeadlineExceededError("the request's deadline passed before its answer was "
-                                       "complete: allow more time or ask for fewer tokens"));
+           absl::DeadlineExceededError("the request's time limit (the client's deadline or the "
+                                       "server's) passed before its answer was complete: allow "
+                                       "more time or ask for fewer tokens"));
   }
 }
 

@@ -70,6 +70,12 @@ class EngineLoop {
   // the stage is lost).
   absl::StatusOr<RequestId> Submit(GenerationRequest request, std::shared_ptr<TokenSink> sink);
 
+  // The same once a sink, all or none: answer i has sampling.choice i, and the prompt's
+  // log-probabilities go to the first. Returns the first one's id, which the others follow; each
+  // is aborted by itself. REQUIRES: a sink.
+  absl::StatusOr<RequestId> SubmitChoices(GenerationRequest request,
+                                          std::vector<std::shared_ptr<TokenSink>> sinks);
+
   // The request ends with kAbort and CANCELLED, if it lives. May be called again, or too late.
   void Abort(RequestId id);
 

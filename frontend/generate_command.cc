@@ -5,12 +5,13 @@
 #include <string_view>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
-#include "frontend/grpc_server.h"
 #include "frontend/inference_client.h"
+#include "frontend/prompt_validator.h"
+#include "frontend/sampling_request.h"
 #include "frontend/signal_thread.h"
 
 namespace penstock {
@@ -24,19 +25,27 @@ v1::GenerateRequest MakeRequest(const GenerateOptions& options) {
                                                     options.prompt_ids->end());
   }
   request.set_parse_special(options.special);
-  v1::SamplingParams* sampling = request.mutable_sampling();
-  if (options.max_tokens.has_value()) sampling->set_max_tokens(*options.max_tokens);
-  if (options.temperature.has_value()) sampling->set_temperature(*options.temperature);
-  if (options.top_k.has_value()) sampling->set_top_k(*options.top_k);
-  if (options.top_p.has_value()) sampling->set_top_p(*options.top_p);
-  if (options.seed.has_value()) sampling->set_seed(*options.seed);
-  if (options.json) sampling->set_logprobs(0);
+  EncodeSampling(options.sampling, request.mutable_sampling());
+  if (options.json && !options.sampling.logprobs) request.mutable_sampling()->set_logprobs(0);
   return request;
 }
 
 void Print(std::string_view text) {
   fwrite(text.data(), 1, text.size(), stdout);
   fflush(stdout);
+}
+
+std::string FinishReasons(const Generation& generation) {
+  return absl::StrJoin(generation.choices, ", ", [](std::string* out, const Choice& choice) {
+    absl::StrAppend(out, choice.finish_reason);
+  });
+}
+
+// Several answers: each under a line with its number.
+void PrintChoices(const Generation& generation) {
+  for (size_t i = 0; i < generation.choices.size(); ++i) {
+    Print(absl::StrCat("--- ", i, "\n", generation.choices[i].text, "\n"));
+  }
 }
 
 void PrintStats(const GenerateOutcome& outcome) {
@@ -51,21 +60,7 @@ void PrintStats(const GenerateOutcome& outcome) {
                 "%s; seed %d\n",
                 outcome.usage.prompt_tokens(), absl::ToDoubleSeconds(outcome.to_first_token),
                 tokens, absl::ToDoubleSeconds(outcome.total), rate,
-                outcome.generation.finish_reason, outcome.usage.seed());
-}
-
-// What to do, where the message does not come from our server, which says it.
-std::string Hint(const absl::Status& status, const GenerateOptions& options) {
-  if (status.code() == absl::StatusCode::kDeadlineExceeded) {
-    return " (allow more time with --timeout, or ask for fewer --max-tokens)";
-  }
-  const bool ours = absl::StartsWith(status.message(), "the server ");
-  if (status.code() == absl::StatusCode::kUnavailable && !ours) {
-    return absl::StrCat(" (is a server ready at ", options.server,
-                        "? start one with: penstock serve --model FILE --listen ", options.server,
-                        ")");
-  }
-  return "";
+                FinishReasons(outcome.generation), outcome.usage.seed());
 }
 
 // Ctrl-C, which may come before there is a client.
@@ -98,25 +93,37 @@ absl::Status CheckPrecision(const GenerateOptions& options, InferenceClient& cli
                    *options.precision, ": leave --precision out or ask another server"));
 }
 
-// Streams to standard output as the answer comes.
+// A single answer streams to standard output as it comes.
 absl::StatusOr<GenerateOutcome> Stream(const GenerateOptions& options, InferenceClient& client) {
   PENSTOCK_RETURN_IF_ERROR(CheckPrecision(options, client));
+  const bool streams = !options.json && options.sampling.n.value_or(1) == 1;
   bool printed = false;
   absl::StatusOr<GenerateOutcome> outcome =
-      client.Generate(MakeRequest(options), options.timeout, [&](std::string_view text) {
-        if (options.json) return;
+      client.Generate(MakeRequest(options), options.timeout, [&](int, std::string_view text) {
+        if (!streams) return;
         Print(text);
         printed = true;
       });
   if (printed) Print("\n");
+  if (outcome.ok() && !streams && !options.json) PrintChoices(outcome->generation);
   return outcome;
 }
 
-absl::Status GenerateOver(const GenerateOptions& options,
-                          const std::shared_ptr<grpc::Channel>& channel, Canceller& canceller) {
-  InferenceClient client(channel);
-  canceller.Set(&client);
-  const absl::StatusOr<GenerateOutcome> outcome = Stream(options, client);
+absl::Status Generate(const GenerateOptions& options, Canceller& canceller) {
+  // A message's text has to be UTF-8, so the server could not be asked.
+  if (options.prompt.has_value()) {
+    PENSTOCK_RETURN_IF_ERROR(CheckUtf8("the prompt", *options.prompt));
+  }
+  for (const auto* texts : {&options.sampling.stop, &options.sampling.bad_words}) {
+    for (const std::string& text : *texts) {
+      PENSTOCK_RETURN_IF_ERROR(
+          CheckUtf8(texts == &options.sampling.stop ? "--stop" : "--bad-word", text));
+    }
+  }
+  PENSTOCK_ASSIGN_OR_RETURN(const std::unique_ptr<ModelConnection> connection,
+                            ModelConnection::Open(options.model));
+  canceller.Set(&connection->client());
+  const absl::StatusOr<GenerateOutcome> outcome = Stream(options, connection->client());
   canceller.Set(nullptr);
   if (!outcome.ok()) return outcome.status();
   if (options.json) Print(GenerationToJson(outcome->generation) + "\n");
@@ -125,36 +132,15 @@ absl::Status GenerateOver(const GenerateOptions& options,
   return absl::OkStatus();
 }
 
-absl::Status Generate(const GenerateOptions& options, Canceller& canceller) {
-  // A message's text has to be UTF-8, so the server could not be asked.
-  if (options.prompt.has_value())
-    PENSTOCK_RETURN_IF_ERROR(CheckUtf8("the prompt", *options.prompt));
-  if (!options.server.empty()) {
-    PENSTOCK_ASSIGN_OR_RETURN(const ListenAddress address, ParseListenAddress(options.server));
-    grpc::ChannelArguments arguments;
-    arguments.SetMaxReceiveMessageSize(-1);
-    return GenerateOver(options,
-                        grpc::CreateCustomChannel(address.ToString(),
-                                                  grpc::InsecureChannelCredentials(), arguments),
-                        canceller);
-  }
-  // Before the server, which uses it until it is gone.
-  PENSTOCK_ASSIGN_OR_RETURN(const std::unique_ptr<ModelRuntime> runtime,
-                            ModelRuntime::Load(options.runtime));
-  PENSTOCK_ASSIGN_OR_RETURN(const std::unique_ptr<GrpcServer> server, GrpcServer::Start({}));
-  server->SetReady(runtime.get());
-  return GenerateOver(options, server->InProcessChannel(), canceller);
-}
-
 }  // namespace
 
 int RunGenerate(const GenerateOptions& options) {
   Canceller canceller;
-  const SignalThread signals([&canceller](int) { canceller.Cancel(); });
+  const SignalThread signals([&canceller](int, int) { canceller.Cancel(); });
   const absl::Status status = Generate(options, canceller);
   if (status.ok()) return 0;
   absl::FPrintF(stderr, "penstock generate: %s: %s%s\n", absl::StatusCodeToString(status.code()),
-                Message(status), Hint(status, options));
+                Message(status), Hint(status, options.model.server));
   return 1;
 }
 
@@ -170,6 +156,19 @@ absl::StatusOr<std::vector<int32_t>> ParseTokenIds(const std::string& text) {
     }
   }
   return ids;
+}
+
+absl::StatusOr<LogitBias> ParseLogitBias(const std::string& text) {
+  LogitBias bias;
+  const std::vector<std::string> sides = absl::StrSplit(text, '=');
+  if (sides.size() != 2 || !absl::SimpleAtoi(sides[0], &bias.token) ||
+      !absl::SimpleAtof(sides[1], &bias.bias)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("\"", text,
+                     "\" is no bias of a token: write its id, = and what is added to "
+                     "its logit, as in 42=-1.5"));
+  }
+  return bias;
 }
 
 }  // namespace penstock

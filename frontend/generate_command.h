@@ -9,22 +9,18 @@
 
 #include "absl/time/time.h"
 #include "core/base/status.h"
-#include "frontend/model_runtime.h"
+#include "frontend/client_request.h"
+#include "frontend/model_connection.h"
 
 namespace penstock {
 
 struct GenerateOptions {
-  std::string server;      // HOST:PORT; empty: runtime.stage.model is loaded
-  RuntimeOptions runtime;  // without a server
+  ModelAddress model;
   std::optional<std::string> prompt;
   std::optional<std::vector<int32_t>> prompt_ids;
   bool special = false;
   std::optional<std::string> precision;  // the server must have it
-  std::optional<int64_t> max_tokens;
-  std::optional<float> temperature;
-  std::optional<int32_t> top_k;
-  std::optional<float> top_p;
-  std::optional<uint64_t> seed;
+  ClientSampling sampling;
   absl::Duration timeout = absl::InfiniteDuration();
   bool json = false;
 };
@@ -35,5 +31,8 @@ int RunGenerate(const GenerateOptions& options);
 
 // "1,2,3". Errors: INVALID_ARGUMENT naming the item that is no token id.
 absl::StatusOr<std::vector<int32_t>> ParseTokenIds(const std::string& text);
+
+// "5=-1.5". Errors: INVALID_ARGUMENT for what is not a token id, = and a number.
+absl::StatusOr<LogitBias> ParseLogitBias(const std::string& text);
 
 }  // namespace penstock

@@ -1,15 +1,17 @@
 #include "frontend/generate_handler.h"
 
+#include <algorithm>
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <random>
-#include <string>
 #include <utility>
 #include <vector>
 
-#include "core/base/check.h"
+#include "absl/time/clock.h"
+#include "frontend/generate_choice.h"
 #include "frontend/generate_codec.h"
 #include "frontend/rpc_status.h"
 
@@ -27,9 +29,9 @@ absl::Time Deadline(const grpc::CallbackServerContext& context) {
                                                                   : absl::FromChrono(deadline);
 }
 
-// Held by gRPC until OnDone, by the engine until OnFinish and by its task of the delivery thread.
+// Held by gRPC until OnDone, by the engine until each choice's OnFinish and by its task of the
+// delivery thread.
 class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
-                           public TokenSink,
                            public std::enable_shared_from_this<GenerateCall> {
  public:
   explicit GenerateCall(TaskThread& delivery) : delivery_(delivery) {}
@@ -52,7 +54,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
       writing_ = false;
       if (!ok) gone_ = true;
     }
-    if (!ok) Abort();
+    if (!ok) AbortAll();
     Pump();
   }
 
@@ -61,61 +63,78 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
       std::lock_guard<std::mutex> lock(mutex_);
       gone_ = true;
     }
-    Abort();
+    AbortAll();
     Pump();
   }
 
   void OnDone() override { const auto last = std::move(self_); }
 
-  // The engine thread's calls.
-
-  void OnPrompt(std::span<const PromptLogprob>) override {}
-
-  void OnTokens(std::span<const GeneratedToken> tokens) override {
-    std::lock_guard<std::mutex> lock(mutex_);
-    pending_.insert(pending_.end(), tokens.begin(), tokens.end());
-    WakeDelivery();
-  }
-
-  void OnFinish(FinishReason reason, const absl::Status& status) override {
-    std::lock_guard<std::mutex> lock(mutex_);
-    ended_ = true;
-    reason_ = reason;
-    status_ = status;
-    WakeDelivery();
-  }
-
  private:
+  // The engine thread's calls of one choice.
+  class Sink final : public TokenSink {
+   public:
+    Sink(std::shared_ptr<GenerateCall> call, int32_t choice)
+        : call_(std::move(call)), choice_(choice) {}
+    void OnPrompt(std::span<const PromptLogprob> logprobs) override {
+      call_->Update(choice_, [&](GenerateChoice& choice) { choice.AddPrompt(logprobs); });
+    }
+    void OnTokens(std::span<const GeneratedToken> tokens) override {
+      call_->Update(choice_, [&](GenerateChoice& choice) { choice.AddTokens(tokens); });
+    }
+    void OnFinish(FinishReason reason, const absl::Status& status) override {
+      call_->Update(choice_, [&](GenerateChoice& choice) { choice.End(reason, status); });
+    }
+
+   private:
+    const std::shared_ptr<GenerateCall> call_;
+    const int32_t choice_;
+  };
+
   absl::Status Admit(const ServiceState& state, const grpc::CallbackServerContext& context,
                      const grpc::ByteBuffer& bytes) {
     PENSTOCK_ASSIGN_OR_RETURN(ModelRuntime* const runtime, state.Ready());
-    PENSTOCK_ASSIGN_OR_RETURN(const v1::GenerateRequest message, ParseGenerateRequest(bytes));
-    const ClientRequest asked = DecodeGenerateRequest(message);
+    v1::GenerateRequest message;
+    PENSTOCK_RETURN_IF_ERROR(ParseMessage(bytes, &message));
     PENSTOCK_ASSIGN_OR_RETURN(
-        GenerationRequest request,
-        ValidateRequest(asked, runtime->limits(), runtime->tokenizer(), FreshSeed()));
-    request.deadline = Deadline(context);
-    tokenizer_ = &runtime->tokenizer();
-    detokenizer_.emplace(*tokenizer_);
-    logprobs_ = asked.logprobs.has_value();
-    prompt_ = request.prompt;
-    seed_ = request.sampling.seed;
-    PENSTOCK_ASSIGN_OR_RETURN(const RequestId id,
-                              runtime->engine().Submit(std::move(request), shared_from_this()));
-    // gRPC makes its calls only once StartGenerate has returned.
+        CheckedRequest checked,
+        ValidateRequest(DecodeGenerateRequest(message), runtime->limits(), runtime->tokenizer(),
+                        runtime->chat_template(), FreshSeed()));
+    GenerationRequest& generation = checked.generation;
+    generation.deadline = RequestDeadline(Deadline(context), absl::Now(), runtime->limits());
+    prompt_ = generation.prompt;
+    seed_ = generation.sampling.seed;
+    tell_prompt_ = generation.sampling.prompt_logprobs >= 0;
+    std::vector<std::shared_ptr<TokenSink>> sinks;
+    for (int32_t i = 0; i < checked.n; ++i) {
+      choices_.push_back(std::make_unique<GenerateChoice>(runtime->tokenizer(), checked, i));
+      sinks.push_back(std::make_shared<Sink>(shared_from_this(), i));
+    }
+    PENSTOCK_ASSIGN_OR_RETURN(const RequestId id, runtime->engine().SubmitChoices(
+                                                      std::move(generation), std::move(sinks)));
+    // gRPC makes its calls only once StartGenerate has returned, and the delivery thread waits.
+    std::lock_guard<std::mutex> lock(mutex_);
     engine_ = &runtime->engine();
-    id_ = id;
+    first_id_ = id;
+    if (AnyHasWork()) WakeDelivery();
     return absl::OkStatus();
   }
 
-  // Of no effect on a request that has ended.
-  void Abort() {
-    if (engine_ != nullptr) engine_->Abort(id_);
+  void Update(int32_t choice, const std::function<void(GenerateChoice&)>& change) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    change(*choices_[static_cast<size_t>(choice)]);
+    WakeDelivery();
   }
+
+  // Of no effect on requests that have ended.
+  void AbortAll() {
+    if (engine_ == nullptr) return;
+    for (size_t i = 0; i < choices_.size(); ++i) Abort(i);
+  }
+  void Abort(size_t choice) { engine_->Abort(first_id_ + static_cast<RequestId>(choice)); }
 
   // REQUIRES: mutex_ held.
   void WakeDelivery() {
-    if (writing_ || std::exchange(woken_, true)) return;
+    if (engine_ == nullptr || writing_ || finished_ || std::exchange(woken_, true)) return;
     delivery_.Enqueue([call = shared_from_this()] {
       {
         std::lock_guard<std::mutex> lock(call->mutex_);
@@ -125,86 +144,121 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
     });
   }
 
-  // Starts the next write, or the end, if there is one and nothing is in flight. While writing_ or
-  // finished_ is set only this call's last Pump touches what is below "the writer's".
+  // REQUIRES: mutex_ held.
+  bool AnyHasWork() const {
+    return std::any_of(choices_.begin(), choices_.end(),
+                       [](const auto& choice) { return choice->HasWork(); });
+  }
+  bool AllEnded() const {
+    return std::all_of(choices_.begin(), choices_.end(),
+                       [](const auto& choice) { return choice->ended(); });
+  }
+
+  // The next choice in turn that has something to send; none before the first choice has told all
+  // of the prompt. REQUIRES: mutex_ held, no other writer.
+  std::optional<size_t> NextChoice() {
+    if (tell_prompt_ && !choices_[0]->prompt_told()) {
+      return choices_[0]->HasWork() ? std::optional<size_t>(0) : std::nullopt;
+    }
+    for (size_t i = 0; i < choices_.size(); ++i) {
+      const size_t choice = (turn_ + i) % choices_.size();
+      if (choices_[choice]->done() || !choices_[choice]->HasWork()) continue;
+      turn_ = choice + 1;
+      return choice;
+    }
+    return std::nullopt;
+  }
+
+  // Starts the next write, or the end, if there is one and nothing is in flight. Whoever sets
+  // writing_ or finished_ is the writer: what is below "the writer's" is its own.
   void Pump() {
-    std::vector<GeneratedToken> tokens;
-    bool last = false;
-    bool gone = false;
+    ChoiceWork work;
+    std::optional<size_t> choice;
     {
       std::lock_guard<std::mutex> lock(mutex_);
       if (writing_ || finished_) return;
-      gone = gone_;
-      last = ended_;
-      if (gone ? !ended_ : (pending_.empty() && !ended_)) return;
-      tokens.swap(pending_);
-      (last ? finished_ : writing_) = true;
+      if (gone_) {
+        if (!AllEnded()) return;
+        finished_ = true;
+      } else {
+        choice = NextChoice();
+        if (!choice.has_value()) return;
+        work = choices_[*choice]->Take();
+        writing_ = true;
+      }
     }
-    if (gone) {
-      Finish(ToRpcStatus(status_.ok() ? absl::CancelledError("the client left") : status_));
+    if (!choice.has_value()) {
+      Finish(ToRpcStatus(absl::CancelledError("the client left")));
       return;
     }
-    BuildMessage(tokens, last);
-    if (last) {
-      StartWriteAndFinish(&message_, grpc::WriteOptions(), ToRpcStatus(status_));
-    } else {
-      StartWrite(&message_);
-    }
-  }
-
-  void BuildMessage(const std::vector<GeneratedToken>& tokens, bool last) {
     v1::GenerateResponse response;
     if (std::exchange(first_, false)) {
       response.mutable_prompt_ids()->Add(prompt_.begin(), prompt_.end());
     }
-    for (const GeneratedToken& token : tokens) {
-      response.add_ids(token.id);
-      if (logprobs_) response.add_logprobs(token.logprob);
-      if (!tokenizer_->IsEnd(token.id))
-        response.mutable_text()->append(detokenizer_->Add(token.id));
+    choices_[*choice]->Write(work, &response);
+    // The engine goes on where only a stop text has ended a choice.
+    if (choices_[*choice]->done() && !work.last) Abort(*choice);
+    const bool last =
+        std::all_of(choices_.begin(), choices_.end(), [](const auto& one) { return one->done(); });
+    if (last) SetUsage(response.mutable_usage());
+    SerializeMessage(response, &message_);
+    if (!last) {
+      StartWrite(&message_);
+      return;
     }
-    completion_tokens_ += static_cast<int64_t>(tokens.size());
-    if (last) {
-      response.mutable_text()->append(detokenizer_->Finish());
-      response.set_finish_reason(EncodeFinishReason(reason_));
-      v1::Usage* usage = response.mutable_usage();
-      usage->set_prompt_tokens(static_cast<int64_t>(prompt_.size()));
-      usage->set_completion_tokens(completion_tokens_);
-      usage->set_seed(seed_);
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      finished_ = true;
     }
-    message_.Clear();
-    bool own = false;
-    const grpc::Status serialized =
-        grpc::SerializationTraits<v1::GenerateResponse>::Serialize(response, &message_, &own);
-    PENSTOCK_CHECK(serialized.ok());
+    StartWriteAndFinish(&message_, grpc::WriteOptions(), ToRpcStatus(CallStatus()));
+  }
+
+  void SetUsage(v1::Usage* usage) const {
+    int64_t tokens = 0;
+    for (const auto& choice : choices_) tokens += choice->num_tokens();
+    usage->set_prompt_tokens(static_cast<int64_t>(prompt_.size()));
+    usage->set_completion_tokens(tokens);
+    usage->set_seed(seed_);
+  }
+
+  // REQUIRES: every choice is done.
+  absl::Status CallStatus() const {
+    absl::Status internal;
+    bool answered = false;
+    for (const auto& choice : choices_) {
+      const absl::Status& status = choice->status();
+      if (status.ok()) {
+        answered = true;
+      } else if (status.code() != absl::StatusCode::kInternal) {
+        return status;
+      } else if (internal.ok()) {
+        internal = status;
+      }
+    }
+    return answered ? absl::OkStatus() : internal;
   }
 
   TaskThread& delivery_;
   std::shared_ptr<GenerateCall> self_;
 
   // Constant once submitted.
-  EngineLoop* engine_ = nullptr;  // null: refused
-  RequestId id_ = 0;
-  const Tokenizer* tokenizer_ = nullptr;
-  bool logprobs_ = false;
+  std::vector<std::unique_ptr<GenerateChoice>> choices_;
   std::vector<int32_t> prompt_;
+  bool tell_prompt_ = false;
   uint64_t seed_ = 0;
 
   // The writer's.
-  std::optional<StreamingDetokenizer> detokenizer_;
   grpc::ByteBuffer message_;
   bool first_ = true;
-  int64_t completion_tokens_ = 0;
 
   std::mutex mutex_;
-  // All below is guarded by mutex_; reason_ and status_ are constant once ended_.
-  std::vector<GeneratedToken> pending_;
-  bool ended_ = false;  // the engine has made its last call
-  FinishReason reason_ = FinishReason::kError;
-  absl::Status status_;
-  bool woken_ = false;    // a task of the delivery thread will look
-  bool writing_ = false;  // OnWriteDone will look
-  bool gone_ = false;     // the client has left
+  // All below is guarded by mutex_; engine_ and first_id_ are constant before any other call.
+  EngineLoop* engine_ = nullptr;  // null: not submitted
+  RequestId first_id_ = 0;        // of choice 0; the others follow
+  size_t turn_ = 0;               // the choice that is looked at first
+  bool woken_ = false;            // a task of the delivery thread will look
+  bool writing_ = false;          // OnWriteDone will look
+  bool gone_ = false;             // the client has left
   bool finished_ = false;
 };
 

@@ -1,10 +1,15 @@
 // The Generate call: one reactor a call, between gRPC and the engine. Requests arrive as raw bytes
 // so that what is no message, or holds broken UTF-8, is answered with a sentence.
 //
-// The engine thread only appends to the call's buffer; a delivery thread turns tokens into text and
-// starts the writes. One write is in flight; tokens that come meanwhile are merged into the next
-// message, so that a slow client costs its answer's length and holds nobody up. A client that
-// leaves aborts its request in the engine at once.
+// A call has one sequence in the engine for each of its choices. The engine thread only appends to
+// the call's buffers; a delivery thread turns tokens into text and starts the writes. One write is
+// in flight; tokens that come meanwhile are merged into the choice's next message, so that a slow
+// client costs its answers' length and holds nobody up. No message passes kLogprobsPerMessage. A
+// client that leaves aborts its request in the engine at once; so does a stop text its choice.
+//
+// How a call ends: OK if each choice came to its end. A choice whose numbers failed (INTERNAL) ends
+// with ERROR and leaves the others alone; if none came to its end, or one failed in another way
+// (time limit, shutdown), that is the call's status.
 #pragma once
 
 #include <grpcpp/grpcpp.h>

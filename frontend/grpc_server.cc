@@ -6,18 +6,34 @@
 #include <climits>
 
 #include "absl/time/clock.h"
+#include "frontend/generate_codec.h"
 #include "frontend/generate_handler.h"
 #include "frontend/model_info_handler.h"
 #include "frontend/rpc_status.h"
+#include "frontend/tokenize_handler.h"
 #include "penstock/v1/inference.grpc.pb.h"
 
 namespace penstock {
 namespace {
 
-// Generate takes raw bytes: gRPC's own parser would answer INTERNAL to what a client got wrong.
-class InferenceService final
-    : public v1::Inference::WithRawCallbackMethod_Generate<
-          v1::Inference::WithCallbackMethod_GetModelInfo<v1::Inference::Service>> {
+// A method's answer, and its bytes once the request's have been read.
+template <typename Request, typename Answer>
+absl::Status AnswerBytes(const ServiceState& state, const grpc::ByteBuffer& bytes, Answer answer,
+                         grpc::ByteBuffer* response) {
+  PENSTOCK_ASSIGN_OR_RETURN(ModelRuntime* const runtime, state.Ready());
+  Request request;
+  PENSTOCK_RETURN_IF_ERROR(ParseMessage(bytes, &request));
+  PENSTOCK_ASSIGN_OR_RETURN(const auto message, answer(*runtime, request));
+  SerializeMessage(message, response);
+  return absl::OkStatus();
+}
+
+// Every method takes raw bytes: gRPC's own parser would answer INTERNAL to what a client got wrong.
+using RawInference = v1::Inference::WithRawCallbackMethod_Generate<
+    v1::Inference::WithRawCallbackMethod_GetModelInfo<v1::Inference::WithRawCallbackMethod_Tokenize<
+        v1::Inference::WithRawCallbackMethod_Detokenize<v1::Inference::Service>>>>;
+
+class InferenceService final : public RawInference {
  public:
   InferenceService(const ServiceState& state, TaskThread& delivery)
       : state_(state), delivery_(delivery) {}
@@ -28,16 +44,39 @@ class InferenceService final
   }
 
   grpc::ServerUnaryReactor* GetModelInfo(grpc::CallbackServerContext* context,
-                                         const v1::GetModelInfoRequest*,
-                                         v1::GetModelInfoResponse* response) override {
-    const absl::StatusOr<ModelRuntime*> runtime = state_.Ready();
-    if (runtime.ok()) *response = ModelInfo(**runtime);
-    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-    reactor->Finish(ToRpcStatus(runtime.status()));
-    return reactor;
+                                         const grpc::ByteBuffer* request,
+                                         grpc::ByteBuffer* response) override {
+    return Answer<v1::GetModelInfoRequest>(
+        context, *request, response,
+        [](const ModelRuntime& runtime, const v1::GetModelInfoRequest&) {
+          return absl::StatusOr<v1::GetModelInfoResponse>(ModelInfo(runtime));
+        });
+  }
+
+  grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context,
+                                     const grpc::ByteBuffer* request,
+                                     grpc::ByteBuffer* response) override {
+    return Answer<v1::TokenizeRequest>(context, *request, response, &penstock::Tokenize);
+  }
+
+  grpc::ServerUnaryReactor* Detokenize(grpc::CallbackServerContext* context,
+                                       const grpc::ByteBuffer* request,
+                                       grpc::ByteBuffer* response) override {
+    absl::StatusOr<v1::DetokenizeResponse> (*const answer)(
+        const ModelRuntime&, const v1::DetokenizeRequest&) = &penstock::Detokenize;
+    return Answer<v1::DetokenizeRequest>(context, *request, response, answer);
   }
 
  private:
+  template <typename Request, typename AnswerFunction>
+  grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context,
+                                   const grpc::ByteBuffer& request, grpc::ByteBuffer* response,
+                                   AnswerFunction answer) {
+    grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
+    reactor->Finish(ToRpcStatus(AnswerBytes<Request>(state_, request, answer, response)));
+    return reactor;
+  }
+
   const ServiceState& state_;
   TaskThread& delivery_;
 };

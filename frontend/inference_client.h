@@ -17,7 +17,7 @@
 namespace penstock {
 
 struct GenerateOutcome {
-  Generation generation;
+  Generation generation;  // one choice at least
   v1::Usage usage;
   absl::Duration to_first_token;
   absl::Duration total;
@@ -30,14 +30,18 @@ class InferenceClient {
   // Errors: the call's.
   absl::StatusOr<v1::GetModelInfoResponse> GetModelInfo(absl::Duration timeout);
 
-  // Calls `on_text` with each piece of the answer as it comes; blocks until its end.
+  // Calls `on_text` with each piece of an answer as it comes, and the answer's number; blocks until
+  // the end of all. `partial`, if not null, is what had come when the call failed.
   // Errors: the call's; INTERNAL for an answer that contradicts itself.
+  using TextCallback = std::function<void(int choice, std::string_view text)>;
   absl::StatusOr<GenerateOutcome> Generate(const v1::GenerateRequest& request,
-                                           absl::Duration timeout,
-                                           const std::function<void(std::string_view)>& on_text);
+                                           absl::Duration timeout, const TextCallback& on_text,
+                                           Generation* partial = nullptr);
 
   // Cancels the call that runs, and every later one.
   void Cancel();
+  // Cancels the call that runs; false if there is none.
+  bool CancelRunning();
 
  private:
   // Makes a call's context known to Cancel while the call runs.

@@ -1,16 +1,56 @@
 #include "frontend/json_text.h"
 
 #include <nlohmann/json.hpp>
+#include <utility>
 
 namespace penstock {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+Json ToJson(const TokenLogprob& logprob) {
+  return {{"id", logprob.token}, {"logprob", logprob.logprob}};
+}
+
+Json ToJson(const std::vector<TokenLogprob>& logprobs) {
+  Json list = Json::array();
+  for (const TokenLogprob& each : logprobs) list.push_back(ToJson(each));
+  return list;
+}
+
+void Add(const Choice& choice, Json* json) {
+  (*json)["ids"] = choice.ids;
+  (*json)["text"] = choice.text;
+  (*json)["finish_reason"] = choice.finish_reason;
+  (*json)["logprobs"] = choice.logprobs;
+  if (!choice.top_logprobs.empty()) {
+    Json& list = (*json)["top_logprobs"] = Json::array();
+    for (const auto& top : choice.top_logprobs) list.push_back(ToJson(top));
+  }
+  if (choice.stop_text) (*json)["stop_text"] = *choice.stop_text;
+  if (choice.stop_id) (*json)["stop_id"] = *choice.stop_id;
+  if (!choice.error.empty()) (*json)["error"] = choice.error;
+}
+
+}  // namespace
 
 std::string GenerationToJson(const Generation& generation) {
-  nlohmann::ordered_json json;
+  Json json;
   json["prompt_ids"] = generation.prompt_ids;
-  json["ids"] = generation.ids;
-  json["text"] = generation.text;
-  json["finish_reason"] = generation.finish_reason;
-  json["logprobs"] = generation.logprobs;
+  if (!generation.prompt_logprobs.empty()) {
+    Json& list = json["prompt_logprobs"] = Json::array();
+    for (const PromptToken& each : generation.prompt_logprobs) {
+      Json one = ToJson(each.token);
+      if (!each.top.empty()) one["top"] = ToJson(each.top);
+      list.push_back(std::move(one));
+    }
+  }
+  if (generation.choices.size() == 1) {
+    Add(generation.choices[0], &json);
+  } else {
+    Json& list = json["choices"] = Json::array();
+    for (const Choice& choice : generation.choices) Add(choice, &list.emplace_back(Json::object()));
+  }
   // Never throws: what is not UTF-8 in the text is replaced.
   return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }

@@ -12,24 +12,29 @@
 namespace penstock {
 
 absl::StatusOr<std::unique_ptr<ModelRuntime>> ModelRuntime::Load(const RuntimeOptions& options) {
-  PENSTOCK_ASSIGN_OR_RETURN(ModelFile file, OpenModel(options.stage.model));
+  PENSTOCK_ASSIGN_OR_RETURN(ModelTokenizer file, OpenTokenizer(options.stage.model));
+  absl::StatusOr<ChatTemplate> chat = ChatTemplate::Make(file.spec, options.chat);
+  // One that was asked for by name has to fit.
+  if (!options.chat.layout.empty()) PENSTOCK_RETURN_IF_ERROR(chat.status());
   PENSTOCK_ASSIGN_OR_RETURN(std::unique_ptr<Tokenizer> tokenizer,
-                            MakeTokenizer(std::move(file.tokenizer)));
-  return Start(options, std::move(tokenizer), MakeCpuStage());
+                            MakeTokenizer(std::move(file.spec)));
+  return Start(options, std::move(tokenizer), MakeCpuStage(), std::move(chat));
 }
 
 absl::StatusOr<std::unique_ptr<ModelRuntime>> ModelRuntime::Start(
     const RuntimeOptions& options, std::unique_ptr<Tokenizer> tokenizer,
-    std::unique_ptr<StageExecutor> executor) {
+    std::unique_ptr<StageExecutor> executor, absl::StatusOr<ChatTemplate> chat_template) {
   std::unique_ptr<ModelRuntime> runtime(
-      new ModelRuntime(std::move(tokenizer), std::move(executor)));
+      new ModelRuntime(std::move(tokenizer), std::move(executor), std::move(chat_template)));
   PENSTOCK_RETURN_IF_ERROR(runtime->StartEngine(options));
   return runtime;
 }
 
 ModelRuntime::ModelRuntime(std::unique_ptr<Tokenizer> tokenizer,
-                           std::unique_ptr<StageExecutor> executor)
+                           std::unique_ptr<StageExecutor> executor,
+                           absl::StatusOr<ChatTemplate> chat_template)
     : tokenizer_(std::move(tokenizer)),
+      chat_template_(std::move(chat_template)),
       worker_(std::move(executor)),
       coordinator_(std::make_unique<WorkerLink>(worker_.channel())) {}
 
@@ -38,7 +43,7 @@ absl::Status ModelRuntime::StartEngine(const RuntimeOptions& options) {
   engine.max_step_tokens = options.stage.max_step_tokens;
   engine.max_sequences = options.stage.max_sequences;
   PENSTOCK_RETURN_IF_ERROR(Validate(engine));
-  PENSTOCK_ASSIGN_OR_RETURN(info_, coordinator_.Load(options.stage));
+  PENSTOCK_ASSIGN_OR_RETURN(info_, coordinator_.Load(options.stage, options.progress));
   // A sampled id must have a text, and an id from a client a row of the embedding table.
   if (info_.config.vocab_size != tokenizer_->vocab_size()) {
     return absl::InvalidArgumentError(
@@ -46,10 +51,10 @@ absl::Status ModelRuntime::StartEngine(const RuntimeOptions& options) {
                      " rows of embeddings and the tokenizer ", tokenizer_->vocab_size(),
                      " tokens: the file does not fit together; convert the model again"));
   }
+  limits_ = options.limits;
   limits_.model = ServedName(info_.config, options.stage.model);
   limits_.vocab_size = info_.config.vocab_size;
   limits_.context_length = std::min(info_.config.context_length, info_.num_blocks * kBlockSize);
-  limits_.default_max_tokens = options.default_max_tokens;
   engine_ = std::make_unique<EngineLoop>(std::move(engine), info_, coordinator_);
   return absl::OkStatus();
 }

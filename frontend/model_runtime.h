@@ -10,6 +10,7 @@
 
 #include "core/base/status.h"
 #include "core/sched/stage_types.h"
+#include "core/tokenizer/chat_template.h"
 #include "core/tokenizer/tokenizer.h"
 #include "frontend/embedded_worker.h"
 #include "frontend/engine_loop.h"
@@ -22,7 +23,10 @@ namespace penstock {
 struct RuntimeOptions {
   StageOptions stage;
   EngineOptions engine;  // its max_step_tokens and max_sequences are taken from `stage`
-  int64_t default_max_tokens = 256;
+  ChatTemplateOptions chat;
+  RequestLimits limits;  // its model, vocabulary and context are the loaded model's
+  // Called now and then while the model loads, on a thread of the stage link's.
+  StageLink::ProgressCallback progress = [](const LoadProgress&) {};
 };
 
 class ModelRuntime {
@@ -34,19 +38,25 @@ class ModelRuntime {
   // The same with a tokenizer and a stage of the caller's.
   static absl::StatusOr<std::unique_ptr<ModelRuntime>> Start(
       const RuntimeOptions& options, std::unique_ptr<Tokenizer> tokenizer,
-      std::unique_ptr<StageExecutor> executor);
+      std::unique_ptr<StageExecutor> executor,
+      absl::StatusOr<ChatTemplate> chat_template =
+          absl::FailedPreconditionError("it was started without a chat template"));
 
   const Tokenizer& tokenizer() const { return *tokenizer_; }
+  // Or why there is none: that is no error of the model's, but of a request with a chat.
+  const absl::StatusOr<ChatTemplate>& chat_template() const { return chat_template_; }
   const StageInfo& info() const { return info_; }
   const RequestLimits& limits() const { return limits_; }
   EngineLoop& engine() { return *engine_; }
   const EngineLoop& engine() const { return *engine_; }
 
  private:
-  ModelRuntime(std::unique_ptr<Tokenizer> tokenizer, std::unique_ptr<StageExecutor> executor);
+  ModelRuntime(std::unique_ptr<Tokenizer> tokenizer, std::unique_ptr<StageExecutor> executor,
+               absl::StatusOr<ChatTemplate> chat_template);
   absl::Status StartEngine(const RuntimeOptions& options);
 
   const std::unique_ptr<Tokenizer> tokenizer_;
+  const absl::StatusOr<ChatTemplate> chat_template_;
   StageInfo info_;
   RequestLimits limits_;
 

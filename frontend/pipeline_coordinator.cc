@@ -18,8 +18,9 @@ PipelineCoordinator::PipelineCoordinator(std::unique_ptr<StageLink> link) : link
 
 PipelineCoordinator::~PipelineCoordinator() = default;
 
-absl::StatusOr<StageInfo> PipelineCoordinator::Load(const StageOptions& options) {
-  PENSTOCK_ASSIGN_OR_RETURN(StageInfo info, link_->Load(options));
+absl::StatusOr<StageInfo> PipelineCoordinator::Load(const StageOptions& options,
+                                                    const StageLink::ProgressCallback& progress) {
+  PENSTOCK_ASSIGN_OR_RETURN(StageInfo info, link_->Load(options, progress));
   vocab_size_ = info.config.vocab_size;
   return info;
 }

@@ -32,8 +32,11 @@ class PipelineCoordinator {
   PipelineCoordinator(const PipelineCoordinator&) = delete;
   PipelineCoordinator& operator=(const PipelineCoordinator&) = delete;
 
-  // Loads the model on the stage; blocks. Once, before the first Submit. Errors: the stage's.
-  absl::StatusOr<StageInfo> Load(const StageOptions& options);
+  // Loads the model on the stage; blocks. Once, before the first Submit. `progress`
+  // is called as StageLink::Load says. Errors: the stage's.
+  absl::StatusOr<StageInfo> Load(
+      const StageOptions& options,
+      const StageLink::ProgressCallback& progress = [](const LoadProgress&) {});
 
   // `wakeup` is notified of every result from now on. REQUIRES: no plan in flight.
   void SetWakeup(std::shared_ptr<Wakeup> wakeup);

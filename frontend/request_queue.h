@@ -35,11 +35,13 @@ class RequestQueue {
   // `wakeup` is notified of every arrival and abort.
   RequestQueue(const Limits& limits, std::shared_ptr<Wakeup> wakeup);
 
-  // Takes the request in and names it; ids count up from 1.
+  // Takes the request in once a sink, all or none, with sampling.choice 0, 1, ...; returns the id
+  // of the first, which the others follow. Ids count up from 1. REQUIRES: a sink.
   // Errors: RESOURCE_EXHAUSTED if the queue is full (worth another try), OUT_OF_RANGE if the
-  // request alone is larger than the queue, UNAVAILABLE or what Close was given once closed. The
-  // sink is not called then.
-  absl::StatusOr<RequestId> Push(GenerationRequest request, std::shared_ptr<TokenSink> sink);
+  // request alone is larger than the queue, UNAVAILABLE or what Close was given once closed. No
+  // sink is called then.
+  absl::StatusOr<RequestId> Push(GenerationRequest request,
+                                 std::vector<std::shared_ptr<TokenSink>> sinks);
 
   // Passes the wish on; the engine ignores ids that have ended or never were.
   void Abort(RequestId id);

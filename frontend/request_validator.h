@@ -3,52 +3,42 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
 #include <string>
-#include <string_view>
 #include <vector>
 
+#include "absl/time/time.h"
 #include "core/base/status.h"
 #include "core/tokenizer/tokenizer.h"
+#include "frontend/client_request.h"
 #include "frontend/engine_types.h"
+#include "frontend/prompt_validator.h"
+#include "frontend/sampling_validator.h"
 
 namespace penstock {
 
-// What a client asked for; absent fields take their defaults.
-struct ClientRequest {
-  std::string model;                              // empty: the one that is served
-  std::optional<std::string> text;                // the prompt: either this
-  std::optional<std::vector<int32_t>> token_ids;  // or that
-  bool parse_special = false;                     // names of control tokens in `text` become them
-  std::optional<int64_t> max_tokens;
-  std::optional<float> temperature;  // 0: greedy; absent: 1
-  std::optional<int32_t> top_k;      // 0 and absent: all
-  std::optional<float> top_p;        // absent: 1
-  std::optional<uint64_t> seed;
-  std::optional<int32_t> logprobs;  // 0: of each generated token; absent: none
+// What the engine is told, and what the call's handler makes of the answer.
+struct CheckedRequest {
+  GenerationRequest generation;   // of choice 0
+  int32_t n = 1;                  // choices
+  std::vector<std::string> stop;  // none empty
+  bool include_stop = false;
+  bool tell_logprobs = false;
 };
-
-// What is served, and the settings that bound a request.
-struct RequestLimits {
-  std::string model;
-  int64_t vocab_size = 0;
-  int64_t context_length = 0;  // tokens, prompt and answer together
-  int64_t default_max_tokens = 256;
-};
-
-// Below this a temperature counts as 0: the distribution is one token's.
-inline constexpr float kGreedyTemperature = 1e-5f;
-inline constexpr float kMaxTemperature = 100.0f;
 
 // The request with its prompt as ids and every default filled in. max_tokens is cut to what the
-// context leaves. `fresh_seed` is used if the client gave none. The deadline is left to the caller.
+// context leaves, and min_tokens to max_tokens. `fresh_seed` is used if the client gave none. The
+// deadline is left to the caller.
 // Errors: INVALID_ARGUMENT (a bad field, an empty prompt, broken UTF-8), OUT_OF_RANGE (the prompt
-// does not fit into the context), NOT_FOUND (another model), UNIMPLEMENTED (logprobs above 0).
-absl::StatusOr<GenerationRequest> ValidateRequest(const ClientRequest& request,
-                                                  const RequestLimits& limits,
-                                                  const Tokenizer& tokenizer, uint64_t fresh_seed);
+// does not fit into the context), NOT_FOUND (another model), FAILED_PRECONDITION (a chat, and
+// `chat_template` says why there is none).
+absl::StatusOr<CheckedRequest> ValidateRequest(const ClientRequest& request,
+                                               const RequestLimits& limits,
+                                               const Tokenizer& tokenizer,
+                                               const absl::StatusOr<ChatTemplate>& chat_template,
+                                               uint64_t fresh_seed);
 
-// INVALID_ARGUMENT if `text` is not UTF-8, naming `field`, the offset and the byte.
-absl::Status CheckUtf8(std::string_view field, std::string_view text);
+// Until when a request may take that came in at `now`; InfiniteFuture for a client's deadline: it
+// has set none.
+absl::Time RequestDeadline(absl::Time clients, absl::Time now, const RequestLimits& limits);
 
 }  // namespace penstock

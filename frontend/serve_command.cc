@@ -8,11 +8,16 @@
 #include <cstdio>
 #include <fstream>
 #include <mutex>
+#include <optional>
+#include <utility>
 
 #include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
 #include "core/base/kv_block.h"
 #include "core/base/log.h"
+#include "frontend/loading_display.h"
 #include "frontend/signal_thread.h"
+#include "frontend/startup_check.h"
 
 namespace penstock {
 namespace {
@@ -77,6 +82,33 @@ std::string Describe(const ModelRuntime& runtime) {
       static_cast<double>(info.load_ns) * 1e-9);
 }
 
+absl::StatusOr<std::unique_ptr<ModelRuntime>> Load(const ServeOptions& options) {
+  RuntimeOptions runtime_options = options.runtime;
+  if (options.startup_check) {
+    PENSTOCK_ASSIGN_OR_RETURN(runtime_options.stage.check_file,
+                              FindCheckFile(runtime_options.stage.model, options.verify_weights));
+  }
+  std::unique_ptr<ModelRuntime> runtime;
+  {
+    LoadingDisplayOnStderr display;
+    runtime_options.progress = [&](const LoadProgress& progress) { display.Update(progress); };
+    PENSTOCK_ASSIGN_OR_RETURN(runtime, ModelRuntime::Load(runtime_options));
+  }
+  if (!options.startup_check) return runtime;
+  const absl::Time start = absl::Now();
+  const std::string& path = runtime_options.stage.check_file;
+  std::optional<ModelCheck> check;
+  if (!path.empty()) {
+    PENSTOCK_ASSIGN_OR_RETURN(check, ReadModelCheck(path));
+  }
+  PENSTOCK_RETURN_IF_ERROR(CheckAnswers(
+      *runtime, check, path, options.runtime.stage.prefill_attention == PrefillAttention::kFlash));
+  LogInfo(absl::StrFormat("checked in %.2f s: %s", absl::ToDoubleSeconds(absl::Now() - start),
+                          path.empty() ? "the same answer by every path; no check file"
+                                       : "the check file's weights, its answer by every path"));
+  return runtime;
+}
+
 absl::Status Serve(const ServeOptions& options, StopSwitch& stop) {
   PENSTOCK_ASSIGN_OR_RETURN(const ListenAddress listen, ParseListenAddress(options.listen));
   // Before the server, which uses it until it is gone.
@@ -85,7 +117,7 @@ absl::Status Serve(const ServeOptions& options, StopSwitch& stop) {
                             GrpcServer::Start({listen, options.max_message_bytes}));
   const std::string address = server->address().ToString();
   LogInfo(absl::StrCat("listening on ", address, "; loading ", options.runtime.stage.model));
-  PENSTOCK_ASSIGN_OR_RETURN(runtime, ModelRuntime::Load(options.runtime));
+  PENSTOCK_ASSIGN_OR_RETURN(runtime, Load(options));
   server->SetReady(runtime.get());
   stop.SetReady();
   LogInfo(Describe(*runtime));
@@ -119,7 +151,7 @@ int RunServe(const ServeOptions& options) {
   // The log may be a pipe whose reader has left; that ends no server.
   signal(SIGPIPE, SIG_IGN);
   StopSwitch stop;
-  const SignalThread signals([&stop](int count) { stop.OnSignal(count); });
+  const SignalThread signals([&stop](int count, int) { stop.OnSignal(count); });
   const absl::Status status = Serve(options, stop);
   if (status.ok()) return 0;
   LogError(Message(status));

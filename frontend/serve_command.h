@@ -15,6 +15,10 @@ struct ServeOptions {
   int64_t max_message_bytes = 4 << 20;
   absl::Duration drain_timeout = absl::Seconds(30);
   std::string port_file;  // empty: none
+  // Before ready: the known-answer check, and the check file's hashes and answer if one lies beside
+  // the model (startup_check.h).
+  bool startup_check = true;
+  bool verify_weights = false;  // there must be such a file
 };
 
 // The program's exit code; says on standard error what went wrong. A second signal ends the

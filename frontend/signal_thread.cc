@@ -20,7 +20,7 @@ sigset_t EndingSignals() {
 
 }  // namespace
 
-SignalThread::SignalThread(std::function<void(int count)> on_signal)
+SignalThread::SignalThread(std::function<void(int count, int signal)> on_signal)
     : on_signal_(std::move(on_signal)) {
   const sigset_t set = EndingSignals();
   PENSTOCK_CHECK_EQ(pthread_sigmask(SIG_BLOCK, &set, nullptr), 0);
@@ -30,7 +30,7 @@ SignalThread::SignalThread(std::function<void(int count)> on_signal)
       int signal = 0;
       PENSTOCK_CHECK_EQ(sigwait(&set, &signal), 0);
       if (stop_) return;
-      on_signal_(count);
+      on_signal_(count, signal);
     }
   });
 }

@@ -10,14 +10,14 @@ namespace penstock {
 
 class SignalThread {
  public:
-  // `on_signal` is called with 1 for the first signal, 2 for the second and so on.
-  explicit SignalThread(std::function<void(int count)> on_signal);
+  // `on_signal` is called with 1 for the first signal, 2 for the second and so on, and which it is.
+  explicit SignalThread(std::function<void(int count, int signal)> on_signal);
   ~SignalThread();  // the signals stay blocked
   SignalThread(const SignalThread&) = delete;
   SignalThread& operator=(const SignalThread&) = delete;
 
  private:
-  const std::function<void(int count)> on_signal_;
+  const std::function<void(int count, int signal)> on_signal_;
   std::atomic<bool> stop_ = false;
   std::thread thread_;
 };

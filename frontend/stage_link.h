@@ -21,7 +21,13 @@ class StageLink {
   virtual ~StageLink() = default;
 
   // Loads the model on the stage; blocks until it is ready or has failed. Once, before Submit.
-  virtual absl::StatusOr<StageInfo> Load(const StageOptions& options) = 0;
+  // Meanwhile `progress` is called now and then, on a thread of the link's.
+  using ProgressCallback = StageExecutor::ProgressCallback;
+  virtual absl::StatusOr<StageInfo> Load(const StageOptions& options,
+                                         const ProgressCallback& progress) = 0;
+  absl::StatusOr<StageInfo> Load(const StageOptions& options) {
+    return Load(options, [](const LoadProgress&) {});
+  }
   // REQUIRES: before the first Submit.
   virtual void SetResultCallback(ResultCallback callback) = 0;
   // Enqueues the plan and returns at once.

@@ -10,9 +10,9 @@ namespace penstock {
 namespace {
 
 absl::Status Tokenize(const TokenizeOptions& options) {
-  PENSTOCK_ASSIGN_OR_RETURN(ModelFile file, OpenModel(options.model));
+  PENSTOCK_ASSIGN_OR_RETURN(ModelTokenizer file, OpenTokenizer(options.model));
   PENSTOCK_ASSIGN_OR_RETURN(const std::unique_ptr<Tokenizer> tokenizer,
-                            MakeTokenizer(std::move(file.tokenizer)));
+                            MakeTokenizer(std::move(file.spec)));
   return TokenizeLines(*tokenizer, options.special, std::cin, std::cout);
 }
 

@@ -31,10 +31,11 @@ class WorkerLink::Stream final : public grpc::ClientBidiReactor<ControlRequest, 
     changed_.wait(lock, [this] { return done_; });
   }
 
-  absl::StatusOr<StageInfo> Load(const StageOptions& options) {
+  absl::StatusOr<StageInfo> Load(const StageOptions& options, const ProgressCallback& progress) {
     ControlRequest request;
     EncodeStageOptions(options, request.mutable_load());
     std::unique_lock<std::mutex> lock(mutex_);
+    progress_ = &progress;
     Send(std::move(request));
     changed_.wait(lock, [this] { return loaded_.has_value() || done_; });
     if (!loaded_.has_value()) return lost_;
@@ -102,6 +103,9 @@ class WorkerLink::Stream final : public grpc::ClientBidiReactor<ControlRequest, 
       case ControlResponse::kResult:
         Deliver(DecodeStepResult(response_.result()));
         return;
+      case ControlResponse::kProgress:
+        TellProgress(DecodeLoadProgress(response_.progress()));
+        return;
       case ControlResponse::kError: {
         const absl::Status error = DecodeError(response_.error());
         if (!SetLoaded(error)) Deliver(error);
@@ -110,6 +114,16 @@ class WorkerLink::Stream final : public grpc::ClientBidiReactor<ControlRequest, 
       case ControlResponse::MESSAGE_NOT_SET:
         Deliver(absl::InternalError("the worker sent an empty response"));
     }
+  }
+
+  // The stage answers in order, so Load still waits, and its callback is there.
+  void TellProgress(const absl::StatusOr<LoadProgress>& progress) {
+    const ProgressCallback* callback = nullptr;
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      if (!loaded_.has_value()) callback = progress_;
+    }
+    if (progress.ok() && callback != nullptr) (*callback)(*progress);
   }
 
   // False if the answer to Load had come before. The stage answers in order, so the first is it.
@@ -155,7 +169,8 @@ class WorkerLink::Stream final : public grpc::ClientBidiReactor<ControlRequest, 
   // All below is guarded by mutex_.
   std::deque<ControlRequest> outbox_;
   std::optional<absl::StatusOr<StageInfo>> loaded_;
-  int in_flight_ = 0;  // plans without an answer
+  const ProgressCallback* progress_ = nullptr;  // Load's
+  int in_flight_ = 0;                           // plans without an answer
   bool writing_ = false;
   bool broken_ = false;  // nothing may be written any more
   bool done_ = false;    // gRPC has made its last call
@@ -167,8 +182,9 @@ WorkerLink::WorkerLink(std::shared_ptr<grpc::Channel> channel)
 
 WorkerLink::~WorkerLink() = default;
 
-absl::StatusOr<StageInfo> WorkerLink::Load(const StageOptions& options) {
-  return stream_->Load(options);
+absl::StatusOr<StageInfo> WorkerLink::Load(const StageOptions& options,
+                                           const ProgressCallback& progress) {
+  return stream_->Load(options, progress);
 }
 
 void WorkerLink::SetResultCallback(ResultCallback callback) {

@@ -19,7 +19,9 @@ class WorkerLink final : public StageLink {
   // Cancels the stream and waits for its last callback.
   ~WorkerLink() override;
 
-  absl::StatusOr<StageInfo> Load(const StageOptions& options) override;
+  using StageLink::Load;
+  absl::StatusOr<StageInfo> Load(const StageOptions& options,
+                                 const ProgressCallback& progress) override;
   void SetResultCallback(ResultCallback callback) override;
   void Submit(const StepPlan& plan) override;
 

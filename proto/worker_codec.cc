@@ -224,6 +224,7 @@ void EncodeStageOptions(const StageOptions& options, worker::v1::LoadRequest* me
                                      ? worker::v1::PREFILL_ATTENTION_PADDED
                                      : worker::v1::PREFILL_ATTENTION_FLASH);
   message->set_padded_memory_bytes(options.padded_memory_bytes);
+  message->set_check_file(options.check_file);
 }
 
 absl::StatusOr<StageOptions> DecodeStageOptions(const worker::v1::LoadRequest& message) {
@@ -247,7 +248,22 @@ absl::StatusOr<StageOptions> DecodeStageOptions(const worker::v1::LoadRequest& m
                                   ? PrefillAttention::kPadded
                                   : PrefillAttention::kFlash;
   options.padded_memory_bytes = message.padded_memory_bytes();
+  options.check_file = message.check_file();
   return options;
+}
+
+void EncodeLoadProgress(const LoadProgress& progress, worker::v1::LoadProgress* message) {
+  message->set_done(progress.done);
+  message->set_total(progress.total);
+  message->set_tensor(progress.tensor);
+}
+
+absl::StatusOr<LoadProgress> DecodeLoadProgress(const worker::v1::LoadProgress& message) {
+  RangeCheck check("LoadProgress");
+  check.Integer("total", message.total(), 0, kMaxBytes);
+  check.Integer("done", message.done(), 0, message.total());
+  PENSTOCK_RETURN_IF_ERROR(check.status());
+  return LoadProgress{message.done(), message.total(), message.tensor()};
 }
 
 void EncodeStageInfo(const StageInfo& info, worker::v1::LoadResponse* message) {

@@ -15,6 +15,9 @@ namespace penstock {
 void EncodeStageOptions(const StageOptions& options, worker::v1::LoadRequest* message);
 absl::StatusOr<StageOptions> DecodeStageOptions(const worker::v1::LoadRequest& message);
 
+void EncodeLoadProgress(const LoadProgress& progress, worker::v1::LoadProgress* message);
+absl::StatusOr<LoadProgress> DecodeLoadProgress(const worker::v1::LoadProgress& message);
+
 void EncodeStageInfo(const StageInfo& info, worker::v1::LoadResponse* message);
 absl::StatusOr<StageInfo> DecodeStageInfo(const worker::v1::LoadResponse& message);
 

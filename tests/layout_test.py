@@ -36,7 +36,7 @@ LIBRARIES = (
     ("sentencepiece", r"sentencepiece", r"core/tokenizer/\w+\.cc$"),
     ("gRPC", r"grpc(pp|\+\+)?/|.*\.grpc\.pb\.h$", RPC_PLACES),
     ("protobuf", r"google/protobuf/|.*\.pb\.h$", RPC_PLACES + r"|proto/"),
-    ("CLI11", r"CLI/", r"frontend/main\.cc$"),
+    ("CLI11", r"CLI/", r"frontend/(main\.cc|command_flags\.h)$"),
     ("spdlog", r"spdlog/|fmt/", r"core/base/log\.cc$"),
 )
 IN_ONE_FILE = ("NCCL", "sentencepiece")

@@ -5,11 +5,15 @@
 
 #include "core/base/kv_block.h"
 #include "core/base/thread_pool.h"
+#include "core/io/check_file.h"
 #include "core/io/model_file.h"
 #include "core/kernels/cpu_ops.h"
 #include "core/model/kv_cache.h"
 #include "core/model/model_registry.h"
+#include "core/model/model_tensors.h"
+#include "core/weights/watched_source.h"
 #include "worker/stage.h"
+#include "worker/stage_sampler.h"
 #include "worker/step_batcher.h"
 
 namespace penstock {
@@ -23,20 +27,13 @@ int64_t NowNs() {
 
 class CpuStage final : public StageExecutor {
  public:
-  absl::StatusOr<StageInfo> Load(const StageOptions& options) override;
+  absl::StatusOr<StageInfo> Load(const StageOptions& options,
+                                 const ProgressCallback& progress) override;
   absl::StatusOr<StepResult> Execute(const StepPlan& plan) override;
 
  private:
-  // What Admit left of a sequence.
-  struct Slot {
-    bool used = false;
-    uint32_t generation = 0;
-    SamplingParams sampling;
-  };
-
-  absl::StatusOr<StageInfo> LoadModel(const StageOptions& options);
-  absl::Status Admit(const StepPlan& plan);
-  absl::Status CheckGenerations(const StepPlan& plan) const;
+  absl::StatusOr<StageInfo> LoadModel(const StageOptions& options,
+                                      const ProgressCallback& progress);
 
   HostAllocator allocator_;
   std::optional<ThreadPool> pool_;
@@ -44,25 +41,22 @@ class CpuStage final : public StageExecutor {
   std::unique_ptr<Model> model_;
   std::optional<KvCache> cache_;
   std::optional<StepBatcher> batcher_;
-  std::vector<Slot> slots_;
-
-  // The sampler's workspace.
-  std::vector<SamplingRow> sampling_rows_;
-  Tensor tokens_;    // [max_sequences] i32
-  Tensor logprobs_;  // [max_sequences] f32
+  std::optional<StageSampler> sampler_;
 };
 
-absl::StatusOr<StageInfo> CpuStage::Load(const StageOptions& options) {
+absl::StatusOr<StageInfo> CpuStage::Load(const StageOptions& options,
+                                         const ProgressCallback& progress) {
   if (model_ != nullptr) {
     return absl::FailedPreconditionError("this stage has loaded a model already");
   }
   const int64_t start = NowNs();
-  PENSTOCK_ASSIGN_OR_RETURN(StageInfo info, LoadModel(options));
+  PENSTOCK_ASSIGN_OR_RETURN(StageInfo info, LoadModel(options, progress));
   info.load_ns = NowNs() - start;
   return info;
 }
 
-absl::StatusOr<StageInfo> CpuStage::LoadModel(const StageOptions& options) {
+absl::StatusOr<StageInfo> CpuStage::LoadModel(const StageOptions& options,
+                                              const ProgressCallback& progress) {
   PENSTOCK_ASSIGN_OR_RETURN(const ModelFile file, OpenModel(options.model));
   const ModelConfig& config = file.config;
   const int64_t block_bytes = KvCache::BlockBytes(config, config.num_layers);
@@ -78,25 +72,29 @@ absl::StatusOr<StageInfo> CpuStage::LoadModel(const StageOptions& options) {
   pool_.emplace(options.threads);
   ops_.emplace(*pool_);
   const LayerRange all{0, config.num_layers};
+  ModelCheck check;
+  if (!options.check_file.empty()) {
+    PENSTOCK_ASSIGN_OR_RETURN(check, ReadModelCheck(options.check_file));
+  }
+  const int64_t total = NumParameters(config);
+  const WatchedSource weights(*file.weights, options.check_file.empty() ? nullptr : &check.tensors,
+                              [&](std::string_view tensor, int64_t done) {
+                                progress({done, total, std::string(tensor)});
+                              });
   PENSTOCK_ASSIGN_OR_RETURN(std::unique_ptr<Model> model,
-                            MakeModel(config, all, *file.weights,
-                                      {options.max_step_tokens, options.max_sequences,
+                            MakeModel(config, all, weights,
+                                      {options.max_step_tokens, SampleRows(options.max_sequences),
                                        options.prefill_attention, options.padded_memory_bytes},
                                       *ops_, allocator_));
   PENSTOCK_ASSIGN_OR_RETURN(KvCache cache,
                             KvCache::Make(config, config.num_layers, num_blocks, allocator_));
-  PENSTOCK_ASSIGN_OR_RETURN(
-      StepBatcher batcher, StepBatcher::Make({options.max_step_tokens, options.max_sequences,
-                                              config.context_length, num_blocks, config.vocab_size},
-                                             allocator_));
-  PENSTOCK_ASSIGN_OR_RETURN(tokens_,
-                            Tensor::Make(DataType::kI32, {options.max_sequences}, allocator_));
-  PENSTOCK_ASSIGN_OR_RETURN(logprobs_,
-                            Tensor::Make(DataType::kF32, {options.max_sequences}, allocator_));
-  slots_.assign(static_cast<size_t>(options.max_sequences), Slot());
-  sampling_rows_.reserve(slots_.size());
+  const PlanLimits limits{options.max_step_tokens, options.max_sequences, config.context_length,
+                          num_blocks, config.vocab_size};
+  PENSTOCK_ASSIGN_OR_RETURN(StepBatcher batcher, StepBatcher::Make(limits, allocator_));
+  PENSTOCK_ASSIGN_OR_RETURN(StageSampler sampler, StageSampler::Make(limits, allocator_));
   cache_.emplace(std::move(cache));
   batcher_.emplace(std::move(batcher));
+  sampler_.emplace(std::move(sampler));
   model_ = std::move(model);
 
   StageInfo info;
@@ -106,59 +104,17 @@ absl::StatusOr<StageInfo> CpuStage::LoadModel(const StageOptions& options) {
   return info;
 }
 
-absl::Status CpuStage::Admit(const StepPlan& plan) {
-  for (const Admission& admission : plan.admissions) {
-    if (admission.slot < 0 || admission.slot >= static_cast<int64_t>(slots_.size())) {
-      return absl::FailedPreconditionError(absl::StrCat("the plan admits a sequence to slot ",
-                                                        admission.slot, " of ", slots_.size()));
-    }
-    slots_[static_cast<size_t>(admission.slot)] = {true, admission.generation, admission.sampling};
-  }
-  return absl::OkStatus();
-}
-
-absl::Status CpuStage::CheckGenerations(const StepPlan& plan) const {
-  for (const PlanRow& row : plan.rows) {
-    const bool known = row.slot >= 0 && row.slot < static_cast<int64_t>(slots_.size()) &&
-                       slots_[static_cast<size_t>(row.slot)].used &&
-                       slots_[static_cast<size_t>(row.slot)].generation == row.generation;
-    if (!known) {
-      return absl::FailedPreconditionError(absl::StrCat(
-          "slot ", row.slot, " of generation ", row.generation, " was not admitted to this stage"));
-    }
-  }
-  return absl::OkStatus();
-}
-
 absl::StatusOr<StepResult> CpuStage::Execute(const StepPlan& plan) {
   if (model_ == nullptr) return absl::FailedPreconditionError("no model has been loaded");
   const int64_t start = NowNs();
-  PENSTOCK_RETURN_IF_ERROR(Admit(plan));
-  PENSTOCK_RETURN_IF_ERROR(CheckGenerations(plan));
   PENSTOCK_ASSIGN_OR_RETURN(const StepBatch batch, batcher_->Build(plan));
+  PENSTOCK_RETURN_IF_ERROR(sampler_->Admit(plan));
   model_->Forward(batch, *cache_);
 
   StepResult result;
   result.number = plan.number;
   result.epoch = plan.epoch;
-  const std::vector<const PlanRow*>& sampled = batcher_->sampled();
-  if (!sampled.empty()) {
-    sampling_rows_.clear();
-    for (const PlanRow* row : sampled) {
-      const auto position = row->position + static_cast<int64_t>(row->tokens.size());
-      sampling_rows_.push_back({slots_[static_cast<size_t>(row->slot)].sampling, position});
-    }
-    const Tensor logits = model_->Logits(batch.sample_tokens);
-    ops_->Sampling(logits, sampling_rows_, tokens_, logprobs_);
-    for (size_t i = 0; i < sampled.size(); ++i) {
-      result.samples.push_back({sampled[i]->slot,
-                                sampled[i]->generation,
-                                sampling_rows_[i].position,
-                                static_cast<const int32_t*>(tokens_.raw())[i],
-                                static_cast<const float*>(logprobs_.raw())[i],
-                                {}});
-    }
-  }
+  sampler_->Run(plan, *batcher_, batch, *model_, *ops_, &result);
   result.compute_ns = NowNs() - start;
   return result;
 }

@@ -3,6 +3,7 @@
 // Thread rule: one thread at a time.
 #pragma once
 
+#include <functional>
 #include <memory>
 
 #include "core/base/status.h"
@@ -15,7 +16,13 @@ namespace penstock {
 class StageExecutor {
  public:
   virtual ~StageExecutor() = default;
-  virtual absl::StatusOr<StageInfo> Load(const StageOptions& options) = 0;
+  // Calls `progress` on this thread as the loading goes on, for every tensor.
+  using ProgressCallback = std::function<void(const LoadProgress&)>;
+  virtual absl::StatusOr<StageInfo> Load(const StageOptions& options,
+                                         const ProgressCallback& progress) = 0;
+  absl::StatusOr<StageInfo> Load(const StageOptions& options) {
+    return Load(options, [](const LoadProgress&) {});
+  }
   // Errors: FAILED_PRECONDITION for a plan that this stage cannot run (before Load, wrong
   // generation, a block or position out of range): the epoch ends.
   virtual absl::StatusOr<StepResult> Execute(const StepPlan& plan) = 0;

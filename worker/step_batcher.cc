@@ -6,15 +6,6 @@
 #include "core/tensor/tensor_wrapper.h"
 
 namespace penstock {
-namespace {
-
-absl::Status Refuse(const PlanRow& row, const std::string& what) {
-  return absl::FailedPreconditionError(
-      absl::StrCat("the plan's row of slot ", row.slot, " at position ", row.position, " ", what));
-}
-
-}  // namespace
-
 absl::StatusOr<StepBatcher> StepBatcher::Make(const PlanLimits& limits, BaseAllocator& allocator) {
   StepBatcher batcher;
   batcher.limits_ = limits;
@@ -33,51 +24,20 @@ absl::StatusOr<StepBatcher> StepBatcher::Make(const PlanLimits& limits, BaseAllo
   PENSTOCK_RETURN_IF_ERROR(
       make(batcher.block_tables_, DataType::kI32, {rows, batcher.max_row_blocks_}));
   PENSTOCK_RETURN_IF_ERROR(make(batcher.sample_tokens_, DataType::kI32, {rows}));
+  PENSTOCK_RETURN_IF_ERROR(make(batcher.target_tokens_, DataType::kI32, {tokens}));
   batcher.extents_.reserve(static_cast<size_t>(rows));
+  batcher.first_tokens_.reserve(static_cast<size_t>(rows));
   return batcher;
 }
 
-absl::Status StepBatcher::Check(const PlanRow& row) const {
-  const auto count = static_cast<int64_t>(row.tokens.size());
-  if (count == 0) return Refuse(row, "feeds no token");
-  if (row.position < 0 || row.position > limits_.context_length - count) {
-    return Refuse(row, absl::StrCat("feeds ", count, " tokens beyond the context of ",
-                                    limits_.context_length));
-  }
-  const int64_t need = BlocksFor(row.position + count);
-  if (static_cast<int64_t>(row.blocks.size()) < need) {
-    return Refuse(row, absl::StrCat("has ", row.blocks.size(), " KV blocks but needs ", need));
-  }
-  for (int32_t block : row.blocks) {
-    if (block < 0 || block >= limits_.num_blocks) {
-      return Refuse(row, absl::StrCat("names KV block ", block, " of ", limits_.num_blocks));
-    }
-  }
-  for (int32_t token : row.tokens) {
-    if (token < 0 || token >= limits_.vocab_size) {
-      return Refuse(
-          row, absl::StrCat("feeds token ", token, " of a vocabulary of ", limits_.vocab_size));
-    }
-  }
-  return absl::OkStatus();
-}
-
 absl::StatusOr<StepBatch> StepBatcher::Build(const StepPlan& plan) {
+  PENSTOCK_RETURN_IF_ERROR(CheckPlan(plan, limits_));
   const auto num_rows = static_cast<int64_t>(plan.rows.size());
-  if (num_rows == 0 || num_rows > limits_.max_sequences) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "the plan has ", num_rows, " rows; this stage takes 1 to ", limits_.max_sequences));
-  }
-  for (const PlanRow& row : plan.rows) PENSTOCK_RETURN_IF_ERROR(Check(row));
   const int64_t num_tokens = plan.num_tokens();
-  if (num_tokens > limits_.max_tokens) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "the plan has ", num_tokens, " tokens; this stage takes ", limits_.max_tokens));
-  }
-
   rows_.clear();
   sampled_.clear();
   extents_.clear();
+  first_tokens_.assign(plan.rows.size(), 0);
   for (const PlanRow& row : plan.rows) rows_.push_back(&row);
   const auto decodes = std::stable_partition(
       rows_.begin(), rows_.end(), [](const PlanRow* row) { return row->tokens.size() > 1; });
@@ -96,6 +56,7 @@ absl::StatusOr<StepBatch> StepBatcher::Build(const StepPlan& plan) {
     const PlanRow& row = *rows_[static_cast<size_t>(r)];
     if (r == batch.num_prefill_rows) batch.num_prefill_tokens = token;
     starts[r] = static_cast<int32_t>(token);
+    first_tokens_[static_cast<size_t>(&row - plan.rows.data())] = token;
     const auto used = std::min<size_t>(row.blocks.size(), static_cast<size_t>(max_row_blocks_));
     std::copy_n(row.blocks.begin(), used, tables.row(r));
     for (size_t i = 0; i < row.tokens.size(); ++i, ++token) {
@@ -115,6 +76,14 @@ absl::StatusOr<StepBatch> StepBatcher::Build(const StepPlan& plan) {
   }
   if (decodes == rows_.end()) batch.num_prefill_tokens = token;
   starts[num_rows] = static_cast<int32_t>(token);
+
+  const TensorWrapper<int32_t> targets(target_tokens_);
+  num_targets_ = 0;
+  for (size_t r = 0; r < plan.rows.size(); ++r) {
+    for (size_t i = 0; i < plan.rows[r].targets.size(); ++i) {
+      targets[num_targets_++] = static_cast<int32_t>(first_tokens_[r] + static_cast<int64_t>(i));
+    }
+  }
 
   batch.token_ids = token_ids_.Slice(0, num_tokens);
   batch.positions = positions_.Slice(0, num_tokens);

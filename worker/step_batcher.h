@@ -1,6 +1,5 @@
 // StepBatcher: turns a plan into the tensors that the kernels read, in memory made once for the
-// largest plan. It checks every number of the plan first: nothing from the wire becomes an index
-// unchecked. One thread at a time.
+// largest plan, once CheckPlan has let it through. One thread at a time.
 #pragma once
 
 #include <cstdint>
@@ -8,34 +7,30 @@
 
 #include "core/model/model.h"
 #include "core/sched/step_plan.h"
+#include "worker/plan_check.h"
 
 namespace penstock {
-
-// What bounds a plan.
-struct PlanLimits {
-  int64_t max_tokens = 0;      // of one plan
-  int64_t max_sequences = 0;   // rows of one plan; also slots
-  int64_t context_length = 0;  // positions
-  int64_t num_blocks = 0;
-  int64_t vocab_size = 0;
-};
 
 class StepBatcher {
  public:
   // Errors: the allocator's.
   static absl::StatusOr<StepBatcher> Make(const PlanLimits& limits, BaseAllocator& allocator);
 
-  // The batch of a plan, valid until the next call. Errors: FAILED_PRECONDITION with the row and
-  // what is wrong with it.
+  // The batch of a plan, valid until the next call. Errors: CheckPlan's.
   absl::StatusOr<StepBatch> Build(const StepPlan& plan);
 
   // The plan's rows in the order of the batch; those that sample, in that order.
   const std::vector<const PlanRow*>& rows() const { return rows_; }
   const std::vector<const PlanRow*>& sampled() const { return sampled_; }
 
- private:
-  absl::Status Check(const PlanRow& row) const;
+  // Places in the batch of the tokens whose targets are asked for, in the order of the plan's rows
+  // and targets: `count` of them from the first-th on. REQUIRES: inside num_targets(); count > 0.
+  int64_t num_targets() const { return num_targets_; }
+  Tensor target_tokens(int64_t first, int64_t count) const {
+    return target_tokens_.Slice(first, count);
+  }
 
+ private:
   PlanLimits limits_;
   int64_t max_row_blocks_ = 0;
   Tensor token_ids_;      // [max_tokens] i32
@@ -45,7 +40,10 @@ class StepBatcher {
   Tensor context_lens_;   // [max_sequences] i32
   Tensor block_tables_;   // [max_sequences, max_row_blocks] i32
   Tensor sample_tokens_;  // [max_sequences] i32
+  Tensor target_tokens_;  // [max_tokens] i32
+  int64_t num_targets_ = 0;
   std::vector<RowExtent> extents_;
+  std::vector<int64_t> first_tokens_;  // in the batch, by row of the plan
   std::vector<const PlanRow*> rows_;
   std::vector<const PlanRow*> sampled_;
 };

@@ -1,5 +1,6 @@
 #include "worker/worker_service.h"
 
+#include <chrono>
 #include <deque>
 #include <mutex>
 #include <optional>
@@ -16,6 +17,8 @@ using worker::v1::ControlResponse;
 // Requests of a stream that wait for the stage thread; beyond these the stream is not read on, and
 // gRPC's flow control holds the client back.
 constexpr int kMaxWaiting = 64;
+// How often loading is told of.
+constexpr std::chrono::milliseconds kProgressPeriod{100};
 
 // One Control stream. It keeps itself alive until gRPC is done with it; a job on the stage thread
 // may keep it longer.
@@ -102,9 +105,24 @@ class ControlStream final : public grpc::ServerBidiReactor<ControlRequest, Contr
 
   absl::Status Load(const worker::v1::LoadRequest& request, worker::v1::LoadResponse* response) {
     PENSTOCK_ASSIGN_OR_RETURN(const StageOptions options, DecodeStageOptions(request));
-    PENSTOCK_ASSIGN_OR_RETURN(const StageInfo info, executor_.Load(options));
+    auto told = std::chrono::steady_clock::now();
+    const auto progress = [&](const LoadProgress& each) {
+      const auto now = std::chrono::steady_clock::now();
+      if (now - told < kProgressPeriod) return;
+      told = now;
+      Tell(each);
+    };
+    PENSTOCK_ASSIGN_OR_RETURN(const StageInfo info, executor_.Load(options, progress));
     EncodeStageInfo(info, response);
     return absl::OkStatus();
+  }
+
+  // While the client is slow to read, nothing: the next one says it better.
+  void Tell(const LoadProgress& progress) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (writing_ || gone_) return;
+    EncodeLoadProgress(progress, outbox_.emplace_back().mutable_progress());
+    StartNextWrite();
   }
 
   absl::Status Execute(const worker::v1::StepPlan& request, worker::v1::StepResult* response) {

@@ -2,6 +2,8 @@
 // its thread: gRPC's callbacks only enqueue, the stage thread loads and executes in the order of
 // the requests, whatever stream they came on.
 //
+// While it loads, the stage tells how far it has come, ten times a second at most.
+//
 // A request that the stage cannot do is answered with an Error, and that ends its epoch: the plans
 // of the same epoch that follow on the stream are answered with that error, unexecuted. A client
 // that leaves takes its unexecuted requests with it.

@@ -11,6 +11,12 @@ struct LogitBias {
   float bias = 0;
 };
 
+// The most that logprobs and prompt_logprobs may ask for.
+inline constexpr int32_t kMaxLogprobs = 100;
+
+// In place of a token: there are no numbers to choose one by.
+inline constexpr int32_t kNoToken = -1;
+
 struct SamplingParams {
   float temperature = 1.0f;  // 0: greedy, the most likely token, the lowest id among equals
   int32_t top_k = 0;         // keep the k most likely tokens; 0: all
@@ -22,9 +28,9 @@ struct SamplingParams {
   float presence_penalty = 0.0f;      // taken off the logit of each token of the answer
   float frequency_penalty = 0.0f;     // the same for each time the token is there
   std::vector<LogitBias> logit_bias;  // added to logits; sorted by token, each once
-  std::vector<int32_t> stop_ids;      // a sampled one is the sequence's last token; sorted
+  std::vector<int32_t> stop_ids;  // a sampled one is the sequence's last token; sorted, each once
   int64_t min_tokens = 0;             // no stop id is sampled before that many tokens
-  // Token sequences that are never completed in the answer; none empty.
+  // Token sequences that are never completed in the answer, wherever they begin; none empty.
   std::vector<std::vector<int32_t>> bad_words;
   int32_t logprobs = 0;  // how many of the likeliest tokens are told beside each sampled one
   int32_t prompt_logprobs = -1;  // the same for each token of the prompt; -1: nothing is told
@@ -43,6 +49,10 @@ struct SamplingParams {
 struct TokenLogprob {
   int32_t token = 0;
   float logprob = 0;
+
+  friend bool operator==(const TokenLogprob& a, const TokenLogprob& b) {
+    return a.token == b.token && a.logprob == b.logprob;
+  }
 };
 
 }  // namespace penstock

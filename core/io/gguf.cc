@@ -128,6 +128,15 @@ absl::StatusOr<std::vector<int64_t>> GgufFile::GetInts(std::string_view key) con
   return integers;
 }
 
+absl::StatusOr<std::vector<float>> GgufFile::GetFloats(std::string_view key) const {
+  PENSTOCK_ASSIGN_OR_RETURN(const Value* value, Find(key));
+  if (!value->is_array || value->type != kGgufF32) return WrongType(key, *value, "an array of f32");
+  std::vector<float> floats(static_cast<size_t>(value->count));
+  const size_t bytes = floats.size() * sizeof(float);
+  if (bytes > 0) std::memcpy(floats.data(), file_->data() + value->offset, bytes);
+  return floats;
+}
+
 absl::StatusOr<Tensor> GgufFile::GetTensor(std::string_view name) const {
   const auto place = tensors_.find(name);
   if (place == tensors_.end()) {

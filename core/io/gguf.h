@@ -1,7 +1,6 @@
-// GgufFile: a GGUF version 3 file, mapped into memory, its metadata parsed and every offset and
-// size checked before anything is handed out.
-// Source of the format: the GGUF specification (ggml documentation, docs/gguf.md).
-// Thread rule: const after Open; any number of readers.
+// GgufFile: a GGUF file of version 2 or 3, mapped into memory, its metadata parsed and every offset
+// and size checked before anything is handed out. Source of the format: the GGUF specification
+// (ggml documentation, docs/gguf.md). Thread rule: const after Open; any number of readers.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +22,7 @@ namespace penstock {
 class GgufFile {
  public:
   // Errors: those of MmapFile::Open; INVALID_ARGUMENT for everything that is not a well-formed
-  // GGUF v3 file, naming the file, the key or tensor, and what was expected; UNIMPLEMENTED for a
+  // GGUF file, naming the file, the key or tensor, and what was expected; UNIMPLEMENTED for a
   // version or an element type that is not supported, naming those that are.
   static absl::StatusOr<std::shared_ptr<const GgufFile>> Open(const std::string& path);
   // The same on a file that is mapped already.
@@ -41,6 +40,7 @@ class GgufFile {
   absl::StatusOr<std::string_view> GetString(std::string_view key) const;
   absl::StatusOr<std::vector<std::string_view>> GetStrings(std::string_view key) const;
   absl::StatusOr<std::vector<int64_t>> GetInts(std::string_view key) const;
+  absl::StatusOr<std::vector<float>> GetFloats(std::string_view key) const;
   bool HasKey(std::string_view key) const { return values_.contains(key); }
 
   // The tensor under its GGUF name, outermost dimension first, in place. It keeps the file mapped.
@@ -72,13 +72,15 @@ class GgufFile {
   absl::flat_hash_map<std::string_view, Tensor> tensors_;
 };
 
-// The model's configuration, read from the metadata of the llama architecture and validated.
-// Errors: INVALID_ARGUMENT, NOT_FOUND or UNIMPLEMENTED (another architecture, RoPE scaling that
-// is not supported yet), with the file and the key.
+// The model's configuration, read from the metadata of its architecture (llama, as which Mistral
+// comes too, qwen2 or qwen3) and from the tensors that there are, and validated.
+// Errors: INVALID_ARGUMENT, NOT_FOUND or UNIMPLEMENTED (another architecture, a kind of RoPE
+// scaling that is not supported), with the file and the key.
 absl::StatusOr<ModelConfig> ReadGgufConfig(const GgufFile& file);
 
-// What a tokenizer is made of, read from the metadata (tokenizer.ggml.*). Errors: as above.
-absl::StatusOr<TokenizerSpec> ReadGgufTokenizer(const GgufFile& file);
+// What a tokenizer is made of, read from the metadata (tokenizer.ggml.*). Behind its tokens come
+// unused ones up to `vocab_size`, the rows of the embedding table (0: none). Errors: as above.
+absl::StatusOr<TokenizerSpec> ReadGgufTokenizer(const GgufFile& file, int64_t vocab_size = 0);
 
 // The file's tensors under canonical names.
 std::unique_ptr<WeightSource> MakeGgufWeightSource(std::shared_ptr<const GgufFile> file);

@@ -13,6 +13,7 @@
 namespace penstock {
 
 inline constexpr std::string_view kGgufMagic = "GGUF";
+inline constexpr uint32_t kGgufOldestVersion = 2;
 inline constexpr uint32_t kGgufVersion = 3;
 inline constexpr int64_t kGgufDefaultAlignment = 32;
 

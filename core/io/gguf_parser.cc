@@ -61,14 +61,16 @@ absl::Status GgufParser::ReadHeader() {
 }
 
 absl::Status GgufParser::CheckVersion(uint32_t version) const {
-  if (version == kGgufVersion) return absl::OkStatus();
+  // Version 3 differs from 2 in nothing but that there may be big-endian files of it.
+  if (version == kGgufVersion || version == kGgufOldestVersion) return absl::OkStatus();
   if (version == __builtin_bswap32(kGgufVersion)) {
     return Unsupported(
         "the file is big-endian GGUF; only little-endian files are supported, "
         "convert it again without the big-endian option");
   }
-  return Unsupported("the file is GGUF version ", version, "; only version ", kGgufVersion,
-                     " is supported, convert the model again with a current converter");
+  return Unsupported("the file is GGUF version ", version, "; versions ", kGgufOldestVersion,
+                     " and ", kGgufVersion,
+                     " are supported, convert the model again with a current converter");
 }
 
 absl::Status GgufParser::ReadMetadata() {
@@ -226,6 +228,21 @@ absl::Status GgufParser::PlaceTensors() {
     if (!out_.tensors_.try_emplace(info.name, std::move(tensor)).second) {
       return Invalid("tensor ", Quoted(info.name), " is there twice; each name is expected once");
     }
+  }
+  return CheckOverlaps();
+}
+
+// No converter lets tensors share bytes; a file in which they do is damaged or made to deceive.
+absl::Status GgufParser::CheckOverlaps() {
+  std::sort(infos_.begin(), infos_.end(),
+            [](const TensorInfo& a, const TensorInfo& b) { return a.offset < b.offset; });
+  for (size_t i = 1; i < infos_.size(); ++i) {
+    const TensorInfo& before = infos_[i - 1];
+    // Both end in the file, so that neither sum can wrap.
+    if (before.offset + static_cast<uint64_t>(before.bytes) <= infos_[i].offset) continue;
+    return Invalid("tensor ", Quoted(infos_[i].name), " begins at offset ", infos_[i].offset,
+                   ", inside tensor ", Quoted(before.name), " of ", before.bytes,
+                   " bytes at offset ", before.offset, "; tensors must not overlap");
   }
   return absl::OkStatus();
 }

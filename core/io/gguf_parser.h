@@ -40,6 +40,7 @@ class GgufParser {
   absl::StatusOr<TensorInfo> ReadTensorInfo(int64_t index);
   absl::StatusOr<Shape> ReadShape(const std::string& tensor);
   absl::Status PlaceTensors();
+  absl::Status CheckOverlaps();
 
   template <typename... Parts>
   absl::Status Invalid(const Parts&... parts) const {

@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "core/io/gguf.h"
 #include "core/io/gguf_format.h"
 #include "core/io/tensor_names.h"
@@ -26,10 +28,28 @@ class GgufWeightSource final : public WeightSource {
           file_->path(), ": tensor ", Quoted(*gguf), " has the shape ", tensor.shape().ToString(),
           "; from the file's metadata ", expected.ToString(), " is expected"));
     }
+    file_->file()->Prefetch(tensor.raw(), tensor.bytes());
     return tensor;
   }
 
-  RopeRows rope_rows() const override { return RopeRows::kInterleaved; }
+  std::vector<TensorInfo> Tensors() const override {
+    std::vector<TensorInfo> infos;
+    for (const std::string_view gguf : file_->TensorNames()) {
+      auto name = FromGgufTensorName(gguf);
+      const auto tensor = file_->GetTensor(gguf);
+      if (name && tensor.ok()) infos.push_back({*std::move(name), tensor->type(), tensor->shape()});
+    }
+    std::sort(infos.begin(), infos.end(),
+              [](const TensorInfo& a, const TensorInfo& b) { return a.name < b.name; });
+    return infos;
+  }
+
+  // The converters reorder the rows of the llama architecture, and of no other.
+  RopeRows rope_rows() const override {
+    const auto architecture = file_->GetString("general.architecture");
+    return architecture.ok() && *architecture == "llama" ? RopeRows::kInterleaved
+                                                         : RopeRows::kHalves;
+  }
 
   void Forget(const Tensor& tensor) const override {
     file_->file()->Forget(tensor.raw(), tensor.bytes());

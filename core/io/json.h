@@ -38,6 +38,8 @@ class JsonValue {
   // The member of that name; nothing if there is none, if it is null (what the writers of these
   // files mean by "not set"), or if this is no object.
   std::optional<JsonValue> Find(std::string_view key) const;
+  // Whether there is such a member, be it null.
+  bool Has(std::string_view key) const { return FindNode(key) >= 0; }
 
   // The value itself. Errors: INVALID_ARGUMENT, "config.json: rope_scaling.factor is 'x'; a number
   // is expected". A number is finite, for JSON has no other; an integer is also a number.
@@ -69,6 +71,7 @@ class JsonValue {
   friend class JsonDocument;
   JsonValue(const JsonDocument& document, int32_t node) : document_(&document), node_(node) {}
   std::string Shown() const;
+  int32_t FindNode(std::string_view key) const;  // -1: none
 
   const JsonDocument* document_;
   int32_t node_;

@@ -7,7 +7,7 @@
 namespace penstock {
 namespace {
 
-constexpr std::string_view kInteger = "an integer";
+constexpr std::string_view kInteger = "an integer below 2^63";
 constexpr std::string_view kNumber = "a number";
 constexpr std::string_view kBool = "true or false";
 constexpr std::string_view kString = "a string";
@@ -29,18 +29,21 @@ JsonValue JsonValue::at(int64_t i) const {
 
 std::string_view JsonValue::key() const { return document_->text(document_->node(node_).key); }
 
-std::optional<JsonValue> JsonValue::Find(std::string_view key) const {
+int32_t JsonValue::FindNode(std::string_view key) const {
   const auto& node = document_->node(node_);
-  if (node.type != Type::kObject) return std::nullopt;
+  if (node.type != Type::kObject) return -1;
   const int32_t* first = document_->children_.data() + node.children.first + node.children.count;
   const int32_t* last = first + node.children.count;
-  const auto place = std::lower_bound(first, last, key, [this](int32_t i, std::string_view name) {
-    return document_->text(document_->node(i).key) < name;
-  });
-  if (place == last) return std::nullopt;
-  const JsonValue value(*document_, *place);
-  if (value.key() != key || value.type() == Type::kNull) return std::nullopt;
-  return value;
+  const auto name = [this](int32_t i) { return document_->text(document_->node(i).key); };
+  const int32_t* place = std::lower_bound(
+      first, last, key, [&](int32_t i, std::string_view wanted) { return name(i) < wanted; });
+  return place != last && name(*place) == key ? *place : -1;
+}
+
+std::optional<JsonValue> JsonValue::Find(std::string_view key) const {
+  const int32_t place = FindNode(key);
+  if (place < 0 || document_->node(place).type == Type::kNull) return std::nullopt;
+  return JsonValue(*document_, place);
 }
 
 absl::StatusOr<int64_t> JsonValue::AsInt() const {

@@ -1,5 +1,8 @@
-// ModelFile: a model on disk, whatever its format: what it is, its weights, its tokenizer. The one
-// place that knows the formats. Const after OpenModel; any number of readers.
+// A model by the path or name that a user gives: what it is, its weights, its tokenizer. The one
+// place that knows the formats:
+//   a .gguf file; a Hugging Face folder (config.json, safetensors, a tokenizer); dummy:NAME.
+// A stage needs configuration and weights, a front end configuration and tokenizer: each opens what
+// it needs, and the files of the other may be missing. Functions are thread-safe, results const.
 #pragma once
 
 #include <memory>
@@ -15,10 +18,18 @@ namespace penstock {
 struct ModelFile {
   ModelConfig config;
   std::unique_ptr<WeightSource> weights;
-  TokenizerSpec tokenizer;
 };
 
-// Opens a .gguf file. Errors: the format's, with the file's name.
+// Errors: the format's, with the file's name; for what is no model INVALID_ARGUMENT or NOT_FOUND,
+// saying what to give instead.
 absl::StatusOr<ModelFile> OpenModel(const std::string& path);
+
+struct ModelTokenizer {
+  ModelConfig config;
+  TokenizerSpec spec;  // as many tokens as the model has rows of embeddings
+};
+
+// Errors: as OpenModel.
+absl::StatusOr<ModelTokenizer> OpenTokenizer(const std::string& path);
 
 }  // namespace penstock

@@ -205,27 +205,32 @@ absl::StatusOr<std::shared_ptr<const SafetensorsFile>> SafetensorsFile::Parse(
   return result;
 }
 
-absl::StatusOr<Tensor> SafetensorsFile::GetTensor(std::string_view name) const {
+absl::StatusOr<TensorInfo> SafetensorsFile::Describe(std::string_view name) const {
   const auto place = tensors_.find(Abs(name));
   if (place == tensors_.end()) {
     return absl::NotFoundError(absl::StrCat(path(), ": there is no tensor ", Quoted(name)));
   }
   const Entry& entry = place->second;
   const auto type = FindElementType(entry.type)->type;
-  if (!type) {
-    return absl::UnimplementedError(
-        absl::StrCat(path(), ": tensor ", Quoted(name), " has the element type ", entry.type,
-                     "; F32, F16 and BF16 are supported: convert the model to one of these"));
-  }
+  if (type) return TensorInfo{place->first, *type, entry.shape};
+  return absl::UnimplementedError(
+      absl::StrCat(path(), ": tensor ", Quoted(name), " has the element type ", entry.type,
+                   "; F32, F16 and BF16 are supported: convert the model to one of these"));
+}
+
+absl::StatusOr<Tensor> SafetensorsFile::GetTensor(std::string_view name) const {
+  PENSTOCK_ASSIGN_OR_RETURN(const TensorInfo info, Describe(name));
+  const Entry& entry = tensors_.find(Abs(name))->second;
   // The mapping is read-only; tensors of weights are never written to.
   auto* data = const_cast<uint8_t*>(file_->data() + entry.offset);
   file_->Prefetch(data, entry.bytes);
-  if (reinterpret_cast<uintptr_t>(data) % static_cast<uintptr_t>(Info(*type).block_bytes) == 0) {
-    return Tensor::Share(file_, data, *type, entry.shape);
+  const auto alignment = static_cast<uintptr_t>(Info(info.type).block_bytes);
+  if (reinterpret_cast<uintptr_t>(data) % alignment == 0) {
+    return Tensor::Share(file_, data, info.type, info.shape);
   }
   const std::shared_ptr<uint8_t[]> copy(new uint8_t[static_cast<size_t>(entry.bytes)]);
   std::memcpy(copy.get(), data, static_cast<size_t>(entry.bytes));
-  return Tensor::Share(std::shared_ptr<void>(copy, copy.get()), copy.get(), *type, entry.shape);
+  return Tensor::Share(std::shared_ptr<void>(copy, copy.get()), copy.get(), info.type, info.shape);
 }
 
 void SafetensorsFile::Forget(const Tensor& tensor) const {

@@ -14,6 +14,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "core/base/status.h"
 #include "core/io/mmap_file.h"
+#include "core/io/weight_source.h"
 #include "core/tensor/tensor.h"
 
 namespace penstock {
@@ -31,9 +32,11 @@ class SafetensorsFile {
 
   const std::string& path() const { return file_->path(); }
 
+  // Type and shape. Errors: NOT_FOUND; UNIMPLEMENTED for an element type other than F32, F16, BF16.
+  absl::StatusOr<TensorInfo> Describe(std::string_view name) const;
   // The tensor in place; it keeps the file mapped. One that begins off the alignment of its
   // elements, which no writer of today makes, is copied.
-  // Errors: NOT_FOUND; UNIMPLEMENTED for an element type other than F32, F16 and BF16.
+  // Errors: those of Describe.
   absl::StatusOr<Tensor> GetTensor(std::string_view name) const;
   bool HasTensor(std::string_view name) const { return tensors_.contains(Abs(name)); }
   int64_t num_tensors() const { return static_cast<int64_t>(tensors_.size()); }

@@ -49,6 +49,17 @@ class SafetensorsSource final : public WeightSource {
     return tensor;
   }
 
+  std::vector<TensorInfo> Tensors() const override {
+    std::vector<TensorInfo> infos;
+    for (const auto& [name, shard] : tensors_) {
+      auto info = shard->Describe(HfTensorName(name));
+      if (info.ok()) infos.push_back({name, info->type, info->shape});
+    }
+    std::sort(infos.begin(), infos.end(),
+              [](const TensorInfo& a, const TensorInfo& b) { return a.name < b.name; });
+    return infos;
+  }
+
   RopeRows rope_rows() const override { return RopeRows::kHalves; }
 
   void Forget(const Tensor& tensor) const override {
@@ -80,6 +91,7 @@ absl::Status SafetensorsSource::Add(const Shard& shard) {
           config_.architecture, " model of ", config_.num_layers,
           " layers, and no such model that is supported here has a tensor of that name"));
     }
+    PENSTOCK_RETURN_IF_ERROR(shard->Describe(name).status());
     if (!tensors_.try_emplace(std::string(*canonical), shard).second) {
       return absl::InvalidArgumentError(
           absl::StrCat(shard->path(), ": tensor ", Quoted(name),
@@ -100,9 +112,11 @@ class ShardIndex {
     if (map.size() == 0) return map.Unexpected("the shard of each tensor");
     for (int64_t i = 0; i < map.size(); ++i) {
       PENSTOCK_ASSIGN_OR_RETURN(const std::string_view shard, map.at(i).AsString());
-      // Only a name beside the index: a downloaded file must not point anywhere else.
-      if (!shard.ends_with(kSuffix) ||
-          shard.find_first_of(std::string_view("/\\\0", 3)) != std::string_view::npos) {
+      // Only a name beside the index: a downloaded file must not point anywhere else. And a plain
+      // one, for messages show paths as they are.
+      if (!shard.ends_with(kSuffix) || !std::all_of(shard.begin(), shard.end(), [](char c) {
+            return c > 0x20 && c < 0x7f && c != '/' && c != '\\';
+          })) {
         return map.at(i).Unexpected("the name of a .safetensors file in the same folder");
       }
       shards_[std::string(shard)].emplace_back(map.at(i).key());

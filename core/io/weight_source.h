@@ -4,12 +4,21 @@
 // Thread rule: const methods may run at the same time.
 #pragma once
 
+#include <string>
 #include <string_view>
+#include <vector>
 
 #include "core/base/status.h"
 #include "core/tensor/tensor.h"
 
 namespace penstock {
+
+// What a source says of a tensor without reading it.
+struct TensorInfo {
+  std::string name;  // canonical
+  DataType type = DataType::kF32;
+  Shape shape;
+};
 
 class WeightSource {
  public:
@@ -21,6 +30,9 @@ class WeightSource {
   // Errors: NOT_FOUND; INVALID_ARGUMENT when the file's shape is not `expected`; both name the
   // file and the tensor.
   virtual absl::StatusOr<Tensor> Get(std::string_view name, const Shape& expected) const = 0;
+
+  // All tensors, sorted by name, for people to look at; empty if the source cannot say.
+  virtual std::vector<TensorInfo> Tensors() const { return {}; }
 
   // How the rows of q_proj and k_proj are ordered. kInterleaved files (GGUF of the llama
   // architecture) pair rows (2i, 2i+1); Penstock computes in the Hugging Face order (i, i + d/2).

@@ -3,11 +3,14 @@
 // One reduction order for both, so that a token's output has the same bits whether it came in a
 // prefill chunk of any size or alone in decode: tiles of 64 absolute positions from the first on,
 // online softmax (Milakov and Gimelshein, 2018, arXiv:1805.02867; Dao et al., 2022,
-// arXiv:2205.14135), one row of one query head at a time.
+// arXiv:2205.14135), one row of one query head at a time. With a sliding window (Child et al.,
+// 2019, arXiv:1904.10509; Mistral 7B) the first tile begins at the first position that is seen,
+// which depends on the query's position alone, and tiles before it are not read.
 #pragma once
 
 #include "core/base/kv_block.h"
 #include "core/kernels/bias_rope.h"
+#include "core/kernels/causal_mask.h"
 #include "core/tensor/tensor.h"
 
 namespace penstock {
@@ -23,6 +26,13 @@ struct AttentionArgs {
   const HeadLayout& heads;
   const Tensor& kv;   // [num_blocks, 2, num_kv_heads, 64, head_dim] f32
   const Tensor& out;  // [num_tokens, heads.q_size()] f32
+  // A query at position p sees (p - window, p]; kNoWindow: all of [0, p].
+  int64_t window = kNoWindow;
+
+  // The first position that a query at `position` sees.
+  int64_t FirstSeen(int64_t position) const {
+    return window == kNoWindow || position < window ? 0 : position - window + 1;
+  }
 };
 
 }  // namespace penstock

@@ -28,6 +28,18 @@ struct OnlineSoftmax {
   float total = 0;
 };
 
+// The positions of a tile that a query sees: `count` from place `first` on; none if count <= 0.
+struct TileRange {
+  int64_t first;
+  int64_t count;
+};
+
+HWY_INLINE TileRange SeenOf(const AttentionArgs& args, int64_t position, int64_t tile) {
+  const int64_t begin = tile * kTileTokens;
+  const int64_t first = std::max<int64_t>(args.FirstSeen(position) - begin, 0);
+  return {first, std::min(position + 1 - begin, kTileTokens) - first};
+}
+
 HWY_INLINE float Dot(const float* HWY_RESTRICT a, const float* HWY_RESTRICT b, int64_t count) {
   const hn::CappedTag<float, 16> d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
@@ -62,7 +74,7 @@ HWY_INLINE void WeightedSum(const float* HWY_RESTRICT weights, const float* HWY_
   }
 }
 
-// q [head_dim], already scaled; keys, values [kTileTokens, head_dim], the first `count` readable.
+// q [head_dim], already scaled; keys, values [count, head_dim], the seen part of a tile.
 HWY_INLINE void AttendTile(const float* q, const float* keys, const float* values, int64_t count,
                            int64_t head_dim, OnlineSoftmax& state, float* out) {
   const hn::CappedTag<float, 16> d;

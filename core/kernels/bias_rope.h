@@ -1,12 +1,14 @@
-// bias_rope: adds the QKV bias and rotates queries and keys by their positions, in place.
+// bias_rope: what happens to queries and keys between the QKV product and attention, in one pass
+// and in place: the bias is added, each query and key head goes through RMSNorm where a model does
+// that (Qwen3), and each is rotated by its position.
+//   x = x + bias
+//   x = x / sqrt(mean(x^2) + eps) * gain     over a head's head_dim elements, if there is a gain
+//   (a, b) -> (a cos - b sin, b cos + a sin) angle = position * frequency i
 // Rotary position embedding (Su et al., 2021, arXiv:2104.09864) in the Hugging Face order: element
-// i of a head turns with element i + head_dim / 2.
-//   (a, b) -> (a cos - b sin, b cos + a sin), angle = position * theta^(-2i / head_dim)
-// qkv       [num_tokens, (num_heads + 2 * num_kv_heads) * head_dim] f32: q heads, k heads, v heads
-// bias      [the same width] f32, or empty
-// positions [num_tokens] i32, each below the rows of rope_table
-// rope_table [context_length, head_dim] f32: head_dim / 2 cosines, then as many sines, of each
-//            position
+// i of a head turns with element i + head_dim / 2. Value heads get their bias only.
+// The norm is an option here, and not rms_norm over a [num_tokens * heads, head_dim] view, because
+// a head stands between bias and rotation anyway: on a GPU in the registers of one warp, whose sum
+// of squares is a shuffle away. Apart, it would read and write q and k once more.
 // Bytes: 8 * num_tokens * width.
 //
 // The padded form writes the queries elsewhere, padded to one length for a batched GEMM, in the
@@ -21,7 +23,19 @@
 // needs them behind the past ones, which repeat_kv gathers, repeats and pads. Padded copies made
 // here would be written and read once more and used by nobody.
 // Bytes: 4 * (num_tokens * width + num_tokens * 2 * kv size + num_rows * max_q * q size).
+//
+// rope_table makes the cosines and sines of a step's positions, once a step for all layers:
+//   table[t, i] = cos(positions[t] * frequencies[i]), table[t, head_dim / 2 + i] the sine
+// positions   [num_tokens] i32
+// frequencies head_dim / 2 values on the host (at most 256: a GPU's launch carries them)
+// table       [num_tokens, head_dim] f32
+// Angles, cosines and sines are rounded to float32 at each step, as Hugging Face's are. A table of
+// the step's positions instead of all positions: one of the whole context is 64 MiB and a tenth of
+// a second of a start for a Llama 3.1, while a step needs head_dim sines a token for all its
+// layers, and the same function of position and frequency gives the same bits either way.
 #pragma once
+
+#include <span>
 
 #include "core/base/thread_pool.h"
 #include "core/tensor/tensor.h"
@@ -39,18 +53,25 @@ struct HeadLayout {
   int64_t width() const { return q_size() + 2 * kv_size(); }
 };
 
+struct BiasRopeArgs {
+  const Tensor& qkv;         // [num_tokens, heads.width()] f32: q heads, k heads, v heads
+  const Tensor& bias;        // [heads.width()] f32, or empty
+  const Tensor& q_gain;      // [head_dim] f32: RMSNorm of each query head; empty: none
+  const Tensor& k_gain;      // the same of each key head
+  float eps;                 // of that norm
+  const Tensor& rope_table;  // [num_tokens, head_dim] f32, as rope_table makes it
+  const HeadLayout& heads;
+};
+
 namespace cpu {
 
-// Fills a table as above. Frequencies, angles, cosines and sines are rounded to float32 at each
-// step, as Hugging Face's are.
-void FillRopeTable(float theta, const Tensor& rope_table);
+void RopeTable(ThreadPool& pool, std::span<const float> frequencies, const Tensor& positions,
+               const Tensor& table);
 
-void BiasRope(ThreadPool& pool, const Tensor& qkv, const Tensor& bias, const Tensor& positions,
-              const Tensor& rope_table, const HeadLayout& heads);
+void BiasRope(ThreadPool& pool, const BiasRopeArgs& args);
 
-void BiasRopePadded(ThreadPool& pool, const Tensor& qkv, const Tensor& bias,
-                    const Tensor& positions, const Tensor& rope_table, const Tensor& row_starts,
-                    const HeadLayout& heads, const Tensor& queries);
+void BiasRopePadded(ThreadPool& pool, const BiasRopeArgs& args, const Tensor& row_starts,
+                    const Tensor& queries);
 
 }  // namespace cpu
 }  // namespace penstock

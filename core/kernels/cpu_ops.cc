@@ -41,15 +41,16 @@ void CpuOps::Linear(const Tensor& x, const Tensor& weight, const Tensor& out) {
   cpu::Linear(pool_, x, weight, out);
 }
 
-void CpuOps::BiasRope(const Tensor& qkv, const Tensor& bias, const Tensor& positions,
-                      const Tensor& rope_table, const HeadLayout& heads) {
-  cpu::BiasRope(pool_, qkv, bias, positions, rope_table, heads);
+void CpuOps::RopeTable(std::span<const float> frequencies, const Tensor& positions,
+                       const Tensor& table) {
+  cpu::RopeTable(pool_, frequencies, positions, table);
 }
 
-void CpuOps::BiasRopePadded(const Tensor& qkv, const Tensor& bias, const Tensor& positions,
-                            const Tensor& rope_table, const Tensor& row_starts,
-                            const HeadLayout& heads, const Tensor& queries) {
-  cpu::BiasRopePadded(pool_, qkv, bias, positions, rope_table, row_starts, heads, queries);
+void CpuOps::BiasRope(const BiasRopeArgs& args) { cpu::BiasRope(pool_, args); }
+
+void CpuOps::BiasRopePadded(const BiasRopeArgs& args, const Tensor& row_starts,
+                            const Tensor& queries) {
+  cpu::BiasRopePadded(pool_, args, row_starts, queries);
 }
 
 void CpuOps::ConcatKv(const Tensor& qkv, const Tensor& kv_slots, const HeadLayout& heads,
@@ -67,9 +68,9 @@ void CpuOps::TopK(const Tensor& x, const Tensor& values, const Tensor& indices) 
   cpu::TopK(pool_, x, values, indices);
 }
 
-void CpuOps::Sampling(const Tensor& logits, std::span<const SamplingRow> rows, const Tensor& tokens,
-                      const Tensor& logprobs) {
-  cpu::Sampling(pool_, logits, rows, tokens, logprobs);
+void CpuOps::Sampling(const Tensor& logits, std::span<const SamplingRow> rows,
+                      const SamplingOutput& out) {
+  cpu::Sampling(pool_, logits, rows, out);
 }
 
 void CpuOps::PaddingOffset(const Tensor& row_starts, int64_t max_len, const Tensor& offsets) {

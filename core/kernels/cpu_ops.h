@@ -1,5 +1,6 @@
 // CpuOps: the CPU backend, the embedded default and the reference of every other backend.
-// Owns nothing: the pool must outlive it. One thread at a time.
+// Owns nothing: the pool must outlive it. One thread at a time. Open to tests that put a kernel with
+// a fault in the place of one.
 #pragma once
 
 #include "core/base/thread_pool.h"
@@ -7,7 +8,7 @@
 
 namespace penstock {
 
-class CpuOps final : public Ops {
+class CpuOps : public Ops {
  public:
   explicit CpuOps(ThreadPool& pool) : pool_(pool) {}
 
@@ -16,10 +17,10 @@ class CpuOps final : public Ops {
   void FusedResidualNorm(const Tensor& residual, const Tensor& x, const Tensor& bias,
                          const Tensor& weight, float eps, const Tensor& out) override;
   void Linear(const Tensor& x, const Tensor& weight, const Tensor& out) override;
-  void BiasRope(const Tensor& qkv, const Tensor& bias, const Tensor& positions,
-                const Tensor& rope_table, const HeadLayout& heads) override;
-  void BiasRopePadded(const Tensor& qkv, const Tensor& bias, const Tensor& positions,
-                      const Tensor& rope_table, const Tensor& row_starts, const HeadLayout& heads,
+  void RopeTable(std::span<const float> frequencies, const Tensor& positions,
+                 const Tensor& table) override;
+  void BiasRope(const BiasRopeArgs& args) override;
+  void BiasRopePadded(const BiasRopeArgs& args, const Tensor& row_starts,
                       const Tensor& queries) override;
   void ConcatKv(const Tensor& qkv, const Tensor& kv_slots, const HeadLayout& heads,
                 const Tensor& kv) override;
@@ -27,8 +28,8 @@ class CpuOps final : public Ops {
   void DecoderAttention(const AttentionArgs& args) override;
   void Swiglu(const Tensor& gate_up, const Tensor& out) override;
   void TopK(const Tensor& x, const Tensor& values, const Tensor& indices) override;
-  void Sampling(const Tensor& logits, std::span<const SamplingRow> rows, const Tensor& tokens,
-                const Tensor& logprobs) override;
+  void Sampling(const Tensor& logits, std::span<const SamplingRow> rows,
+                const SamplingOutput& out) override;
   void PaddingOffset(const Tensor& row_starts, int64_t max_len, const Tensor& offsets) override;
   void CausalMask(const Tensor& row_starts, const Tensor& context_lens, int64_t window,
                   const Tensor& mask) override;

@@ -30,7 +30,7 @@ void DecoderAttentionReference(ThreadPool& pool, const AttentionArgs& args) {
   std::iota(starts.begin(), starts.end(), 0);
   const Tensor one_each = Tensor::Borrow(starts.data(), DataType::kI32, {rows + 1});
   FlashAttentionReference(pool, {args.qkv, one_each, args.context_lens, args.block_tables,
-                                 args.heads, args.kv, args.out});
+                                 args.heads, args.kv, args.out, args.window});
 }
 
 }  // namespace penstock::cpu

@@ -1,10 +1,11 @@
 // decoder_attention: fused self-attention of decode, one new token a sequence: its key and value
 // are appended to the paged cache, then its query meets all positions (concat KV, broadcast over
 // the query group, QK gemv, scale, softmax, V gemv in one kernel).
-//   out[r, h] = softmax(q[r, h] . K[0..p] / sqrt(head_dim)) V[0..p],  p = context_lens[r] - 1
+//   out[r, h] = softmax(q[r, h] . K[f..p] / sqrt(head_dim)) V[f..p],  p = context_lens[r] - 1
+//   f = 0, or the first position inside the sliding window
 // args as in attention_args.h with one token a row; row_starts is not read (token r is row r).
 // Order of sums: attention_args.h, so the result has the bits that flash_attention gives.
-// Bytes: the keys and values of the context, once a KV head.
+// Bytes: the keys and values that are seen, once a KV head.
 #pragma once
 
 #include "core/base/thread_pool.h"

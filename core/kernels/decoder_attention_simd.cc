@@ -45,12 +45,15 @@ void DecodeRow(const AttentionArgs& args, int64_t row, int64_t kv_head) {
       const float* query = qkv.row(row) + (kv_head * group + first + g) * head_dim;
       for (int64_t i = 0; i < head_dim; ++i) q[g][i] = query[i] * scale;
     }
-    for (int64_t tile = 0; tile * kTileTokens < context; ++tile) {
-      const float* keys = kv.row(table.row(row)[tile]) + kv_head * kv_stride;
+    for (int64_t tile = args.FirstSeen(position) / kTileTokens; tile * kTileTokens < context;
+         ++tile) {
+      const TileRange seen = SeenOf(args, position, tile);
+      const float* keys =
+          kv.row(table.row(row)[tile]) + kv_head * kv_stride + seen.first * head_dim;
       const float* values = keys + heads.num_kv_heads * kv_stride;
-      const int64_t visible = std::min(kTileTokens, context - tile * kTileTokens);
       for (int64_t g = 0; g < count; ++g) {
-        AttendTile(q[g], keys, values, visible, head_dim, state[g], out + (first + g) * head_dim);
+        AttendTile(q[g], keys, values, seen.count, head_dim, state[g],
+                   out + (first + g) * head_dim);
       }
     }
     for (int64_t g = 0; g < count; ++g) {
@@ -76,6 +79,7 @@ void DecoderAttention(ThreadPool& pool, const AttentionArgs& args) {
   PENSTOCK_CHECK_EQ(args.out.dim(1), heads.q_size());
   PENSTOCK_CHECK_EQ(args.kv.dim(3), kAttentionTile);
   PENSTOCK_CHECK_LE(heads.head_dim, kMaxHeadDim);
+  PENSTOCK_CHECK_GE(args.window, kNoWindow);
   pool.ParallelFor(rows * heads.num_kv_heads, 1, [&](int64_t begin, int64_t end) {
     for (int64_t item = begin; item < end; ++item) {
       HWY_DYNAMIC_DISPATCH(DecodeRow)(args, item / heads.num_kv_heads, item % heads.num_kv_heads);

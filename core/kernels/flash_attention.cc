@@ -39,23 +39,24 @@ void FlashAttentionReference(ThreadPool& pool, const AttentionArgs& args) {
       const int64_t row = item / heads.num_heads;
       const int64_t head = item % heads.num_heads;
       for (int64_t t = starts[row]; t < starts[row + 1]; ++t) {
-        const int64_t positions = lens[row] - (starts[row + 1] - t) + 1;
+        const int64_t last = lens[row] - (starts[row + 1] - t);
+        const int64_t first = args.FirstSeen(last);
         const float* q = qkv.row(t) + head * heads.head_dim;
-        std::vector<float> scores(static_cast<size_t>(positions));
-        for (int64_t p = 0; p < positions; ++p) {
+        std::vector<float> scores(static_cast<size_t>(last - first + 1));
+        for (int64_t p = first; p <= last; ++p) {
           const float* k = KvRow(args, row, p, 0, head / group);
           float dot = 0;
           for (int64_t i = 0; i < heads.head_dim; ++i) dot += q[i] * k[i];
-          scores[static_cast<size_t>(p)] = dot * scale;
+          scores[static_cast<size_t>(p - first)] = dot * scale;
         }
         const float top = *std::max_element(scores.begin(), scores.end());
         float sum = 0;
         for (float& score : scores) sum += score = std::exp(score - top);
         float* result = out.row(t) + head * heads.head_dim;
         std::fill_n(result, heads.head_dim, 0.0f);
-        for (int64_t p = 0; p < positions; ++p) {
+        for (int64_t p = first; p <= last; ++p) {
           const float* v = KvRow(args, row, p, 1, head / group);
-          const float weight = scores[static_cast<size_t>(p)] / sum;
+          const float weight = scores[static_cast<size_t>(p - first)] / sum;
           for (int64_t i = 0; i < heads.head_dim; ++i) result[i] += weight * v[i];
         }
       }

@@ -1,5 +1,6 @@
 // flash_attention: causal attention of prefill chunks over the paged KV cache, ragged.
-//   out[t, h] = softmax(q[t, h] . K[0..p] / sqrt(head_dim)) V[0..p],  p = position of token t
+//   out[t, h] = softmax(q[t, h] . K[f..p] / sqrt(head_dim)) V[f..p],  p = position of token t
+//   f = 0, or the first position inside the sliding window
 // for every token of every row; the keys and values of the chunk are in the cache already
 // (concat_kv). Query head h reads KV head h / (num_heads / num_kv_heads).
 // Source: FlashAttention (Dao et al., 2022, arXiv:2205.14135); order of sums: attention_args.h.

@@ -39,15 +39,17 @@ void AttendChunk(const AttentionArgs& args, int64_t row, int64_t kv_head, int64_
       for (int64_t i = 0; i < head_dim; ++i) q[t - begin][i] = qkv.row(t)[column + i] * scale;
       std::fill_n(out.row(t) + column, head_dim, 0.0f);
     }
-    const int64_t last = context - (row_end - (end - 1));  // position of the last token
-    for (int64_t tile = 0; tile * kTileTokens <= last; ++tile) {
+    // Positions of the chunk's first and last token.
+    const int64_t first = context - (row_end - begin);
+    const int64_t last = context - (row_end - (end - 1));
+    for (int64_t tile = args.FirstSeen(first) / kTileTokens; tile * kTileTokens <= last; ++tile) {
       const float* keys = kv.row(table.row(row)[tile]) + kv_head * kv_stride;
       const float* values = keys + heads.num_kv_heads * kv_stride;
       for (int64_t t = begin; t < end; ++t) {
-        const int64_t visible = context - (row_end - t) + 1 - tile * kTileTokens;
-        if (visible <= 0) continue;
-        AttendTile(q[t - begin], keys, values, std::min(visible, kTileTokens), head_dim,
-                   state[t - begin], out.row(t) + column);
+        const TileRange seen = SeenOf(args, context - (row_end - t), tile);
+        if (seen.count <= 0) continue;
+        AttendTile(q[t - begin], keys + seen.first * head_dim, values + seen.first * head_dim,
+                   seen.count, head_dim, state[t - begin], out.row(t) + column);
       }
     }
     for (int64_t t = begin; t < end; ++t) {
@@ -72,6 +74,7 @@ void FlashAttention(ThreadPool& pool, const AttentionArgs& args) {
   PENSTOCK_CHECK_EQ(args.out.dim(1), heads.q_size());
   PENSTOCK_CHECK_EQ(args.kv.dim(3), kAttentionTile);
   PENSTOCK_CHECK_LE(heads.head_dim, kMaxHeadDim);
+  PENSTOCK_CHECK_GE(args.window, kNoWindow);
   for (int64_t row = 0; row < args.context_lens.dim(0); ++row) {
     const int64_t tokens = starts[row + 1] - starts[row];
     const int64_t chunks = (tokens + kFlashChunkTokens - 1) / kFlashChunkTokens;

@@ -1,7 +1,7 @@
 // linear: a matrix product with a weight in the file's own blocks.
 //   out[t, n] = sum_k x[t, k] * weight[n, k]
 // x      [num_tokens, in_features] f32
-// weight [out_features, in_features] f32, f16, bf16, q4_1 or q8_0
+// weight [out_features, in_features] f32, f16, bf16 or any quantization of data_type.h
 // out    [num_tokens, out_features] f32, rows may be strided
 //
 // Each weight row is turned into float32 in cache-sized scratch, never in memory, and used for all

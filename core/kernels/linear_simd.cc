@@ -1,5 +1,6 @@
 // The vector version of linear, compiled once for each instruction set by Highway.
 #include <algorithm>
+#include <bit>
 #include <vector>
 
 #include "core/base/check.h"
@@ -58,6 +59,39 @@ void DequantizeQ8_0(const BlockQ8_0* blocks, int64_t count, float* HWY_RESTRICT 
   }
 }
 
+// Exact for every value, as HalfToFloat is, and the same on every instruction set.
+void DequantizeF16(const uint16_t* halves, int64_t count, float* HWY_RESTRICT out) {
+  const hn::Rebind<uint16_t, Floats> shorts;
+  const hn::RebindToUnsigned<Floats> words;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(kFloats));
+  int64_t i = 0;
+  for (; i + lanes <= count; i += lanes) {
+    const auto half = hn::PromoteTo(words, hn::LoadU(shorts, halves + i));
+    const auto sign = hn::ShiftLeft<16>(hn::And(half, hn::Set(words, 0x8000)));
+    const auto magnitude = hn::ShiftLeft<13>(hn::And(half, hn::Set(words, 0x7fff)));
+    // The exponent's bias differs by 112; a multiplication makes subnormals right as well.
+    const Vector value = hn::Mul(hn::BitCast(kFloats, magnitude), hn::Set(kFloats, 0x1p112f));
+    const Vector special =  // infinity or NaN
+        hn::BitCast(kFloats, hn::Or(magnitude, hn::Set(words, 0x70000000)));
+    const auto is_special = hn::Gt(magnitude, hn::Set(words, 0x0f7fffff));
+    const Vector result = hn::IfThenElse(hn::RebindMask(kFloats, is_special), special, value);
+    hn::StoreU(hn::Or(result, hn::BitCast(kFloats, sign)), kFloats, out + i);
+  }
+  for (; i < count; ++i) out[i] = HalfToFloat(halves[i]);
+}
+
+void DequantizeBF16(const uint16_t* halves, int64_t count, float* HWY_RESTRICT out) {
+  const hn::Rebind<uint16_t, Floats> shorts;
+  const hn::RebindToUnsigned<Floats> words;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(kFloats));
+  int64_t i = 0;
+  for (; i + lanes <= count; i += lanes) {
+    const auto wide = hn::PromoteTo(words, hn::LoadU(shorts, halves + i));
+    hn::StoreU(hn::BitCast(kFloats, hn::ShiftLeft<16>(wide)), kFloats, out + i);
+  }
+  for (; i < count; ++i) out[i] = std::bit_cast<float>(uint32_t{halves[i]} << 16);
+}
+
 // One weight row as float32: in place if it is that already, else in `scratch`.
 const float* RowAsFloats(const Tensor& weight, int64_t n, float* scratch) {
   const void* row = static_cast<const uint8_t*>(weight.raw()) +
@@ -65,6 +99,12 @@ const float* RowAsFloats(const Tensor& weight, int64_t n, float* scratch) {
   switch (weight.type()) {
     case DataType::kF32:
       return static_cast<const float*>(row);
+    case DataType::kF16:
+      DequantizeF16(static_cast<const uint16_t*>(row), weight.dim(1), scratch);
+      return scratch;
+    case DataType::kBF16:
+      DequantizeBF16(static_cast<const uint16_t*>(row), weight.dim(1), scratch);
+      return scratch;
     case DataType::kQ4_1:
       DequantizeQ4_1(static_cast<const BlockQ4_1*>(row), weight.dim(1), scratch);
       return scratch;

@@ -23,11 +23,11 @@ class Ops {
   virtual void FusedResidualNorm(const Tensor& residual, const Tensor& x, const Tensor& bias,
                                  const Tensor& weight, float eps, const Tensor& out) = 0;
   virtual void Linear(const Tensor& x, const Tensor& weight, const Tensor& out) = 0;
-  virtual void BiasRope(const Tensor& qkv, const Tensor& bias, const Tensor& positions,
-                        const Tensor& rope_table, const HeadLayout& heads) = 0;
-  virtual void BiasRopePadded(const Tensor& qkv, const Tensor& bias, const Tensor& positions,
-                              const Tensor& rope_table, const Tensor& row_starts,
-                              const HeadLayout& heads, const Tensor& queries) = 0;
+  virtual void RopeTable(std::span<const float> frequencies, const Tensor& positions,
+                         const Tensor& table) = 0;
+  virtual void BiasRope(const BiasRopeArgs& args) = 0;
+  virtual void BiasRopePadded(const BiasRopeArgs& args, const Tensor& row_starts,
+                              const Tensor& queries) = 0;
   virtual void ConcatKv(const Tensor& qkv, const Tensor& kv_slots, const HeadLayout& heads,
                         const Tensor& kv) = 0;
   virtual void FlashAttention(const AttentionArgs& args) = 0;
@@ -35,7 +35,7 @@ class Ops {
   virtual void Swiglu(const Tensor& gate_up, const Tensor& out) = 0;
   virtual void TopK(const Tensor& x, const Tensor& values, const Tensor& indices) = 0;
   virtual void Sampling(const Tensor& logits, std::span<const SamplingRow> rows,
-                        const Tensor& tokens, const Tensor& logprobs) = 0;
+                        const SamplingOutput& out) = 0;
 
   // The padded prefill attention, in its order.
   virtual void PaddingOffset(const Tensor& row_starts, int64_t max_len, const Tensor& offsets) = 0;

@@ -1,7 +1,8 @@
 #include "core/kernels/top_k.h"
 
 #include <algorithm>
-#include <numeric>
+#include <cmath>
+#include <limits>
 #include <vector>
 
 #include "core/base/check.h"
@@ -9,23 +10,49 @@
 
 namespace penstock::cpu {
 
+namespace {
+
+struct Candidate {
+  float value;
+  int32_t index;
+};
+
+bool Larger(const Candidate& a, const Candidate& b) {
+  return a.value > b.value || (a.value == b.value && a.index < b.index);
+}
+
+}  // namespace
+
+// One pass: what beats the k-th best so far is gathered, and cut down to the k best whenever as
+// many again have come. Soon hardly anything does.
 std::span<const int32_t> TopKRow(std::span<const float> row, int64_t k) {
-  static thread_local std::vector<int32_t> order;  // grows once, to the vocabulary
+  static thread_local std::vector<Candidate> best;  // grow once, to the largest k and its room
+  static thread_local std::vector<int32_t> order;
   PENSTOCK_CHECK_GT(k, 0);
   PENSTOCK_CHECK_LE(k, static_cast<int64_t>(row.size()));
-  order.resize(row.size());
-  std::iota(order.begin(), order.end(), 0);
-  const auto larger = [row](int32_t a, int32_t b) {
-    const float x = row[static_cast<size_t>(a)];
-    const float y = row[static_cast<size_t>(b)];
-    return x > y || (x == y && a < b);
+  const auto keep = static_cast<size_t>(k);
+  const size_t room = keep + std::max<size_t>(keep, 256);
+  const auto cut = [&] {
+    std::nth_element(best.begin(), best.begin() + k - 1, best.end(), Larger);
+    best.resize(keep);
   };
-  // Selecting first and sorting the few is faster than a heap over the whole row.
-  if (k < static_cast<int64_t>(row.size())) {
-    std::nth_element(order.begin(), order.begin() + k, order.end(), larger);
+  constexpr float kLowest = -std::numeric_limits<float>::infinity();
+  best.clear();
+  float bar = kLowest;
+  bool full = false;  // k are held that nothing at or below the bar can replace
+  for (size_t i = 0; i < row.size(); ++i) {
+    if (full && !(row[i] > bar)) continue;
+    best.push_back({std::isnan(row[i]) ? kLowest : row[i], static_cast<int32_t>(i)});
+    if (best.size() < room) continue;
+    cut();
+    bar = best.back().value;
+    full = true;
   }
-  std::sort(order.begin(), order.begin() + k, larger);
-  return {order.data(), static_cast<size_t>(k)};
+  if (best.size() > keep) cut();
+  std::sort(best.begin(), best.end(), Larger);
+  order.resize(keep);
+  for (size_t i = 0; i < keep; ++i) order[i] = best[i].index;
+  return order;
 }
 
 void TopK(ThreadPool& pool, const Tensor& x, const Tensor& values, const Tensor& indices) {

@@ -1,4 +1,5 @@
-// top_k: the k largest of each row, largest first, the lower index first among equals.
+// top_k: the k largest of each row, largest first, the lower index first among equals. NaN counts
+// as -infinity.
 // x       [num_rows, width] f32
 // values  [num_rows, k] f32, k <= width
 // indices [num_rows, k] i32

@@ -2,6 +2,7 @@
 // prefill attentions it runs. Its workspace is made for the largest of them.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 namespace penstock {
@@ -17,5 +18,9 @@ struct ModelLimits {
   PrefillAttention prefill_attention = PrefillAttention::kFlash;
   int64_t padded_memory_bytes = int64_t{2} << 30;  // what kPadded may take for its workspace
 };
+
+// Rows of logits that a stage makes room for: all its sequences at once, and enough for a prompt's
+// log-probabilities, so that each pass over the LM head serves many tokens.
+inline int64_t SampleRows(int64_t max_sequences) { return std::max<int64_t>(max_sequences, 32); }
 
 }  // namespace penstock

@@ -18,7 +18,10 @@ struct Family {
 };
 
 constexpr Family kFamilies[] = {
-    {"llama", &LoadLlama},
+    {"llama", &LoadLlama},    // Llama 2 and 3, SmolLM2
+    {"mistral", &LoadLlama},  // and a sliding window
+    {"qwen2", &LoadLlama},    // and a bias of q, k and v
+    {"qwen3", &LoadLlama},    // and a norm of each head of q and k
 };
 
 }  // namespace

@@ -7,8 +7,7 @@
 
 namespace penstock {
 
-Scheduler::Scheduler(SchedulerOptions options)
-    : options_(std::move(options)), blocks_(options_.num_blocks) {
+Scheduler::Scheduler(SchedulerOptions options) : options_(options), blocks_(options_.num_blocks) {
   PENSTOCK_CHECK_GT(options_.max_sequences, 0);
   PENSTOCK_CHECK_LE(options_.max_sequences, INT32_MAX);
   PENSTOCK_CHECK_GE(options_.max_step_tokens, options_.max_sequences);

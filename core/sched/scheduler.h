@@ -34,7 +34,7 @@ enum class SequenceEnd {
   kNone,
   kStop,    // one of its stop ids was sampled
   kLength,  // max_tokens
-  kFailed,  // its logits were no numbers (kNoToken)
+  kFailed,  // there was no token to choose (kNoToken)
 };
 
 // What a commit brought one sequence.

@@ -19,6 +19,16 @@ struct StageOptions {
   int threads = 0;                // 0: one a core
   PrefillAttention prefill_attention = PrefillAttention::kFlash;
   int64_t padded_memory_bytes = int64_t{2} << 30;  // of workspace, if prefill attention is padded
+  std::string check_file =
+      {};  // whose hashes the weights must have (core/io/check_file.h); empty: none
+};
+
+// How far a stage has come with loading, in weights (elements, not bytes: those depend on a file's
+// quantization and are known only once all of it has been read).
+struct LoadProgress {
+  int64_t done = 0;
+  int64_t total = 0;
+  std::string tensor;  // the one that is next
 };
 
 struct StageInfo {

@@ -59,8 +59,6 @@ struct SampledToken {
   std::vector<TokenLogprob> top;  // the likeliest tokens, best first, if they were asked for
 };
 
-inline constexpr int32_t kNoToken = -1;
-
 // The log-probability of a token of the prompt: one for each target of the plan's rows.
 struct PromptLogprob {
   int32_t slot = 0;

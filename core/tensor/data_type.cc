@@ -18,4 +18,11 @@ uint16_t FloatToHalf(float value) {
   return sign | static_cast<uint16_t>((rounded >> 13) - (112u << 10));
 }
 
+uint16_t FloatToBFloat16(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  // A NaN stays one: rounding could carry its low bits into infinity.
+  if (std::isnan(value)) return static_cast<uint16_t>((bits >> 16) | 0x40);
+  return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
 }  // namespace penstock

@@ -105,5 +105,6 @@ inline float HalfToFloat(uint16_t half) {
 }
 // Rounded to nearest even; overflow becomes infinity.
 uint16_t FloatToHalf(float value);
+uint16_t FloatToBFloat16(float value);
 
 }  // namespace penstock

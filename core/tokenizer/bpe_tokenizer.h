@@ -14,6 +14,8 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "core/base/status.h"
+#include "core/tokenizer/merge_list.h"
+#include "core/tokenizer/named_tokens.h"
 #include "core/tokenizer/pre_tokenizer.h"
 #include "core/tokenizer/tokenizer.h"
 
@@ -39,31 +41,27 @@ class BpeTokenizer : public Tokenizer {
     int32_t rank;
     int32_t id;
   };
-  // A token found by its name in raw text.
-  struct NamedToken {
-    std::string name;
-    int32_t id;
-    bool always;  // also when special tokens are not parsed
-  };
-  struct Word;
   using IdByName = absl::flat_hash_map<std::string_view, int32_t>;
 
   BpeTokenizer() = default;
 
   absl::Status ReadTokens(const TokenizerSpec& spec, IdByName* ids);
   absl::Status ReadMerges(const TokenizerSpec& spec, const IdByName& ids);
-  const NamedToken* FindNamed(std::string_view text, bool parse_special, size_t* at) const;
+  void KeepWords(const TokenizerSpec& spec);
   absl::Status EncodePlain(std::string_view text, std::vector<int32_t>* ids) const;
   absl::Status EncodeText(std::string_view text, std::vector<int32_t>* ids) const;
-  void EncodeWord(std::string_view bytes, Word* word, std::vector<int32_t>* ids) const;
+  void EncodeWord(std::string_view bytes, MergeList<int32_t>* symbols,
+                  std::vector<int32_t>* ids) const;
 
   std::unique_ptr<const PreTokenizer> pre_tokenizer_;
-  std::string bytes_;                                       // of all tokens, one after the other
-  std::vector<int64_t> offsets_;                            // [vocab_size + 1] into bytes_
-  std::array<int32_t, 256> byte_ids_{};                     // -1: the byte has no token
-  absl::flat_hash_map<uint64_t, Merge> merges_;             // by left id << 32 | right id
-  std::array<std::vector<NamedToken>, 256> named_by_byte_;  // by first byte, longest name first
+  std::string bytes_;                            // of all tokens, one after the other
+  std::vector<int64_t> offsets_;                 // [vocab_size + 1] into bytes_
+  std::array<int32_t, 256> byte_ids_{};          // -1: the byte has no token
+  absl::flat_hash_map<uint64_t, Merge> merges_;  // by left id << 32 | right id
+  IdByName words_;                               // by their bytes; only with ignore_merges
+  NamedTokens named_;
   std::vector<int32_t> end_ids_;
+  bool normalize_nfc_ = false;
   int32_t first_id_ = -1;  // put before every text; -1: none
 };
 

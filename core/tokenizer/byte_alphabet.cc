@@ -58,4 +58,13 @@ bool AppendAlphabetBytes(std::string_view text, std::string* bytes) {
   return true;
 }
 
+int ByteOfTokenName(std::string_view name) {
+  constexpr std::string_view kDigits = "0123456789ABCDEF";
+  if (name.size() != 6 || name.substr(0, 3) != "<0x" || name[5] != '>') return -1;
+  const size_t high = kDigits.find(name[3]);
+  const size_t low = kDigits.find(name[4]);
+  if (high == std::string_view::npos || low == std::string_view::npos) return -1;
+  return static_cast<int>(high * 16 + low);
+}
+
 }  // namespace penstock

@@ -13,7 +13,8 @@ namespace penstock {
 
 class PreTokenizer {
  public:
-  // By the name that GGUF files use: "gpt-2" or "smollm".
+  // By the name that GGUF files use: "gpt-2", "smollm", "llama-bpe" (also "llama3", "llama-v3"),
+  // "qwen2", "tekken".
   // Errors: UNIMPLEMENTED for any other, naming those that are supported.
   static absl::StatusOr<std::unique_ptr<const PreTokenizer>> Make(std::string_view name);
   ~PreTokenizer();
@@ -27,9 +28,10 @@ class PreTokenizer {
 
  private:
   struct Regex;
-  explicit PreTokenizer(std::unique_ptr<const Regex> regex);
+  explicit PreTokenizer(std::shared_ptr<const Regex> regex);
+  static std::shared_ptr<const Regex> Compile(const char* pattern);
 
-  std::unique_ptr<const Regex> regex_;
+  std::shared_ptr<const Regex> regex_;
 };
 
 }  // namespace penstock

@@ -6,6 +6,7 @@
 #include "absl/strings/escaping.h"
 #include "core/base/utf8.h"
 #include "core/tokenizer/bpe_tokenizer.h"
+#include "core/tokenizer/spm_tokenizer.h"
 
 namespace penstock {
 
@@ -15,9 +16,10 @@ bool Tokenizer::IsEnd(int32_t id) const {
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> MakeTokenizer(TokenizerSpec spec) {
   if (spec.model == "gpt2") return BpeTokenizer::Make(std::move(spec));
-  return absl::UnimplementedError(
-      absl::StrCat("tokenizer model \"", absl::CHexEscape(spec.model),
-                   "\" is not supported; this one is: gpt2 (byte-level BPE)"));
+  if (spec.model == "llama") return SpmTokenizer::Make(std::move(spec));
+  return absl::UnimplementedError(absl::StrCat(
+      "tokenizer model \"", absl::CHexEscape(spec.model),
+      "\" is not supported; these are: gpt2 (byte-level BPE), llama (sentencepiece's BPE)"));
 }
 
 std::string StreamingDetokenizer::Add(int32_t id) {
@@ -47,7 +49,9 @@ std::string Detokenize(const Tokenizer& tokenizer, const std::vector<int32_t>& i
   StreamingDetokenizer detokenizer(tokenizer);
   std::string text;
   for (const int32_t id : ids) text += detokenizer.Add(id);
-  return text + detokenizer.Finish();
+  text += detokenizer.Finish();
+  if (tokenizer.adds_space_prefix() && !text.empty() && text.front() == ' ') text.erase(0, 1);
+  return text;
 }
 
 }  // namespace penstock

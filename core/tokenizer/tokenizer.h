@@ -16,19 +16,34 @@ namespace penstock {
 struct TokenizerSpec {
   enum class TokenType : uint8_t { kNormal, kUnknown, kControl, kUserDefined, kUnused, kByte };
 
-  // "gpt2": byte-level BPE; "llama": sentencepiece's BPE, merged by score.
+  // Where sentencepiece's models get a space that the text does not have; what lies between two
+  // control tokens counts as a text.
+  enum class SpacePrefix : uint8_t {
+    kNone,
+    // Before the first text, and before one behind a control token unless it begins with a space.
+    // What Llama 2 and Mistral were trained with, whose makers encode each part of a chat alone:
+    // "<s>[INST] a" and "[INST]a" of chat templates both stand for one space.
+    kSentencePiece,
+    kEveryText,          // Hugging Face's normalizer Prepend
+    kEveryUnspacedText,  // Hugging Face's Metaspace "always": unless the text begins with a space
+    kFirstUnspacedText,  // Hugging Face's Metaspace "first"
+  };
+
+  // "gpt2": byte-level BPE; "llama": sentencepiece's BPE, merged by score, or by rank if it has
+  // merges.
   std::string model;
-  std::string pre_tokenizer;        // of byte-level BPE: "smollm", "gpt-2", "llama-bpe", "qwen2"
+  std::string pre_tokenizer;        // of byte-level BPE, by its name in pre_tokenizer.h
   std::vector<std::string> tokens;  // by id; byte-level BPE: in the printable alphabet of GPT-2
   std::vector<TokenType> types;     // by id
   std::vector<std::string> merges;  // "left right", best rank first
-  std::vector<float> scores;        // by id; of the sentencepiece models
+  std::vector<float> scores;        // by id; of sentencepiece's models
   std::vector<int32_t> end_ids;     // ids that end a generation, sorted
   int32_t bos_id = -1;              // -1: none
   bool add_bos = false;
-  bool add_space_prefix = true;  // sentencepiece: a space is put before every text
-  bool ignore_merges = false;    // byte-level BPE: a word that is a token is that token
-  bool normalize_nfc = false;    // the text is brought into Unicode's form NFC first
+  SpacePrefix space_prefix = SpacePrefix::kSentencePiece;
+  bool remove_extra_spaces = false;  // sentencepiece: one of each run of spaces, none at the ends
+  bool ignore_merges = false;        // byte-level BPE: a word that is a token is that token
+  bool normalize_nfc = false;        // the text is brought into Unicode's form NFC first
   // The chat template that came with the file, in Jinja. It is recognised, never run.
   std::string chat_template;
 };
@@ -62,6 +77,8 @@ class Tokenizer {
   virtual std::string_view TokenBytes(int32_t id) const = 0;
 
   virtual int64_t vocab_size() const = 0;
+  // True if a text gets a space before it that Detokenize takes away again (sentencepiece).
+  virtual bool adds_space_prefix() const { return false; }
   // Ids that end a generation, sorted.
   virtual const std::vector<int32_t>& end_ids() const = 0;
   bool IsEnd(int32_t id) const;
@@ -74,7 +91,8 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> MakeTokenizer(TokenizerSpec spec);
 // Turns ids into text as they come, and never emits half a character: bytes that may still become
 // one are held back. Bytes that cannot be part of any character come out as U+FFFD, one for each
 // maximal invalid part (the rule of the Unicode standard, section 3.9, and of Python's
-// errors="replace"). Not thread-safe; the tokenizer must outlive it.
+// errors="replace"). A space at the beginning stays, for what an answer continues is not known
+// here. Not thread-safe; the tokenizer must outlive it.
 class StreamingDetokenizer {
  public:
   explicit StreamingDetokenizer(const Tokenizer& tokenizer) : tokenizer_(&tokenizer) {}
@@ -89,7 +107,8 @@ class StreamingDetokenizer {
   std::string pending_;  // bytes of a character begun
 };
 
-// The whole text of some ids at once: Add for each, then Finish.
+// The text that some ids are the whole of: Add for each, then Finish. Where the tokenizer puts a
+// space before every text, the first one is taken away.
 std::string Detokenize(const Tokenizer& tokenizer, const std::vector<int32_t>& ids);
 
 }  // namespace penstock

@@ -3,6 +3,8 @@
 #include <cstring>
 #include <span>
 
+#include "core/tensor/dequantize.h"
+
 namespace penstock {
 namespace {
 
@@ -16,7 +18,30 @@ int64_t InterleavedRow(int64_t i, int64_t head_dim) {
 struct Source {
   Tensor tensor;
   int64_t head_dim = 0;  // > 0: the rows of heads of this size are to be reordered
+
+  // The source's row that comes to place `row`.
+  int64_t Origin(int64_t row) const {
+    if (head_dim == 0) return row;
+    return row / head_dim * head_dim + InterleavedRow(row % head_dim, head_dim);
+  }
 };
+
+// The tensors of the parts, whose rows have this shape.
+absl::StatusOr<std::vector<Source>> GetSources(const WeightLoader& loader,
+                                               const std::vector<WeightPart>& parts,
+                                               std::span<const int64_t> row_shape) {
+  const bool interleaved = loader.source.rope_rows() == WeightSource::RopeRows::kInterleaved;
+  std::vector<Source> sources;
+  for (const WeightPart& part : parts) {
+    std::vector<int64_t> shape = {part.rows};
+    shape.insert(shape.end(), row_shape.begin(), row_shape.end());
+    Source source;
+    PENSTOCK_ASSIGN_OR_RETURN(source.tensor, loader.source.Get(part.name, Shape(shape)));
+    if (interleaved && part.rope_heads > 0) source.head_dim = part.rows / part.rope_heads;
+    sources.push_back(std::move(source));
+  }
+  return sources;
+}
 
 // Copies the rows of `sources`, which have one element type, below each other.
 absl::StatusOr<Tensor> CopyRows(const WeightLoader& loader, std::span<const Source> sources) {
@@ -30,12 +55,7 @@ absl::StatusOr<Tensor> CopyRows(const WeightLoader& loader, std::span<const Sour
   for (const Source& source : sources) {
     const auto* from = static_cast<const uint8_t*>(source.tensor.raw());
     for (int64_t row = 0; row < source.tensor.dim(0); ++row) {
-      int64_t origin = row;
-      if (source.head_dim > 0) {
-        origin = row / source.head_dim * source.head_dim +
-                 InterleavedRow(row % source.head_dim, source.head_dim);
-      }
-      std::memcpy(place, from + static_cast<size_t>(origin) * row_bytes, row_bytes);
+      std::memcpy(place, from + static_cast<size_t>(source.Origin(row)) * row_bytes, row_bytes);
       place += row_bytes;
     }
     loader.source.Forget(source.tensor);
@@ -53,15 +73,8 @@ int64_t PackedWeight::bytes() const {
 
 absl::StatusOr<PackedWeight> PackRows(const WeightLoader& loader,
                                       const std::vector<WeightPart>& parts, int64_t columns) {
-  const bool interleaved = loader.source.rope_rows() == WeightSource::RopeRows::kInterleaved;
-  std::vector<Source> sources;
-  for (const WeightPart& part : parts) {
-    Source source;
-    PENSTOCK_ASSIGN_OR_RETURN(source.tensor,
-                              loader.source.Get(part.name, Shape({part.rows, columns})));
-    if (interleaved && part.rope_heads > 0) source.head_dim = part.rows / part.rope_heads;
-    sources.push_back(std::move(source));
-  }
+  PENSTOCK_ASSIGN_OR_RETURN(const std::vector<Source> sources,
+                            GetSources(loader, parts, std::span(&columns, 1)));
   PackedWeight packed;
   for (size_t first = 0; first < sources.size();) {
     size_t last = first + 1;
@@ -76,6 +89,36 @@ absl::StatusOr<PackedWeight> PackRows(const WeightLoader& loader,
       packed.tensors.push_back(std::move(run));
     }
     first = last;
+  }
+  return packed;
+}
+
+absl::StatusOr<Tensor> PackVectors(const WeightLoader& loader,
+                                   const std::vector<WeightPart>& parts) {
+  PENSTOCK_ASSIGN_OR_RETURN(const std::vector<Source> sources, GetSources(loader, parts, {}));
+  int64_t count = 0;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const DataType type = sources[i].tensor.type();
+    if (Info(type).block > 1) {
+      return absl::UnimplementedError(
+          absl::StrCat("'", parts[i].name, "' is ", Abs(Name(type)),
+                       "; biases and norms are supported as f32, f16 and bf16"));
+    }
+    count += parts[i].rows;
+  }
+  const Source& first = sources.front();
+  if (sources.size() == 1 && first.tensor.type() == DataType::kF32 && first.head_dim == 0) {
+    return first.tensor;
+  }
+  PENSTOCK_ASSIGN_OR_RETURN(Tensor packed, Tensor::Make(DataType::kF32, {count}, loader.allocator));
+  auto* place = static_cast<float*>(packed.raw());
+  for (const Source& source : sources) {
+    std::vector<float> values(static_cast<size_t>(source.tensor.dim(0)));
+    Dequantize(source.tensor.type(), source.tensor.raw(), source.tensor.dim(0), values.data());
+    for (int64_t row = 0; row < source.tensor.dim(0); ++row) {
+      *place++ = values[static_cast<size_t>(source.Origin(row))];
+    }
+    loader.source.Forget(source.tensor);
   }
   return packed;
 }

@@ -38,7 +38,7 @@ class BaseWeight {
   BaseWeight& operator=(BaseWeight&&) = default;
 };
 
-// A block of rows of a packed weight.
+// A block of rows of a packed weight, or of elements of a vector.
 struct WeightPart {
   std::string name;
   int64_t rows;
@@ -57,5 +57,12 @@ struct PackedWeight {
 // place. Errors: the source's and the allocator's.
 absl::StatusOr<PackedWeight> PackRows(const WeightLoader& loader,
                                       const std::vector<WeightPart>& parts, int64_t columns);
+
+// Vectors (biases, norms) behind each other as f32 [all rows], whatever the source has them in:
+// they are small, and kernels add and multiply with them in f32. One f32 part in the right order
+// stays in place, else the originals are forgotten. Errors: UNIMPLEMENTED for a quantized vector,
+// naming it; the source's and the allocator's.
+absl::StatusOr<Tensor> PackVectors(const WeightLoader& loader,
+                                   const std::vector<WeightPart>& parts);
 
 }  // namespace penstock

@@ -10,11 +10,10 @@ std::string Join(std::string_view prefix, std::string_view name) {
 }  // namespace
 
 absl::Status NormWeight::Load(const WeightLoader& loader, std::string_view prefix) {
-  PENSTOCK_ASSIGN_OR_RETURN(gain, loader.source.Get(prefix, Shape({loader.config.hidden_size})));
-  if (gain.type() != DataType::kF32) {
-    return absl::UnimplementedError(absl::StrCat("'", Abs(prefix), "' is ", Abs(Name(gain.type())),
-                                                 "; norms are supported as f32 only"));
-  }
+  // The gains of a head's norm stand in the order of its rows.
+  const int64_t rope_heads = size == &ModelConfig::head_dim ? 1 : 0;
+  PENSTOCK_ASSIGN_OR_RETURN(
+      gain, PackVectors(loader, {{std::string(prefix), loader.config.*size, rope_heads}}));
   return absl::OkStatus();
 }
 
@@ -30,24 +29,32 @@ absl::Status AttentionWeight::Load(const WeightLoader& loader, std::string_view 
   const std::string q = Join(prefix, "q_proj");
   const std::string k = Join(prefix, "k_proj");
   const std::string v = Join(prefix, "v_proj");
-  PENSTOCK_ASSIGN_OR_RETURN(qkv,
-                            PackRows(loader,
-                                     {{Join(q, "weight"), config.q_size(), config.num_heads},
-                                      {Join(k, "weight"), config.kv_size(), config.num_kv_heads},
-                                      {Join(v, "weight"), config.kv_size()}},
-                                     config.hidden_size));
+  const auto parts = [&](std::string_view name) -> std::vector<WeightPart> {
+    return {{Join(q, name), config.q_size(), config.num_heads},
+            {Join(k, name), config.kv_size(), config.num_kv_heads},
+            {Join(v, name), config.kv_size()}};
+  };
+  PENSTOCK_ASSIGN_OR_RETURN(qkv, PackRows(loader, parts("weight"), config.hidden_size));
+  if (config.qkv_bias) {
+    PENSTOCK_ASSIGN_OR_RETURN(qkv_bias, PackVectors(loader, parts("bias")));
+  } else if (loader.source.Contains(Join(q, "bias"))) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "there is a tensor '", Join(q, "bias"),
+        "', but the model's configuration has no QKV bias: without it the answers would be wrong"));
+  }
+  if (config.qk_norm) {
+    PENSTOCK_RETURN_IF_ERROR(q_norm.Load(loader, Join(prefix, "q_norm.weight")));
+    PENSTOCK_RETURN_IF_ERROR(k_norm.Load(loader, Join(prefix, "k_norm.weight")));
+  }
   PENSTOCK_ASSIGN_OR_RETURN(output,
                             loader.source.Get(Join(prefix, "o_proj.weight"),
                                               Shape({config.hidden_size, config.q_size()})));
-  if (loader.source.Contains(Join(q, "bias"))) {
-    return absl::UnimplementedError(
-        absl::StrCat("'", Join(q, "bias"), "': models with a QKV bias are not supported yet"));
-  }
   return absl::OkStatus();
 }
 
 int64_t AttentionWeight::bytes() const {
-  return qkv.bytes() + output.bytes() + (qkv_bias.empty() ? 0 : qkv_bias.bytes());
+  return qkv.bytes() + (qkv_bias.empty() ? 0 : qkv_bias.bytes()) + q_norm.bytes() + k_norm.bytes() +
+         output.bytes();
 }
 
 absl::Status FfnWeight::Load(const WeightLoader& loader, std::string_view prefix) {

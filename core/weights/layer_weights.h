@@ -7,11 +7,16 @@
 namespace penstock {
 
 struct NormWeight final : BaseWeight {
-  Tensor gain;  // [hidden] f32
+  // Over the hidden size, unless another is named.
+  explicit NormWeight(int64_t ModelConfig::*norm_size = &ModelConfig::hidden_size)
+      : size(norm_size) {}
+
+  int64_t ModelConfig::*size;
+  Tensor gain;  // [size] f32
 
   // `prefix` is the tensor's whole name here.
   absl::Status Load(const WeightLoader& loader, std::string_view prefix) override;
-  int64_t bytes() const override { return gain.bytes(); }
+  int64_t bytes() const override { return gain.empty() ? 0 : gain.bytes(); }
 };
 
 struct EmbeddingWeight final : BaseWeight {
@@ -24,8 +29,11 @@ struct EmbeddingWeight final : BaseWeight {
 
 struct AttentionWeight final : BaseWeight {
   PackedWeight qkv;  // [q + k + v, hidden]: one GEMM; q and k rows in the half-split RoPE order
-  Tensor qkv_bias;   // [q + k + v] f32, or empty
-  Tensor output;     // [hidden, q], in place
+  Tensor qkv_bias;   // [q + k + v] f32, in the order of the rows; empty unless config.qkv_bias
+  // Of each head, in the same order; empty unless config.qk_norm.
+  NormWeight q_norm{&ModelConfig::head_dim};
+  NormWeight k_norm{&ModelConfig::head_dim};
+  Tensor output;  // [hidden, q], in place
 
   absl::Status Load(const WeightLoader& loader, std::string_view prefix) override;
   int64_t bytes() const override;

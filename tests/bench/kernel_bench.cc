@@ -1,6 +1,7 @@
-// The kernels that stage_bench does not show: the padded prefill attention's and the library's, on
-// the CPU backend. usage: kernel_bench [THREADS]; prints one JSON line a case: time, rate, and the
-// plain reference's time over it where there is one. Each result is checked before it is timed.
+// The kernels that stage_bench does not show: the padded prefill attention's, the library's and the
+// sampler, on the CPU backend. usage: kernel_bench [THREADS]; prints one JSON line a case: time,
+// rate, and the plain reference's time over it where there is one. Each result is checked before it
+// is timed.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -12,8 +13,11 @@
 #include "core/kernels/batched_gemm.h"
 #include "core/kernels/conv2d.h"
 #include "core/kernels/gemv.h"
+#include "core/kernels/linear.h"
 #include "core/kernels/mask_scale_softmax.h"
+#include "core/kernels/sampling.h"
 #include "core/kernels/sgemm.h"
+#include "tests/support/sampling_reference.h"
 #include "tests/support/tensors.h"
 
 namespace penstock {
@@ -95,6 +99,20 @@ void BenchGemv(ThreadPool& pool, DataType type) {
          static_cast<double>(weight.bytes()), work, plain);
 }
 
+void BenchLinear(ThreadPool& pool, DataType type, int64_t tokens) {
+  const int64_t size = 2048;
+  const Tensor weight = As(type, Random({size, size}, 1));
+  const Tensor x = Random({tokens, size}, 2);
+  const Tensor out = Poisoned({tokens, size});
+  const Tensor reference = Poisoned({tokens, size});
+  const auto work = [&] { cpu::Linear(pool, x, weight, out); };
+  work();
+  cpu::LinearReference(pool, x, weight, reference);
+  CheckEqual(out, reference);
+  Report("linear", absl::StrCat(tokens, " x ", size, " x ", size, " ", Abs(Name(type))), "gb_s",
+         static_cast<double>(weight.bytes()), work);
+}
+
 void BenchSoftmax(ThreadPool& pool) {
   const int64_t heads = 9;
   const int64_t length = 512;
@@ -138,6 +156,52 @@ void BenchConv2d(ThreadPool& pool) {
          2.0 * static_cast<double>(out.num_elements()) * 64 * 9, work);
 }
 
+// One row, as a decode of one sequence samples it; checked against the float64 reference.
+void BenchSampling(ThreadPool& pool, const char* what, int64_t vocab, const SamplingParams& params,
+                   const SequenceState& state, int32_t top) {
+  const Tensor logits = Random({1, vocab}, 4, 2.5f);
+  std::vector<int32_t> tokens(1);
+  std::vector<float> logprobs(1);
+  std::vector<int32_t> top_tokens(kMaxLogprobs);
+  std::vector<float> top_logprobs(kMaxLogprobs);
+  const Shape shape({1, kMaxLogprobs});
+  const SamplingOutput out{FromVector(tokens), FromVector(logprobs),
+                           FromVector(top_tokens).Reshape(shape),
+                           FromVector(top_logprobs).Reshape(shape)};
+  SamplingRow row = state.Row(params);
+  row.top = top;
+  const auto work = [&] { cpu::Sampling(pool, logits, {&row, 1}, out); };
+  work();
+  PENSTOCK_CHECK_EQ(tokens[0], SamplingReference(ToVector(logits), params, state).Token());
+  Report("sampling", absl::StrCat(what, ", vocabulary ", vocab), "gb_s",
+         static_cast<double>(logits.bytes()), work);
+}
+
+void BenchSampling(ThreadPool& pool, int64_t vocab) {
+  const SequenceState none;
+  std::vector<int32_t> answer;
+  for (int32_t i = 0; i < 512; ++i) answer.push_back(i * 61 % 8191);
+  const SequenceState long_answer({1, 2, 3}, answer);
+  SamplingParams params;
+  BenchSampling(pool, "temperature 1", vocab, params, none, 0);
+  BenchSampling(pool, "temperature 1, 20 logprobs", vocab, params, none, 20);
+  params.temperature = 0.7f;
+  params.top_k = 40;
+  BenchSampling(pool, "temperature 0.7, top_k 40", vocab, params, none, 0);
+  params.top_k = 0;
+  params.top_p = 0.9f;
+  BenchSampling(pool, "temperature 0.7, top_p 0.9", vocab, params, none, 0);
+  params.temperature = 2;
+  BenchSampling(pool, "temperature 2, top_p 0.9", vocab, params, none, 0);
+  params = SamplingParams();
+  params.temperature = 0;
+  BenchSampling(pool, "greedy", vocab, params, none, 0);
+  params.repetition_penalty = 1.1f;
+  params.frequency_penalty = 0.2f;
+  params.presence_penalty = 0.1f;
+  BenchSampling(pool, "greedy, penalties over 515 tokens", vocab, params, long_answer, 0);
+}
+
 int Main(int argc, char** argv) {
   ThreadPool pool(argc > 1 ? std::atoi(argv[1]) : 0);
   BenchBatchedGemm(pool, 9, 512, 512, 64, true);
@@ -149,7 +213,13 @@ int Main(int argc, char** argv) {
   BenchGemv(pool, DataType::kF32);
   BenchGemv(pool, DataType::kF16);
   BenchGemv(pool, DataType::kBF16);
+  for (const DataType type : {DataType::kF32, DataType::kF16, DataType::kBF16}) {
+    BenchLinear(pool, type, 1);
+    BenchLinear(pool, type, 64);
+  }
   BenchConv2d(pool);
+  BenchSampling(pool, 49152);
+  BenchSampling(pool, 128256);
   return 0;
 }
 

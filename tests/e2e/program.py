@@ -57,13 +57,13 @@ def start_generate(server, *arguments):
 class Server:
     """`penstock serve` on a free port of this machine; ready once made."""
 
-    def __init__(self, *arguments):
+    def __init__(self, *arguments, model=MODEL):
         self._folder = tempfile.TemporaryDirectory(prefix="penstock-test-")
         port_file = pathlib.Path(self._folder.name, "port")
         self._log_path = pathlib.Path(self._folder.name, "log")
         with open(self._log_path, "wb") as log:
             self.process = subprocess.Popen(
-                [BINARY, "serve", "--model", MODEL, "--listen", "127.0.0.1:0", "--port-file",
+                [BINARY, "serve", "--model", str(model), "--listen", "127.0.0.1:0", "--port-file",
                  str(port_file), *arguments], stdout=subprocess.DEVNULL, stderr=log)
         until = time.monotonic() + TIMEOUT
         while not port_file.exists():

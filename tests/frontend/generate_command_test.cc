@@ -30,10 +30,51 @@ TEST(ParseTokenIdsTest, NamesTheItemThatIsNone) {
   }
 }
 
+TEST(ParseLogitBiasTest, ReadsAnIdAndANumber) {
+  const auto bias = ParseLogitBias("42=-1.5");
+  ASSERT_TRUE(IsOk(bias));
+  EXPECT_EQ(bias->token, 42);
+  EXPECT_EQ(bias->bias, -1.5f);
+  for (const char* text : {"", "42", "=1", "42=", "x=1", "1=2=3", "1=x", "99999999999=1"}) {
+    EXPECT_TRUE(Fails(ParseLogitBias(text), absl::StatusCode::kInvalidArgument,
+                      {absl::StrCat("\"", text, "\""), "42=-1.5"}));
+  }
+}
+
+Choice SmallChoice() {
+  Choice choice;
+  choice.ids = {3};
+  choice.text = "a\"\n\xc3\xa9";
+  choice.finish_reason = "stop";
+  choice.logprobs = {-0.5f};
+  return choice;
+}
+
 TEST(JsonTextTest, WritesOneObject) {
-  EXPECT_EQ(GenerationToJson({{1, 2}, {3}, "a\"\n\xc3\xa9", "stop", {-0.5f}}),
+  Generation generation;
+  generation.prompt_ids = {1, 2};
+  generation.choices = {SmallChoice()};
+  EXPECT_EQ(GenerationToJson(generation),
             "{\"prompt_ids\":[1,2],\"ids\":[3],\"text\":\"a\\\"\\n\xc3\xa9\",\"finish_reason\":"
             "\"stop\",\"logprobs\":[-0.5]}");
+}
+
+TEST(JsonTextTest, WritesWhatWasAskedForBeside) {
+  Generation generation;
+  generation.prompt_ids = {1, 2};
+  generation.prompt_logprobs = {{{2, -1.0f}, {{7, -0.5f}}}};
+  generation.choices = {SmallChoice(), SmallChoice()};
+  generation.choices[0].top_logprobs = {{{3, -0.5f}, {4, -2.0f}}};
+  generation.choices[0].stop_text = ".";
+  generation.choices[1].stop_id = 9;
+  generation.choices[1].error = "lost";
+  const std::string text = GenerationToJson(generation);
+  for (const char* part :
+       {"\"prompt_logprobs\":[{\"id\":2,\"logprob\":-1.0,\"top\":[{\"id\":7,\"logprob\":-0.5}]}]",
+        "\"choices\":[{\"ids\":[3]", "\"top_logprobs\":[[{\"id\":3,\"logprob\":-0.5},{\"id\":4",
+        "\"stop_text\":\".\"", "\"stop_id\":9", "\"error\":\"lost\""}) {
+    EXPECT_NE(text.find(part), std::string::npos) << part << " is not in " << text;
+  }
 }
 
 TEST(TokenizeLinesTest, AnswersLineByLine) {

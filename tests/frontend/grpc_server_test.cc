@@ -113,8 +113,8 @@ TEST_F(GrpcServerTest, BadInputGetsItsCode) {
   bad.mutable_token_ids()->mutable_ids()->Resize(256, 5);
   EXPECT_EQ(Code(bad), grpc::StatusCode::OUT_OF_RANGE);
   bad = good;
-  bad.mutable_sampling()->set_logprobs(3);
-  EXPECT_EQ(Code(bad), grpc::StatusCode::UNIMPLEMENTED);
+  bad.mutable_sampling()->set_logprobs(21);
+  EXPECT_EQ(Code(bad), grpc::StatusCode::INVALID_ARGUMENT);
   bad = good;
   bad.set_text(std::string(5000, 'a'));  // longer than a message may be
   EXPECT_EQ(Code(bad), grpc::StatusCode::RESOURCE_EXHAUSTED);
@@ -130,9 +130,12 @@ TEST_F(GrpcServerTest, BytesThatAreNoMessageGetASentence) {
   const Case cases[] = {
       {"\x12\x03"
        "ab\xff",
-       "the prompt is not valid UTF-8: byte 2 (0xff)"},
-      {"\x12\x05hello\x12\x01\xc3", "the prompt is not valid UTF-8: byte 0 (0xc3)"},
-      {"\x0a\x01\xc0", "the model's name is not valid UTF-8: byte 0 (0xc0)"},
+       "field text is not valid UTF-8: byte 2 (0xff)"},
+      {"\x12\x05hello\x12\x01\xc3", "field text is not valid UTF-8: byte 0 (0xc3)"},
+      {"\x0a\x01\xc0", "field model is not valid UTF-8: byte 0 (0xc0)"},
+      {"\x2a\x05\x62\x03yz\xfe", "field sampling.stop is not valid UTF-8: byte 2 (0xfe)"},
+      {"\x32\x07\x0a\x05\x12\x03hi\x80",
+       "field chat.messages.content is not valid UTF-8: byte 2 (0x80)"},
       {"\x12\x7f", "not a penstock.v1.GenerateRequest"},
       {"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", "not a penstock.v1.GenerateRequest"},
       {"", "no prompt"},

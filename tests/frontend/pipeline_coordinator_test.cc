@@ -13,7 +13,7 @@ namespace {
 // A link that answers what the test says, when the test says.
 class ScriptedLink : public StageLink {
  public:
-  absl::StatusOr<StageInfo> Load(const StageOptions& options) override {
+  absl::StatusOr<StageInfo> Load(const StageOptions& options, const ProgressCallback&) override {
     if (options.model.empty()) return absl::NotFoundError("no such file");
     StageInfo info;
     info.config.vocab_size = 10;

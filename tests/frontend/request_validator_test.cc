@@ -2,9 +2,10 @@
 
 #include <gtest/gtest.h>
 
-#include <cmath>
+#include <algorithm>
 #include <functional>
 #include <memory>
+#include <utility>
 
 #include "tests/support/small_vocabulary.h"
 #include "tests/support/status_matchers.h"
@@ -20,127 +21,179 @@ class RequestValidatorTest : public testing::Test {
     limits_.context_length = 32;
     limits_.default_max_tokens = 8;
   }
-  absl::StatusOr<GenerationRequest> Validate(const ClientRequest& request) {
-    return ValidateRequest(request, limits_, *tokenizer_, /*fresh_seed=*/77);
+  absl::StatusOr<CheckedRequest> Validate(const ClientRequest& request) {
+    return ValidateRequest(request, limits_, *tokenizer_, chat_template_, /*fresh_seed=*/77);
   }
 
   const std::unique_ptr<Tokenizer> tokenizer_;
+  absl::StatusOr<ChatTemplate> chat_template_ = absl::FailedPreconditionError("it brings none");
   RequestLimits limits_;
 };
 
 TEST_F(RequestValidatorTest, FillsInTheDefaults) {
   ClientRequest request;
-  request.text.emplace("hello");
-  const absl::StatusOr<GenerationRequest> checked = Validate(request);
+  request.prompt.text.emplace("hello");
+  const absl::StatusOr<CheckedRequest> checked = Validate(request);
   ASSERT_TRUE(IsOk(checked));
-  EXPECT_EQ(checked->prompt, tokenizer_->Encode("hello", false).value());
-  EXPECT_EQ(checked->max_tokens, 8);
-  EXPECT_EQ(checked->sampling.temperature, 1.0f);
-  EXPECT_EQ(checked->sampling.top_k, 0);
-  EXPECT_EQ(checked->sampling.top_p, 1.0f);
-  EXPECT_EQ(checked->sampling.seed, 77u);
-  EXPECT_EQ(checked->deadline, absl::InfiniteFuture());
+  EXPECT_EQ(checked->generation.prompt, tokenizer_->Encode("hello", false).value());
+  EXPECT_EQ(checked->generation.max_tokens, 8);
+  EXPECT_EQ(checked->generation.deadline, absl::InfiniteFuture());
+  EXPECT_EQ(checked->n, 1);
+  EXPECT_TRUE(checked->stop.empty());
+  limits_.max_new_tokens = 5;
+  EXPECT_EQ(Validate(request)->generation.max_tokens, 5);
 }
 
 TEST_F(RequestValidatorTest, KeepsWhatIsAskedFor) {
   ClientRequest request;
   request.model = "Small";
-  request.token_ids = {{0, 5, static_cast<int32_t>(limits_.vocab_size) - 1}};
-  request.max_tokens = 3;
-  request.temperature = 0.7f;
-  request.top_k = 1 << 30;
-  request.top_p = 0.5f;
-  request.seed = 0;
-  request.logprobs = 0;
-  const absl::StatusOr<GenerationRequest> checked = Validate(request);
+  request.prompt.token_ids = {{0, 5, static_cast<int32_t>(limits_.vocab_size) - 1}};
+  request.sampling.max_tokens = 3;
+  request.sampling.n = 4;
+  request.sampling.seed = 0;
+  const absl::StatusOr<CheckedRequest> checked = Validate(request);
   ASSERT_TRUE(IsOk(checked));
-  EXPECT_EQ(checked->prompt, *request.token_ids);
-  EXPECT_EQ(checked->max_tokens, 3);
-  EXPECT_EQ(checked->sampling.temperature, 0.7f);
-  EXPECT_EQ(checked->sampling.top_k, 1 << 30);
-  EXPECT_EQ(checked->sampling.top_p, 0.5f);
-  EXPECT_EQ(checked->sampling.seed, 0u);
+  EXPECT_EQ(checked->generation.prompt, *request.prompt.token_ids);
+  EXPECT_EQ(checked->generation.max_tokens, 3);
+  EXPECT_EQ(checked->n, 4);
+  EXPECT_EQ(checked->generation.sampling.seed, 0u);
 }
 
 TEST_F(RequestValidatorTest, CutsMaxTokensToTheContext) {
   ClientRequest request;
-  request.token_ids = std::vector<int32_t>(31, 5);
-  request.max_tokens = INT64_MAX;
+  request.prompt.token_ids = std::vector<int32_t>(31, 5);
+  request.sampling.max_tokens = INT64_MAX;
   ASSERT_TRUE(IsOk(Validate(request)));
-  EXPECT_EQ(Validate(request)->max_tokens, 1);
-}
-
-TEST_F(RequestValidatorTest, AlmostZeroIsGreedy) {
-  ClientRequest request;
-  request.text.emplace("a");
-  for (const auto& [asked, expected] : std::initializer_list<std::pair<float, float>>{
-           {0.0f, 0.0f}, {9e-6f, 0.0f}, {-0.0f, 0.0f}, {1e-5f, 1e-5f}, {100.0f, 100.0f}}) {
-    request.temperature = asked;
-    ASSERT_TRUE(IsOk(Validate(request))) << asked;
-    EXPECT_EQ(Validate(request)->sampling.temperature, expected) << asked;
-  }
+  EXPECT_EQ(Validate(request)->generation.max_tokens, 1);
 }
 
 TEST_F(RequestValidatorTest, ParsesSpecialTokensOnlyIfAsked) {
   ClientRequest request;
-  request.text.emplace("<|end|>");
+  request.prompt.text.emplace("<|end|>");
   ASSERT_TRUE(IsOk(Validate(request)));
-  EXPECT_GT(Validate(request)->prompt.size(), 1u);
-  request.parse_special = true;
+  EXPECT_GT(Validate(request)->generation.prompt.size(), 1u);
+  request.prompt.parse_special = true;
   ASSERT_TRUE(IsOk(Validate(request)));
-  EXPECT_EQ(Validate(request)->prompt, (std::vector<int32_t>{0}));
+  EXPECT_EQ(Validate(request)->generation.prompt, (std::vector<int32_t>{0}));
 }
 
 TEST_F(RequestValidatorTest, RefusesWithCodeAndReason) {
   struct Case {
-    std::function<void(ClientRequest*)> spoil;
+    std::function<void(ClientPrompt*)> spoil;
     absl::StatusCode code;
     std::initializer_list<std::string_view> words;
   };
-  using Request = ClientRequest;
+  using Prompt = ClientPrompt;
   constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
   const auto vocab = static_cast<int32_t>(limits_.vocab_size);
   const std::string last_id = absl::StrCat(vocab - 1);
+  limits_.max_prompt_bytes = 100;
   const Case cases[] = {
-      {[](Request* r) { r->text.reset(); }, kInvalid, {"no prompt"}},
-      {[](Request* r) { r->token_ids = {{1}}; }, kInvalid, {"a text and token ids"}},
-      {[](Request* r) { r->text.emplace(""); }, kInvalid, {"empty"}},
-      {[](Request* r) { r->text.emplace("\x04"); }, kInvalid, {"no token"}},
-      {[](Request* r) { r->text.emplace("ab\xff"); }, kInvalid, {"UTF-8", "byte 2", "0xff"}},
-      {[](Request* r) { r->text.emplace("\xed\xa0\x80"); }, kInvalid, {"UTF-8", "byte 0"}},
-      {[](Request* r) { r->text.reset(), r->token_ids.emplace(); }, kInvalid, {"empty"}},
-      {[](Request* r) {
-         r->text.reset(), r->token_ids = {{2, -1}};
+      {[](Prompt* p) { p->text.reset(); }, kInvalid, {"no prompt"}},
+      {[](Prompt* p) { p->token_ids = {{1}}; },
+       kInvalid,
+       {"several of a text, token ids and a chat"}},
+      {[](Prompt* p) { p->text.emplace(""); }, kInvalid, {"empty"}},
+      {[](Prompt* p) { p->text.emplace("\x04"); }, kInvalid, {"no token"}},
+      {[](Prompt* p) { p->text.emplace("ab\xff"); }, kInvalid, {"UTF-8", "byte 2", "0xff"}},
+      {[](Prompt* p) { p->text.emplace("\xed\xa0\x80"); }, kInvalid, {"UTF-8", "byte 0"}},
+      {[](Prompt* p) { p->text.emplace(101, 'a'); },
+       absl::StatusCode::kOutOfRange,
+       {"has 101 bytes", "100", "--max-prompt-bytes"}},
+      {[](Prompt* p) { p->text.reset(), p->token_ids.emplace(); }, kInvalid, {"empty"}},
+      {[](Prompt* p) {
+         p->text.reset(), p->token_ids = {{2, -1}};
        },
        kInvalid,
        {"token id -1", "position 1", last_id}},
-      {[=](Request* r) { r->text.reset(), r->token_ids = {{vocab}}; }, kInvalid, {last_id}},
-      {[](Request* r) { r->text.reset(), r->token_ids.emplace(32, 5); },
+      {[=](Prompt* p) { p->text.reset(), p->token_ids = {{vocab}}; }, kInvalid, {last_id}},
+      {[](Prompt* p) { p->text.reset(), p->token_ids.emplace(32, 5); },
        absl::StatusCode::kOutOfRange,
        {"prompt has 32", "context 32", "at most 31"}},
-      {[](Request* r) { r->max_tokens = 0; }, kInvalid, {"max_tokens is 0"}},
-      {[](Request* r) { r->max_tokens = INT64_MIN; }, kInvalid, {"max_tokens"}},
-      {[](Request* r) { r->temperature = -0.1f; }, kInvalid, {"temperature is -0.1"}},
-      {[](Request* r) { r->temperature = NAN; }, kInvalid, {"temperature is nan"}},
-      {[](Request* r) { r->temperature = INFINITY; }, kInvalid, {"temperature is inf"}},
-      {[](Request* r) { r->temperature = 100.5f; }, kInvalid, {"temperature is 100.5"}},
-      {[](Request* r) { r->top_k = -1; }, kInvalid, {"top_k is -1"}},
-      {[](Request* r) { r->top_p = 0.0f; }, kInvalid, {"top_p is 0"}},
-      {[](Request* r) { r->top_p = 1.01f; }, kInvalid, {"top_p is 1.01"}},
-      {[](Request* r) { r->top_p = NAN; }, kInvalid, {"top_p is nan"}},
-      {[](Request* r) { r->logprobs = -1; }, kInvalid, {"logprobs is -1"}},
-      {[](Request* r) { r->logprobs = 5; }, absl::StatusCode::kUnimplemented, {"logprobs is 5"}},
-      {[](Request* r) { r->model = "gpt\xff"; },
-       absl::StatusCode::kNotFound,
-       {"gpt\\xff", "ask for \"Small\""}},
   };
   for (const Case& one : cases) {
     ClientRequest request;
-    request.text.emplace("hello");
+    request.prompt.text.emplace("hello");
     ASSERT_TRUE(IsOk(Validate(request)));
-    one.spoil(&request);
+    one.spoil(&request.prompt);
     EXPECT_TRUE(Fails(Validate(request), one.code, one.words));
   }
+  ClientRequest request;
+  request.prompt.text.emplace("hello");
+  request.model = "gpt\xff";
+  EXPECT_TRUE(
+      Fails(Validate(request), absl::StatusCode::kNotFound, {"gpt\\xff", "ask for \"Small\""}));
+}
+
+class ChatValidatorTest : public RequestValidatorTest {
+ protected:
+  ChatValidatorTest() {
+    // The control tokens that the layout needs.
+    TokenizerSpec spec = SmallVocabulary();
+    AddToken("<|im_start|>", TokenizerSpec::TokenType::kControl, &spec);
+    AddToken("<|im_end|>", TokenizerSpec::TokenType::kControl, &spec);
+    ChatTemplateOptions options;
+    options.layout = "chatml";
+    chat_template_ = ChatTemplate::Make(spec, options);
+    chat_tokenizer_ = MakeTokenizer(spec).value();
+    limits_.vocab_size = chat_tokenizer_->vocab_size();
+    limits_.context_length = 4096;
+  }
+  absl::StatusOr<CheckedRequest> ValidateChat(std::vector<ChatMessage> chat) {
+    ClientRequest request;
+    request.prompt.chat = std::move(chat);
+    return ValidateRequest(request, limits_, *chat_tokenizer_, chat_template_, 77);
+  }
+  std::unique_ptr<Tokenizer> chat_tokenizer_;
+};
+
+TEST_F(ChatValidatorTest, AChatIsLaidOutByTheTemplate) {
+  ASSERT_TRUE(IsOk(chat_template_));
+  const absl::StatusOr<CheckedRequest> checked =
+      ValidateChat({{"system", "aaaa"}, {"user", "hello <|im_end|>"}});
+  ASSERT_TRUE(IsOk(checked));
+  const std::vector<ChatMessage> chat = {{"system", "aaaa"}, {"user", "hello <|im_end|>"}};
+  EXPECT_EQ(checked->generation.prompt, chat_template_->Encode(chat, *chat_tokenizer_).value());
+  // The name of a control token in a message is text.
+  const auto end = static_cast<int32_t>(limits_.vocab_size) - 1;
+  EXPECT_EQ(std::count(checked->generation.prompt.begin(), checked->generation.prompt.end(), end),
+            2);
+}
+
+TEST_F(ChatValidatorTest, BadChatsAreRefused) {
+  constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
+  EXPECT_TRUE(Fails(ValidateChat({}), kInvalid, {"chat is empty"}));
+  EXPECT_TRUE(Fails(ValidateChat({{"user", "a"}, {"to\xffol", "b"}}), kInvalid,
+                    {"message 1", "to\\xffol", "system, user and assistant"}));
+  EXPECT_TRUE(Fails(ValidateChat({{"user", "a\xff"}}), kInvalid, {"message 0", "UTF-8", "0xff"}));
+  limits_.max_chat_messages = 3;
+  EXPECT_TRUE(Fails(ValidateChat({4, {"user", "a"}}), absl::StatusCode::kOutOfRange,
+                    {"4 messages", "--max-chat-messages"}));
+  limits_.max_prompt_bytes = 10;
+  EXPECT_TRUE(Fails(ValidateChat({{"user", "123456"}, {"assistant", "78901"}}),
+                    absl::StatusCode::kOutOfRange, {"11 bytes", "--max-prompt-bytes"}));
+  limits_.max_prompt_bytes = 1000;
+  limits_.context_length = 8;
+  EXPECT_TRUE(
+      Fails(ValidateChat({{"user", "123456"}}), absl::StatusCode::kOutOfRange, {"context 8"}));
+  chat_template_ = absl::UnimplementedError("its template is not known");
+  EXPECT_TRUE(Fails(ValidateChat({{"user", "a"}}), absl::StatusCode::kFailedPrecondition,
+                    {"its template is not known", "send a text"}));
+}
+
+TEST_F(RequestValidatorTest, TimeLimits) {
+  const absl::Time now = absl::FromUnixSeconds(1000);
+  const absl::Time soon = now + absl::Seconds(5);
+  const absl::Time never = absl::InfiniteFuture();
+  EXPECT_EQ(RequestDeadline(never, now, limits_), never);
+  EXPECT_EQ(RequestDeadline(soon, now, limits_), soon);
+  limits_.default_timeout = absl::Seconds(3);
+  EXPECT_EQ(RequestDeadline(never, now, limits_), now + absl::Seconds(3));
+  EXPECT_EQ(RequestDeadline(soon, now, limits_), soon);
+  limits_.max_timeout = absl::Seconds(2);
+  EXPECT_EQ(RequestDeadline(never, now, limits_), now + absl::Seconds(2));
+  EXPECT_EQ(RequestDeadline(soon, now, limits_), now + absl::Seconds(2));
+  EXPECT_EQ(RequestDeadline(now - absl::Seconds(1), now, limits_), now - absl::Seconds(1));
 }
 
 }  // namespace

@@ -12,94 +12,13 @@
 #include "core/base/check.h"
 #include "core/io/gguf.h"
 #include "core/tensor/dequantize.h"
+#include "tests/fuzz/check_message.h"
 #include "tests/fuzz/gguf_mutator.h"
+#include "tests/fuzz/gguf_seeds.h"
 #include "tests/fuzz/mutator.h"
-#include "tests/support/gguf_builder.h"
 
 namespace penstock {
 namespace {
-
-// Keys, names and values that readers look for.
-fuzz::Words KnownWords() {
-  fuzz::Words words = {"general.architecture",
-                       "general.alignment",
-                       "general.name",
-                       "llama",
-                       "qwen2",
-                       "qwen3",
-                       "gpt2",
-                       "smollm",
-                       "llama-bpe",
-                       "default",
-                       "none",
-                       "linear",
-                       "yarn",
-                       "a b",
-                       "ab",
-                       "<|im_end|>",
-                       "</s>",
-                       "<0x41>",
-                       "\xe2\x96\x81",
-                       "rope_freqs.weight",
-                       "output.weight",
-                       "token_embd.weight",
-                       "blk.1.attn_q.weight",
-                       "blk.0.attn_q.bias",
-                       "blk.0.attn_q_norm.weight",
-                       "blk.0.ffn_gate_inp.weight"};
-  for (const std::string_view key :
-       {"block_count", "context_length", "embedding_length", "feed_forward_length", "vocab_size",
-        "attention.head_count", "attention.head_count_kv", "attention.key_length",
-        "attention.value_length", "attention.sliding_window", "attention.layer_norm_rms_epsilon",
-        "rope.freq_base", "rope.dimension_count", "rope.scaling.type", "rope.scaling.factor",
-        "rope.scale_linear", "rope.scaling.original_context_length", "expert_count"}) {
-    words.push_back("llama." + std::string(key));
-  }
-  for (const std::string_view key :
-       {"model", "pre", "tokens", "token_type", "merges", "scores", "bos_token_id", "eos_token_id",
-        "eot_token_id", "eom_token_id", "add_bos_token", "add_space_prefix"}) {
-    words.push_back("tokenizer.ggml." + std::string(key));
-  }
-  words.emplace_back("tokenizer.chat_template");
-  return words;
-}
-
-// One tensor of each element type, one block each.
-GgufBuilder EveryType() {
-  GgufBuilder builder;
-  for (uint32_t code = 0; code < 64; ++code) {
-    const auto type = GgufElementType(code);
-    if (!type) continue;
-    const DataTypeInfo info = Info(*type);
-    builder.Tensor(info.name, {static_cast<uint64_t>(info.block)}, code,
-                   std::vector<uint8_t>(static_cast<size_t>(info.block_bytes), 0x3c));
-  }
-  return builder;
-}
-
-// A key of each type, and arrays.
-GgufBuilder EveryValue() {
-  GgufBuilder builder;
-  for (uint32_t type = 0; type <= kGgufF64; ++type) {
-    const auto bytes = GgufScalarBytes(type);
-    if (!bytes) continue;
-    GgufBytes value;
-    for (int64_t i = 0; i < *bytes; ++i) value.Put<uint8_t>(i == 0 ? 1 : 0);
-    builder.Value(GgufTypeName(type), type, value);
-    builder.Value(GgufTypeName(type) + "s", kGgufArray,
-                  GgufBytes().Put(type).Put<uint64_t>(1).Append(value.bytes));
-  }
-  return builder.String("string", "a").Strings("strings", {"a", ""}).Alignment(64);
-}
-
-fuzz::Words Seeds() {
-  fuzz::Words seeds;
-  for (const GgufBuilder& builder : {TinyLlamaGguf(), EveryType(), EveryValue()}) {
-    const std::vector<uint8_t> bytes = builder.Build();
-    seeds.emplace_back(bytes.begin(), bytes.end());
-  }
-  return seeds;
-}
 
 // What the tokenizers of such a file are asked.
 void ReadTokenizer(const TokenizerSpec& spec) {
@@ -115,11 +34,29 @@ void ReadTokenizer(const TokenizerSpec& spec) {
   for (const int32_t id : *ids) PENSTOCK_CHECK_LT(static_cast<size_t>(id), spec.tokens.size());
 }
 
+// Each value as every type there is.
+void ReadValues(const GgufFile& file) {
+  for (const std::string_view key :
+       {"u8", "i8s", "u16s", "i16", "u32", "i32", "f32", "f32s", "bool", "bools", "u64", "u64s",
+        "i64s", "string", "strings", "none"}) {
+    const bool found = file.GetInt(key).ok() + file.GetFloat(key).ok() + file.GetBool(key).ok() +
+                           file.GetString(key).ok() + file.GetStrings(key).ok() +
+                           file.GetInts(key).ok() >
+                       0;
+    PENSTOCK_CHECK(!found || file.HasKey(key));
+  }
+}
+
 void ReadAll(const std::shared_ptr<const GgufFile>& file) {
   if (const auto config = ReadGgufConfig(*file); config.ok()) {
     PENSTOCK_CHECK(Validate(*config).ok());
     const auto source = MakeGgufWeightSource(file);
     const int64_t hidden = config->hidden_size;
+    const auto tensors = source->Tensors();
+    PENSTOCK_CHECK_LE(tensors.size(), static_cast<size_t>(file->num_tensors()));
+    for (const auto& tensor : tensors) PENSTOCK_CHECK(source->Contains(tensor.name));
+    PENSTOCK_CHECK_EQ(source->rope_rows() == WeightSource::RopeRows::kInterleaved,
+                      config->architecture == "llama");
     for (const auto& [name, rows] : std::initializer_list<std::pair<std::string_view, int64_t>>{
              {"embed_tokens.weight", config->vocab_size},
              {"lm_head.weight", config->vocab_size},
@@ -131,6 +68,7 @@ void ReadAll(const std::shared_ptr<const GgufFile>& file) {
       if (tensor.ok()) source->Forget(*tensor);
     }
   }
+  ReadValues(*file);
   if (const auto spec = ReadGgufTokenizer(*file); spec.ok()) ReadTokenizer(*spec);
   for (const std::string_view name : file->TensorNames()) {
     const Tensor tensor = *file->GetTensor(name);
@@ -149,7 +87,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (file.ok()) {
     penstock::ReadAll(*file);
   } else {
-    for (const char c : file.status().message()) PENSTOCK_CHECK(c >= 0x20 && c < 0x7f);
+    penstock::fuzz::CheckMessage(file.status(), "fuzz.gguf");
   }
   return 0;
 }
@@ -157,7 +95,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
 extern "C" size_t LLVMFuzzerCustomMutator(uint8_t* data, size_t size, size_t max_size,
                                           unsigned seed) {
   using penstock::fuzz::Format;
-  static const auto* const format =
-      new Format{"GGUF", penstock::Seeds(), penstock::KnownWords(), penstock::fuzz::MutateGguf};
+  static const auto* const format = new Format{
+      "GGUF", penstock::fuzz::GgufSeeds(), penstock::fuzz::GgufWords(), penstock::fuzz::MutateGguf};
   return penstock::fuzz::Mutate(*format, data, size, max_size, seed);
 }

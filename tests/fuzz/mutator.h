@@ -52,6 +52,7 @@ inline size_t Mutate(const Format& format, uint8_t* data, size_t size, size_t ma
   if (kind != 0) {
     for (size_t changes = 1 + random.Below(random.OneIn(2) ? 1 : 4); changes > 0; --changes) {
       format.change(document, random, format.words);
+      document.resize(std::min(document.size(), max_size));
     }
   }
   size = std::min(document.size(), max_size);

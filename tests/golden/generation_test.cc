@@ -206,9 +206,9 @@ TEST_F(GoldenGenerationTest, ChunksAndBatchesChangeNoBit) {
 
 // The prompts' ids come from Hugging Face's tokenizer; ours must give the same.
 TEST_F(GoldenGenerationTest, PromptIdsEqualHuggingFace) {
-  const absl::StatusOr<ModelFile> file = OpenModel(PENSTOCK_TEST_MODEL);
+  const absl::StatusOr<ModelTokenizer> file = OpenTokenizer(PENSTOCK_TEST_MODEL);
   ASSERT_TRUE(IsOk(file));
-  const auto tokenizer = MakeTokenizer(file->tokenizer);
+  const auto tokenizer = MakeTokenizer(file->spec);
   ASSERT_TRUE(IsOk(tokenizer));
   for (const json& entry : golden_["cases"]) {
     if (entry["text"].is_null()) continue;

@@ -176,19 +176,25 @@ def hf_tokenizer(reader, special):
     return tokenizer
 
 
-def header(model_path, packages, command):
-    """What a golden file says of its own making."""
-    with open(model_path, "rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+def origin(packages, command):
+    """What every golden file says of its own making."""
     return {
         "versions": {
             "python": sys.version.split()[0],
             **{package: importlib.metadata.version(package) for package in packages},
         },
-        "model": os.path.basename(model_path),
-        "model_sha256": digest,
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
         "command": command,
+    }
+
+
+def header(model_path, packages, command):
+    """The same and the packaged model."""
+    with open(model_path, "rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return origin(packages, command) | {
+        "model": os.path.basename(model_path),
+        "model_sha256": digest,
     }
 
 

@@ -8,82 +8,129 @@ namespace {
 
 using namespace penstock::testing;  // NOLINT(google-build-using-namespace)
 
-void CheckAgainstFloat64(const HeadLayout& heads, bool with_bias) {
-  const int64_t tokens = 21;
-  const int64_t context = 1000;
-  const float theta = 10000.0f;
-  const Tensor table = Poisoned({context, heads.head_dim});
-  cpu::FillRopeTable(theta, table);
-  const Tensor qkv = Random({tokens, heads.width()}, 5);
-  const Tensor bias = with_bias ? Random({heads.width()}, 6) : Tensor();
-  const std::vector<float> before = ToVector(qkv);
-  const std::vector<float> shift =
-      with_bias ? ToVector(bias) : std::vector<float>(static_cast<size_t>(heads.width()), 0.0f);
-  std::vector<int32_t> positions;
-  for (int32_t t = 0; t < tokens; ++t) positions.push_back(t * 47);
-  cpu::BiasRope(Pool(), qkv, bias, FromVector(positions), table, heads);
+constexpr float kEps = 1e-6f;
 
-  const auto half = static_cast<size_t>(heads.head_dim / 2);
-  std::vector<double> reference;
-  for (size_t t = 0; t < tokens; ++t) {
-    std::vector<double> row;
-    for (size_t i = 0; i < static_cast<size_t>(heads.width()); ++i) {
-      row.push_back(static_cast<double>(before[t * static_cast<size_t>(heads.width()) + i]) +
-                    shift[i]);
-    }
-    for (size_t head = 0; head < static_cast<size_t>(heads.num_heads + heads.num_kv_heads);
-         ++head) {
-      for (size_t i = 0; i < half; ++i) {
-        const double frequency =
-            std::pow(theta, -2.0 * static_cast<double>(i) / static_cast<double>(heads.head_dim));
-        const double angle = positions[t] * frequency;
-        double& a = row[head * 2 * half + i];
-        double& b = row[head * 2 * half + half + i];
-        const double turned = a * std::cos(angle) - b * std::sin(angle);
-        b = b * std::cos(angle) + a * std::sin(angle);
-        a = turned;
-      }
-    }
-    reference.insert(reference.end(), row.begin(), row.end());
+// theta^(-2i / head_dim), theta 10000.
+std::vector<float> Frequencies(int64_t head_dim) {
+  std::vector<float> frequencies;
+  for (int64_t i = 0; i < head_dim / 2; ++i) {
+    frequencies.push_back(
+        std::pow(10000.0f, -2.0f * static_cast<float>(i) / static_cast<float>(head_dim)));
   }
-  // Angles are rounded to float32, as Hugging Face's are: position * 2^-24 of a radian.
-  EXPECT_LE(RelativeError(qkv, reference), 5e-5);
+  return frequencies;
 }
+
+Tensor Table(std::vector<int32_t> positions, int64_t head_dim) {
+  const Tensor table = Poisoned({static_cast<int64_t>(positions.size()), head_dim});
+  cpu::RopeTable(Pool(), Frequencies(head_dim), FromVector(positions), table);
+  return table;
+}
+
+// What a model may have beside the rotation.
+struct Extras {
+  Tensor bias;
+  Tensor q_gain;
+  Tensor k_gain;
+};
+
+std::vector<Extras> AllExtras(const HeadLayout& heads) {
+  const Tensor bias = Random({heads.width()}, 6);
+  const Tensor q_gain = Random({heads.head_dim}, 16);
+  const Tensor k_gain = Random({heads.head_dim}, 26);
+  return {{}, {bias, {}, {}}, {{}, q_gain, k_gain}, {bias, q_gain, k_gain}};
+}
+
+class HeadFloat64 {
+ public:
+  HeadFloat64(const HeadLayout& heads, const Extras& extras) : heads_(heads) {
+    if (!extras.bias.empty()) bias_ = ToVector(extras.bias);
+    if (!extras.q_gain.empty()) q_gain_ = ToVector(extras.q_gain);
+    if (!extras.k_gain.empty()) k_gain_ = ToVector(extras.k_gain);
+  }
+
+  // Bias, norm and rotation of one token's row.
+  std::vector<double> Row(const float* qkv, int32_t position) const {
+    std::vector<double> row(qkv, qkv + heads_.width());
+    for (size_t i = 0; i < bias_.size(); ++i) row[i] += bias_[i];
+    for (int64_t head = 0; head < heads_.num_heads + heads_.num_kv_heads; ++head) {
+      double* x = row.data() + head * heads_.head_dim;
+      Norm(head < heads_.num_heads ? q_gain_ : k_gain_, x);
+      Turn(position, x);
+    }
+    return row;
+  }
+
+ private:
+  void Norm(const std::vector<float>& gain, double* x) const {
+    if (gain.empty()) return;
+    double squares = 0;
+    for (size_t i = 0; i < gain.size(); ++i) squares += x[i] * x[i];
+    const double scale = 1.0 / std::sqrt(squares / static_cast<double>(gain.size()) + kEps);
+    for (size_t i = 0; i < gain.size(); ++i) x[i] *= scale * gain[i];
+  }
+  void Turn(int32_t position, double* x) const {
+    const int64_t half = heads_.head_dim / 2;
+    for (int64_t i = 0; i < half; ++i) {
+      const double angle =
+          position * std::pow(10000.0, -static_cast<double>(i) / static_cast<double>(half));
+      const double a = x[i];
+      const double b = x[half + i];
+      x[i] = a * std::cos(angle) - b * std::sin(angle);
+      x[half + i] = b * std::cos(angle) + a * std::sin(angle);
+    }
+  }
+
+  HeadLayout heads_;
+  std::vector<float> bias_;
+  std::vector<float> q_gain_;
+  std::vector<float> k_gain_;
+};
 
 TEST(BiasRope, MatchesFloat64) {
-  CheckAgainstFloat64({9, 3, 64}, false);
-  CheckAgainstFloat64({4, 4, 96}, false);
-  CheckAgainstFloat64({8, 1, 128}, false);
-  CheckAgainstFloat64({1, 1, 2}, false);
+  for (const HeadLayout& heads :
+       {HeadLayout{9, 3, 64}, HeadLayout{4, 4, 96}, HeadLayout{8, 1, 128}, HeadLayout{1, 1, 2}}) {
+    for (const Extras& extras : AllExtras(heads)) {
+      const int64_t tokens = 21;
+      const Tensor qkv = Random({tokens, heads.width()}, 5);
+      std::vector<int32_t> positions;
+      std::vector<double> reference;
+      for (int32_t t = 0; t < tokens; ++t) {
+        positions.push_back(t * 47);
+        const auto* row = static_cast<const float*>(qkv.raw()) + t * heads.width();
+        const std::vector<double> turned = HeadFloat64(heads, extras).Row(row, t * 47);
+        reference.insert(reference.end(), turned.begin(), turned.end());
+      }
+      const Tensor table = Table(positions, heads.head_dim);
+      cpu::BiasRope(Pool(), {qkv, extras.bias, extras.q_gain, extras.k_gain, kEps, table, heads});
+      // Angles are rounded to float32, as Hugging Face's are: position * 2^-24 of a radian.
+      EXPECT_LE(RelativeError(qkv, reference), 5e-5) << "head dim " << heads.head_dim;
+    }
+  }
 }
-
-TEST(BiasRope, MatchesFloat64WithBias) { CheckAgainstFloat64({9, 3, 64}, true); }
 
 TEST(BiasRope, PositionZeroTurnsNothing) {
   const HeadLayout heads{2, 1, 8};
-  const Tensor table = Poisoned({4, 8});
-  cpu::FillRopeTable(10000.0f, table);
+  const Tensor none;
   const Tensor qkv = Random({1, heads.width()}, 9);
   const std::vector<float> before = ToVector(qkv);
-  std::vector<int32_t> positions = {0};
-  cpu::BiasRope(Pool(), qkv, Tensor(), FromVector(positions), table, heads);
+  const Tensor table = Table({0}, 8);
+  cpu::BiasRope(Pool(), {qkv, none, none, none, kEps, table, heads});
   EXPECT_EQ(ToVector(qkv), before);
 }
 
 // The fused form is bias_rope, then rebuild_padding of the queries: the same bits.
 TEST(BiasRope, PaddedFormGivesTheSameBits) {
   for (const HeadLayout& heads : {HeadLayout{9, 3, 64}, HeadLayout{4, 4, 6}, HeadLayout{5, 1, 8}}) {
-    for (const Tensor& bias : {Tensor(), Random({heads.width()}, 6)}) {
+    for (const Extras& extras : AllExtras(heads)) {
       std::vector<int32_t> starts = RowStarts(kRowLengths, 13);
       const int64_t tokens = starts.back() - 13;
       const auto rows = static_cast<int64_t>(kRowLengths.size());
       std::vector<int32_t> positions;
       for (int32_t t = 0; t < tokens; ++t) positions.push_back((t * 29) % 200);
-      const Tensor table = Poisoned({200, heads.head_dim});
-      cpu::FillRopeTable(10000.0f, table);
+      const Tensor table = Table(positions, heads.head_dim);
 
       const Tensor plain = Random({tokens, heads.width()}, 7);
-      cpu::BiasRope(Pool(), plain, bias, FromVector(positions), table, heads);
+      cpu::BiasRope(Pool(), {plain, extras.bias, extras.q_gain, extras.k_gain, kEps, table, heads});
       const Tensor queries = Make(DataType::kF32, {tokens, heads.q_size()});
       for (int64_t t = 0; t < tokens; ++t) {
         const auto* row = static_cast<const float*>(plain.raw()) + t * heads.width();
@@ -97,8 +144,9 @@ TEST(BiasRope, PaddedFormGivesTheSameBits) {
       const Tensor qkv = Random({tokens, heads.width()}, 7);
       const std::vector<float> before = ToVector(qkv);
       const Tensor padded = Poisoned(shape);
-      cpu::BiasRopePadded(Pool(), qkv, bias, FromVector(positions), table, FromVector(starts),
-                          heads, padded);
+      cpu::BiasRopePadded(Pool(),
+                          {qkv, extras.bias, extras.q_gain, extras.k_gain, kEps, table, heads},
+                          FromVector(starts), padded);
       EXPECT_EQ(ToVector(padded), ToVector(expected));
       const std::vector<float> after = ToVector(qkv);
       const std::vector<float> turned = ToVector(plain);
@@ -111,14 +159,22 @@ TEST(BiasRope, PaddedFormGivesTheSameBits) {
   }
 }
 
-TEST(BiasRopeDeathTest, RefusesAPositionBeyondTheTable) {
+// One row for each position, whatever else is in the step.
+TEST(BiasRope, ATableRowDependsOnItsPositionAlone) {
+  const std::vector<float> one = ToVector(Table({70000}, 64));
+  const std::vector<float> many = ToVector(Table({5, 131071, 70000, 0}, 64));
+  EXPECT_TRUE(std::equal(one.begin(), one.end(), many.begin() + 2 * 64));
+  EXPECT_FLOAT_EQ(one[1], std::cos(70000.0f * Frequencies(64)[1]));
+  EXPECT_FLOAT_EQ(one[33], std::sin(70000.0f * Frequencies(64)[1]));
+}
+
+TEST(BiasRopeDeathTest, RefusesATableOfOtherTokens) {
   const HeadLayout heads{1, 1, 4};
-  const Tensor table = Poisoned({4, 4});
-  cpu::FillRopeTable(10000.0f, table);
-  const Tensor qkv = Random({1, heads.width()}, 9);
-  std::vector<int32_t> positions = {4};
-  EXPECT_DEATH(cpu::BiasRope(Pool(), qkv, Tensor(), FromVector(positions), table, heads),
-               "position\\[t\\] < rope_table.dim\\(0\\)");
+  const Tensor none;
+  const Tensor qkv = Random({2, heads.width()}, 9);
+  const Tensor table = Table({4}, 4);
+  EXPECT_DEATH(cpu::BiasRope(Pool(), {qkv, none, none, none, kEps, table, heads}),
+               "rope_table.dim\\(0\\) == args.qkv.dim\\(0\\)");
 }
 
 }  // namespace

@@ -37,18 +37,34 @@ TEST(DecoderAttention, EveryInstructionSetMatchesFloat64) {
   }
 }
 
+TEST(DecoderAttention, WindowsMatchFloat64) {
+  const HeadLayout heads{20, 2, 32};
+  const std::vector<int32_t> lens = {1, 2, 63, 64, 65, 129, 300};
+  for (const int64_t window : {1, 2, 16, 64, 65, 100, 1000}) {
+    PagedBatch plain = Decode(heads, lens);
+    const std::vector<double> reference = plain.Float64(window);
+    cpu::DecoderAttentionReference(Pool(), plain.args(window));
+    EXPECT_LE(RelativeError(plain.out(), reference), kFloatTolerance) << window;
+    PagedBatch batch = Decode(heads, lens);
+    cpu::DecoderAttention(Pool(), batch.args(window));
+    EXPECT_LE(RelativeError(batch.out(), reference), kFloatTolerance) << window;
+  }
+}
+
 // What preemption, replay and prefix hits rest on: a token computed by decode has the bits that
 // it would have had inside a prefill, and its key and value are in the cache.
 TEST(DecoderAttention, GivesTheBitsOfFlashAttention) {
   const HeadLayout heads{9, 3, 64};
   const std::vector<int32_t> lens = {1, 64, 65, 200};
-  PagedBatch decode = Decode(heads, lens);
-  cpu::DecoderAttention(Pool(), decode.args());
-  PagedBatch flash(heads, lens, {1, 1, 1, 1}, 23);
-  cpu::FlashAttention(Pool(), flash.args());
-  EXPECT_EQ(ToVector(decode.out()), ToVector(flash.out()));
-  cpu::FlashAttention(Pool(), decode.args());  // reads what the decode wrote
-  EXPECT_EQ(ToVector(decode.out()), ToVector(flash.out()));
+  for (const int64_t window : {kNoWindow, int64_t{1}, int64_t{16}, int64_t{64}, int64_t{100}}) {
+    PagedBatch decode = Decode(heads, lens);
+    cpu::DecoderAttention(Pool(), decode.args(window));
+    PagedBatch flash(heads, lens, {1, 1, 1, 1}, 23);
+    cpu::FlashAttention(Pool(), flash.args(window));
+    EXPECT_EQ(ToVector(decode.out()), ToVector(flash.out())) << window;
+    cpu::FlashAttention(Pool(), decode.args(window));  // reads what the decode wrote
+    EXPECT_EQ(ToVector(decode.out()), ToVector(flash.out())) << window;
+  }
 }
 
 TEST(DecoderAttention, ASequenceHasTheSameBitsInAnyBatch) {

@@ -84,13 +84,72 @@ INSTANTIATE_TEST_SUITE_P(Types, LinearTest,
                                            DataType::kQ4_1, DataType::kQ8_0),
                          [](const auto& info) { return std::string(Name(info.param)); });
 
-TEST(Linear, OddWidthsOfFloat32) {
-  for (int64_t in : {1, 15, 31, 33, 47, 100}) {
-    const Tensor x = Random({5, in}, 31);
-    const Tensor weight = Random({6, in}, 32);
-    const Tensor out = Poisoned({5, 6});
-    cpu::Linear(Pool(), x, weight, out);
-    EXPECT_LE(RelativeError(out, Float64(x, weight)), kFloatTolerance) << in;
+TEST(Linear, EveryQuantizationMatchesFloat64) {
+  for (const DataType type : {DataType::kQ4_0, DataType::kQ4_1, DataType::kQ5_0, DataType::kQ5_1,
+                              DataType::kQ8_0, DataType::kQ4_K, DataType::kQ5_K, DataType::kQ6_K}) {
+    const Tensor weight = RandomBlocks(type, {9, 512}, 12);
+    for (const int64_t tokens : {1, 7}) {
+      const Tensor x = Random({tokens, 512}, 11);
+      const Tensor out = Poisoned({tokens, 9});
+      cpu::Linear(Pool(), x, weight, out);
+      EXPECT_LE(RelativeError(out, Float64(x, weight)), kFloatTolerance) << Name(type);
+    }
+  }
+}
+
+TEST(Linear, OddWidthsOfPlainTypes) {
+  for (const DataType type : {DataType::kF32, DataType::kF16, DataType::kBF16}) {
+    for (int64_t in : {1, 15, 31, 33, 47, 100}) {
+      const Tensor x = Random({5, in}, 31);
+      const Tensor weight = As(type, Random({6, in}, 32));
+      const Tensor out = Poisoned({5, 6});
+      cpu::Linear(Pool(), x, weight, out);
+      EXPECT_LE(RelativeError(out, Float64(x, weight)), kFloatTolerance) << Name(type) << in;
+    }
+  }
+}
+
+// Every finite 16-bit pattern, subnormals included: times one and a sum of zeroes is the value.
+TEST(Linear, EveryValueOfThe16BitTypesIsExact) {
+  constexpr int64_t kColumns = 64;
+  const Tensor units = Make(DataType::kF32, {kColumns, kColumns});
+  auto* unit = static_cast<float*>(Tensor(units).raw());
+  std::fill_n(unit, kColumns * kColumns, 0.0f);
+  for (int64_t i = 0; i < kColumns; ++i) unit[i * kColumns + i] = 1.0f;
+  for (const DataType type : {DataType::kF16, DataType::kBF16}) {
+    for (int64_t target : hwy::SupportedAndGeneratedTargets()) {
+      hwy::SetSupportedTargetsForTest(target);
+      for (uint32_t first = 0; first < 0x10000; first += kColumns) {
+        const Tensor weight = Make(type, {1, kColumns});
+        auto* bits = static_cast<uint16_t*>(Tensor(weight).raw());
+        for (int64_t i = 0; i < kColumns; ++i) {
+          bits[i] = static_cast<uint16_t>(first + static_cast<uint32_t>(i));
+        }
+        std::vector<float> expected(kColumns);
+        Dequantize(type, weight.raw(), kColumns, expected.data());
+        if (!std::all_of(expected.begin(), expected.end(),
+                         [](float x) { return std::isfinite(x); })) {
+          continue;
+        }
+        const Tensor out = Poisoned({kColumns, 1});
+        cpu::Linear(Pool(), units, weight, out);
+        ASSERT_EQ(ToVector(out), expected) << hwy::TargetName(target) << " " << first;
+      }
+    }
+    hwy::SetSupportedTargetsForTest(0);
+  }
+}
+
+TEST(Linear, InfinityAndNanOfAWeightShow) {
+  for (const DataType type : {DataType::kF16, DataType::kBF16}) {
+    for (const float value : {INFINITY, -INFINITY, std::nanf("")}) {
+      const Tensor values = Random({3, 64}, 42);
+      static_cast<float*>(Tensor(values).raw())[64 + 7] = value;
+      const Tensor out = Poisoned({1, 3});
+      cpu::Linear(Pool(), Random({1, 64}, 41), As(type, values), out);
+      const std::vector<float> got = ToVector(out);
+      EXPECT_TRUE(std::isfinite(got[0]) && !std::isfinite(got[1]) && std::isfinite(got[2]));
+    }
   }
 }
 

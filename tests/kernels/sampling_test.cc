@@ -1,9 +1,12 @@
 #include "core/kernels/sampling.h"
 
 #include <algorithm>
-#include <numeric>
+#include <cstring>
+#include <limits>
+#include <random>
 
 #include "core/kernels/philox.h"
+#include "tests/support/sampling_reference.h"
 #include "tests/support/tensors.h"
 
 namespace penstock {
@@ -14,22 +17,50 @@ using namespace penstock::testing;  // NOLINT(google-build-using-namespace)
 struct Drawn {
   std::vector<int32_t> tokens;
   std::vector<float> logprobs;
+  std::vector<int32_t> top_tokens;  // [rows, top]
+  std::vector<float> top_logprobs;
 };
 
-Drawn Sample(const Tensor& logits, const std::vector<SamplingRow>& rows) {
-  Drawn drawn{std::vector<int32_t>(rows.size(), -1), std::vector<float>(rows.size(), NAN)};
-  cpu::Sampling(Pool(), logits, rows, FromVector(drawn.tokens), FromVector(drawn.logprobs));
+Drawn Sample(const Tensor& logits, const std::vector<SamplingRow>& rows, int64_t top = 0,
+             ThreadPool& pool = Pool()) {
+  const size_t cells = rows.size() * static_cast<size_t>(top);
+  Drawn drawn{std::vector<int32_t>(rows.size(), -7), std::vector<float>(rows.size(), NAN),
+              std::vector<int32_t>(cells, -7), std::vector<float>(cells, 7.0f)};
+  SamplingOutput out{FromVector(drawn.tokens), FromVector(drawn.logprobs), {}, {}};
+  if (top > 0) {
+    const Shape shape({static_cast<int64_t>(rows.size()), top});
+    out.top_tokens = FromVector(drawn.top_tokens).Reshape(shape);
+    out.top_logprobs = FromVector(drawn.top_logprobs).Reshape(shape);
+  }
+  cpu::Sampling(pool, logits, rows, out);
   return drawn;
 }
 
-SamplingRow Row(float temperature, int32_t top_k, float top_p, uint64_t seed, int64_t position) {
+SamplingParams Params(float temperature, int32_t top_k = 0, float top_p = 1, uint64_t seed = 1) {
+  SamplingParams params;
+  params.temperature = temperature;
+  params.top_k = top_k;
+  params.top_p = top_p;
+  params.seed = seed;
+  return params;
+}
+
+SamplingRow Row(const SamplingParams& params, int64_t position = 5) {
   SamplingRow row;
-  row.params.temperature = temperature;
-  row.params.top_k = top_k;
-  row.params.top_p = top_p;
-  row.params.seed = seed;
+  row.params = &params;
   row.position = position;
   return row;
+}
+
+Tensor Logits(std::vector<float> values) {
+  const Tensor tensor = Make(DataType::kF32, {1, static_cast<int64_t>(values.size())});
+  std::copy(values.begin(), values.end(), static_cast<float*>(Tensor(tensor).raw()));
+  return tensor;
+}
+
+// The token of one row with a history.
+int32_t Token(const Tensor& logits, const SamplingParams& params, const SequenceState& state) {
+  return Sample(logits, {state.Row(params)}).tokens[0];
 }
 
 // The answers published with the Random123 library for philox4x32-10.
@@ -52,15 +83,21 @@ TEST(Sampling, GreedyTakesTheLowestIdAmongEquals) {
   auto* rows = static_cast<float*>(logits.raw());
   rows[300] = rows[17] = 50.0f;
   rows[1000 + 999] = 60.0f;
-  const Drawn drawn = Sample(logits, {Row(0, 0, 1, 1, 5), Row(0, 40, 0.1f, 2, 6)});
+  const SamplingParams greedy = Params(0);
+  const SamplingParams nucleus = Params(0, 40, 0.1f, 2);
+  const Drawn drawn = Sample(logits, {Row(greedy), Row(nucleus, 6)});
   EXPECT_EQ(drawn.tokens, (std::vector<int32_t>{17, 999}));
 }
 
 TEST(Sampling, LogprobIsOfTheModelsOwnDistribution) {
   const int64_t vocab = 49152;
   const Tensor logits = Random({3, vocab}, 4, 5.0f);
-  const Drawn drawn =
-      Sample(logits, {Row(0, 0, 1, 1, 5), Row(0.3f, 5, 0.5f, 2, 6), Row(3.0f, 0, 1, 3, 7)});
+  SamplingParams biased = Params(3.0f, 0, 1, 3);
+  for (int32_t id = 0; id < 5000; ++id) biased.logit_bias.push_back({id, 100.0f});
+  const SamplingParams greedy = Params(0);
+  const SamplingParams cut = Params(0.3f, 5, 0.5f);
+  const Drawn drawn = Sample(logits, {Row(greedy), Row(cut, 6), Row(biased, 7)});
+  EXPECT_LT(drawn.tokens[2], 5000);
   for (size_t r = 0; r < 3; ++r) {
     const std::vector<float> row = ToVector(logits.Slice(static_cast<int64_t>(r), 1));
     const float top = *std::max_element(row.begin(), row.end());
@@ -72,91 +109,327 @@ TEST(Sampling, LogprobIsOfTheModelsOwnDistribution) {
   }
 }
 
-// The 0.999 quantile of the chi-squared distribution (Wilson and Hilferty's approximation).
-double ChiSquaredLimit(double degrees) {
-  const double a = 2.0 / (9.0 * degrees);
-  return degrees * std::pow(1.0 - a + 3.09 * std::sqrt(a), 3);
+TEST(Sampling, TheLikeliestTokensComeBestFirstTheLowerIdAmongEquals) {
+  const Tensor logits = Logits({1, 5, 3, 5, -2, 3});
+  SamplingParams params = Params(0.7f);
+  params.logit_bias = {{4, 50.0f}};  // changes what is sampled, not what is told
+  SamplingRow row = Row(params);
+  row.top = 5;
+  const Drawn drawn = Sample(logits, {row}, 7);
+  EXPECT_EQ(drawn.tokens[0], 4);
+  EXPECT_EQ(drawn.top_tokens, (std::vector<int32_t>{1, 3, 2, 5, 0, -7, -7}));
+  const double log_sum = std::log(2 * std::exp(5) + 2 * std::exp(3) + std::exp(1) + std::exp(-2));
+  EXPECT_NEAR(drawn.logprobs[0], -2 - log_sum, 1e-6);
+  const float expected[] = {5, 5, 3, 3, 1};
+  for (size_t i = 0; i < 5; ++i) EXPECT_NEAR(drawn.top_logprobs[i], expected[i] - log_sum, 1e-6);
+  row.top = 100;  // more than there are
+  EXPECT_EQ(Sample(logits, {row}, 6).top_tokens, (std::vector<int32_t>{1, 3, 2, 5, 0, 4}));
 }
 
-// Draws 40,000 times and holds the counts against the distribution that the contract names.
-void CheckDistribution(float temperature, int32_t top_k, float top_p) {
-  const int64_t vocab = 24;
-  const int64_t draws = 40000;
-  Tensor logits = Random({1, vocab}, 9, 1.5f);
-  const std::vector<float> row = ToVector(logits);
-
-  std::vector<size_t> order(static_cast<size_t>(vocab));
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return row[a] > row[b]; });
-  if (top_k > 0) order.resize(static_cast<size_t>(top_k));
-  std::vector<double> weight;
-  for (size_t id : order) weight.push_back(std::exp(row[id] / temperature));
-  double mass = std::accumulate(weight.begin(), weight.end(), 0.0);
-  double sum = 0;
-  size_t kept = 0;
-  while (kept < order.size() && sum < top_p * mass) sum += weight[kept++];
-  mass = sum;
-
-  std::vector<int64_t> counts(static_cast<size_t>(vocab));
-  for (int64_t i = 0; i < draws; ++i) {
-    const Drawn drawn = Sample(logits, {Row(temperature, top_k, top_p, 77, i)});
-    ++counts[static_cast<size_t>(drawn.tokens[0])];
-  }
-  double chi_squared = 0;
-  int64_t seen = 0;
-  for (size_t i = 0; i < kept; ++i) {
-    const double expected = weight[i] / mass * static_cast<double>(draws);
-    const double difference = static_cast<double>(counts[order[i]]) - expected;
-    chi_squared += difference * difference / expected;
-    seen += counts[order[i]];
-  }
-  EXPECT_EQ(seen, draws) << "a token outside the kept ones was drawn";
-  EXPECT_LE(chi_squared, ChiSquaredLimit(std::max<double>(1, static_cast<double>(kept) - 1)))
-      << kept << " kept";
-}
-
-TEST(Sampling, DrawsFromTheSoftmax) { CheckDistribution(1.0f, 0, 1.0f); }
-TEST(Sampling, DrawsFromTheTemperedSoftmax) { CheckDistribution(0.6f, 0, 1.0f); }
-TEST(Sampling, DrawsFromTheTopK) { CheckDistribution(1.3f, 5, 1.0f); }
-TEST(Sampling, DrawsFromTheNucleus) { CheckDistribution(1.0f, 0, 0.7f); }
-TEST(Sampling, TopPCutsWhatTopKLeft) { CheckDistribution(1.0f, 8, 0.8f); }
-TEST(Sampling, ATinyTopPKeepsOneToken) { CheckDistribution(1.0f, 0, 1e-6f); }
-
-TEST(Sampling, ARowDependsOnNothingButItself) {
-  const Tensor logits = Random({9, 500}, 12, 2.0f);
-  std::vector<SamplingRow> rows;
-  for (int64_t r = 0; r < 9; ++r) {
-    rows.push_back(Row(0.9f, r % 3 == 0 ? 50 : 0, r % 2 == 0 ? 0.9f : 1.0f,
-                       static_cast<uint64_t>(r), 100 + r));
-  }
-  const Drawn together = Sample(logits, rows);
-  for (size_t r = 0; r < 9; ++r) {
-    const Drawn alone = Sample(logits.Slice(static_cast<int64_t>(r), 1), {rows[r]});
-    EXPECT_EQ(alone.tokens[0], together.tokens[r]);
-    EXPECT_EQ(alone.logprobs[0], together.logprobs[r]);
+TEST(Sampling, ATargetIsToldAndNotSampled) {
+  const Tensor logits = Logits({1, 5, 3, 5, -2, 3});
+  const SamplingParams params = Params(1.0f);
+  SamplingRow row = Row(params);
+  row.top = 1;
+  for (int32_t target = 0; target < 6; ++target) {
+    row.target = target;
+    const Drawn drawn = Sample(logits, {row}, 1);
+    EXPECT_EQ(drawn.tokens[0], target);
+    EXPECT_EQ(drawn.top_tokens[0], 1);
+    EXPECT_NEAR(drawn.logprobs[0] - drawn.top_logprobs[0],
+                ToVector(logits)[static_cast<size_t>(target)] - 5, 1e-6);
   }
 }
 
-TEST(Sampling, SeedChoiceAndPositionEachChangeTheDraw) {
-  const Tensor logits = Make(DataType::kF32, {1, 10000});
-  std::fill_n(static_cast<float*>(Tensor(logits).raw()), 10000, 0.0f);
-  const auto token = [&](SamplingRow row) { return Sample(logits, {row}).tokens[0]; };
-  const SamplingRow base = Row(1.0f, 0, 1.0f, 5, 6);
-  SamplingRow other_choice = base;
-  other_choice.params.choice = 1;
-  EXPECT_EQ(token(base), token(base));
-  EXPECT_NE(token(base), token(Row(1.0f, 0, 1.0f, 6, 6)));
-  EXPECT_NE(token(base), token(Row(1.0f, 0, 1.0f, 5, 7)));
-  EXPECT_NE(token(base), token(other_choice));
+// Every parameter at once and alone, at random: the very token that the float64 reference draws.
+TEST(Sampling, GivesTheTokensOfTheReference) {
+  std::mt19937 random(5);
+  const auto chance = [&](uint32_t one_in) { return random() % one_in == 0; };
+  const auto real = [&](double low, double high) {
+    return static_cast<float>(low + (high - low) * static_cast<double>(random()) / 4294967296.0);
+  };
+  int greedy = 0;
+  int masked = 0;
+  for (int trial = 0; trial < 5000; ++trial) {
+    const int32_t vocab = 2 + static_cast<int32_t>(random() % 40);
+    const auto token = [&] { return static_cast<int32_t>(random()) & 0x7fffffff; };
+    const Tensor logits = Random({1, vocab}, random(), 2.0f);
+    std::vector<int32_t> prompt(1 + random() % 8);
+    std::vector<int32_t> answer(random() % 12);
+    for (int32_t& id : prompt) id = token() % vocab;
+    for (int32_t& id : answer) id = token() % vocab;
+    const SequenceState state(prompt, answer);
+
+    SamplingParams params = Params(chance(4) ? 0.0f : real(0.2, 3), 0, 1, random());
+    params.choice = static_cast<int32_t>(random() % 3);
+    if (chance(3)) params.top_k = 1 + static_cast<int32_t>(random() % 50);
+    if (chance(3)) params.top_p = real(0.01, 1);
+    if (chance(3)) params.min_p = real(0, 0.5);
+    if (chance(3)) params.repetition_penalty = real(0.5, 2);
+    if (chance(3)) params.presence_penalty = real(-2, 2);
+    if (chance(3)) params.frequency_penalty = real(-2, 2);
+    if (chance(3)) {
+      for (int32_t id = 0; id < vocab; ++id) {
+        if (chance(4)) params.logit_bias.push_back({id, real(-5, 5)});
+      }
+    }
+    if (chance(2)) {
+      params.min_tokens = static_cast<int64_t>(random() % 14);
+      for (int32_t id = 0; id < vocab; ++id) {
+        if (chance(5)) params.stop_ids.push_back(id);
+      }
+    }
+    while (chance(2)) {
+      std::vector<int32_t> word = {token() % vocab};  // often the end of the history, one more
+      const size_t prefix = random() % 4;
+      if (prefix < state.history.size()) {
+        word.insert(word.begin(), state.history.end() - static_cast<int64_t>(prefix),
+                    state.history.end());
+      }
+      if (word.size() > 1 && chance(4)) word[0] = token() % vocab;
+      params.bad_words.push_back(word);
+    }
+    const int32_t expected = SamplingReference(ToVector(logits), params, state).Token();
+    ASSERT_EQ(Token(logits, params, state), expected) << "trial " << trial;
+    greedy += params.temperature == 0 ? 1 : 0;
+    masked += expected == kNoToken ? 1 : 0;
+  }
+  EXPECT_GT(greedy, 500);
+  EXPECT_GT(masked, 5);
+}
+
+// On vocabularies that are larger than any block, with cuts that keep few and almost all.
+TEST(Sampling, GivesTheTokensOfTheReferenceOnALargeVocabulary) {
+  const SequenceState state({1, 2, 3}, {4});
+  for (int64_t trial = 0; trial < 240; ++trial) {
+    const int64_t vocab = 6000 + 13 * trial;
+    Tensor logits = Random({1, vocab}, static_cast<uint32_t>(trial), trial % 4 == 0 ? 0.1f : 2.5f);
+    if (trial % 3 == 0) {  // many ties, also at the cuts
+      auto* values = static_cast<float*>(logits.raw());
+      for (int64_t i = 0; i < vocab; ++i) values[i] = std::round(values[i] * 4) / 4;
+    }
+    SamplingParams params =
+        Params(0.4f + 0.1f * static_cast<float>(trial % 16), 0, 1, static_cast<uint64_t>(trial));
+    if (trial % 10 == 9) params.temperature = 0.05f;  // most tokens are far below the best
+    const int32_t top_k[] = {0, 30, 1500, 3000};
+    const float top_p[] = {1, 0.3f, 0.9f, 0.9999999f};
+    const float min_p[] = {0, 0, 0.001f, 0.2f};
+    params.top_k = top_k[trial / 3 % 4];
+    params.top_p = top_p[trial / 12 % 4];
+    params.min_p = min_p[trial / 48 % 4];
+    const int32_t expected = SamplingReference(ToVector(logits), params, state).Token();
+    ASSERT_EQ(Token(logits, params, state), expected) << "trial " << trial;
+  }
+}
+
+TEST(Sampling, StepsComeInTheirOrder) {
+  const SequenceState state({1}, {0, 0});
+  SamplingParams params = Params(0);
+  // Bias, then repetition: (2 + 2) / 2 = 2 beats 1.9; repetition first would give 3.
+  params.logit_bias = {{0, 2.0f}};
+  params.repetition_penalty = 2.0f;
+  EXPECT_EQ(Token(Logits({2, -9, 1.9f}), params, state), 0);
+  EXPECT_EQ(Token(Logits({2, -9, 2.5f}), params, state), 2);
+  // Repetition, then the others: 4 / 2 - 2 * 0.25 - 0.5 = 1; before it they would give 1.5.
+  params.frequency_penalty = 0.25f;
+  params.presence_penalty = 0.5f;
+  EXPECT_EQ(Token(Logits({2, -9, 0.9f}), params, state), 0);
+  EXPECT_EQ(Token(Logits({2, -9, 1.1f}), params, state), 2);
+  // A bias does not bring back what is masked.
+  params.logit_bias = {{0, 100.0f}};
+  params.bad_words = {{0, 0}};
+  EXPECT_EQ(Token(Logits({2, -9, 1.1f}), params, state), 2);
+}
+
+TEST(Sampling, PenaltiesTellThePromptFromTheAnswer) {
+  const Tensor logits = Logits({3, 2.9f, 2.8f});
+  const SequenceState prompt_only({0, 0, 0}, {});
+  SamplingParams params = Params(0);
+  params.presence_penalty = 2.0f;
+  params.frequency_penalty = 2.0f;
+  EXPECT_EQ(Token(logits, params, prompt_only), 0);
+  EXPECT_EQ(Token(logits, params, SequenceState({0}, {0, 1})), 2);
+  params = Params(0);
+  params.repetition_penalty = 1.2f;
+  EXPECT_EQ(Token(logits, params, prompt_only), 1);
+  EXPECT_EQ(Token(logits, params, SequenceState({0}, {1})), 2);
+  // Negative logits grow more negative.
+  EXPECT_EQ(Token(Logits({-1, -1.1f, -1.3f}), params, SequenceState({0}, {})), 1);
+  // Below 1 it rewards.
+  params.repetition_penalty = 0.5f;
+  EXPECT_EQ(Token(Logits({-1, 2, 3}), params, SequenceState({1}, {})), 1);
+}
+
+TEST(Sampling, StopIdsAreMaskedUntilMinTokens) {
+  SamplingParams params = Params(0);
+  params.stop_ids = {0, 2};
+  params.min_tokens = 2;
+  const Tensor logits = Logits({9, 1, 8});
+  EXPECT_EQ(Token(logits, params, SequenceState({5, 5, 5}, {})), 1);
+  EXPECT_EQ(Token(logits, params, SequenceState({5, 5, 5}, {1})), 1);
+  EXPECT_EQ(Token(logits, params, SequenceState({5, 5, 5}, {1, 1})), 0);
+}
+
+TEST(Sampling, ABadWordIsNeverCompleted) {
+  SamplingParams params = Params(0);
+  const Tensor logits = Logits({9, 8, 7, 6});
+  params.bad_words = {{0}};
+  EXPECT_EQ(Token(logits, params, SequenceState({1}, {})), 1);
+  params.bad_words = {{3, 2, 0}};
+  EXPECT_EQ(Token(logits, params, SequenceState({2}, {})), 0);     // longer than the history
+  EXPECT_EQ(Token(logits, params, SequenceState({3, 2}, {})), 1);  // begun in the prompt
+  EXPECT_EQ(Token(logits, params, SequenceState({3}, {2})), 1);
+  EXPECT_EQ(Token(logits, params, SequenceState({3}, {2, 1})), 0);
+  EXPECT_EQ(Token(logits, params, SequenceState({2}, {2})), 0);
+}
+
+TEST(Sampling, TiesAtTheCutsGoToTheLowerId) {
+  const Tensor logits = Logits({1, 2, 1, 2, 1, 2, 1, 2});
+  for (uint64_t seed = 0; seed < 500; ++seed) {
+    const SamplingParams top_k = Params(1, 3, 1, seed);
+    const int32_t among_three = Sample(logits, {Row(top_k)}).tokens[0];
+    EXPECT_TRUE(among_three == 1 || among_three == 3 || among_three == 5) << among_three;
+    const SamplingParams top_p = Params(1, 4, 0.5f, seed);  // exactly half: two of four
+    const int32_t among_two = Sample(logits, {Row(top_p)}).tokens[0];
+    EXPECT_TRUE(among_two == 1 || among_two == 3) << among_two;
+    SamplingParams min_p = Params(1, 0, 1, seed);
+    min_p.min_p = 1.0f;  // as likely as the likeliest: all four
+    EXPECT_EQ(Sample(logits, {Row(min_p)}).tokens[0] % 2, 1);
+    min_p.min_p = 0.36f;  // exp(-1) = 0.368: all eight
+    min_p.top_k = 5;
+    EXPECT_LT(Sample(logits, {Row(min_p)}).tokens[0], 8);
+  }
 }
 
 // top_p must be exact also when the nucleus is most of a flat vocabulary.
 TEST(Sampling, AFlatNucleusIsCutAtItsPlace) {
-  const Tensor logits = Make(DataType::kF32, {1, 4096});
-  std::fill_n(static_cast<float*>(Tensor(logits).raw()), 4096, 1.0f);
-  for (int64_t i = 0; i < 2000; ++i) {
-    EXPECT_LT(Sample(logits, {Row(1.0f, 0, 0.5f, 3, i)}).tokens[0], 2049);
+  const Tensor logits = Logits(std::vector<float>(4096, 1.0f));
+  const SamplingParams params = Params(1, 0, 0.5f, 3);
+  for (int64_t i = 0; i < 200; ++i) {
+    EXPECT_LT(Sample(logits, {Row(params, i)}).tokens[0], 2048);
   }
+}
+
+// NaN or an infinity anywhere in a row fails it; its neighbours keep every byte.
+TEST(Sampling, ABrokenRowFailsAlone) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  for (int64_t vocab : {1, 3, 8, 100, 1000}) {
+    const Tensor logits = Random({5, vocab}, 12, 2.0f);
+    const SamplingParams greedy = Params(0);
+    const SamplingParams drawn_params = Params(0.9f, 0, 0.9f, 8);
+    SamplingRow told = Row(greedy, 3);
+    told.target = 0;
+    std::vector<SamplingRow> rows = {Row(greedy), Row(drawn_params), Row(drawn_params, 6), told,
+                                     Row(greedy, 9)};
+    for (SamplingRow& row : rows) row.top = 3;
+    const Drawn sound = Sample(logits, rows, 3);
+    for (float broken : {std::nanf(""), kInfinity, -kInfinity}) {
+      for (size_t r = 0; r < 5; ++r) {
+        for (int64_t at : {int64_t{0}, vocab / 2, vocab - 1}) {
+          Tensor spoiled = Make(DataType::kF32, {5, vocab});
+          std::memcpy(spoiled.raw(), logits.raw(), static_cast<size_t>(logits.bytes()));
+          static_cast<float*>(spoiled.raw())[static_cast<int64_t>(r) * vocab + at] = broken;
+          const Drawn drawn = Sample(spoiled, rows, 3);
+          Drawn expected = sound;
+          expected.tokens[r] = kNoToken;
+          expected.logprobs[r] = 0;
+          for (size_t i = r * 3; i < r * 3 + 3; ++i) {
+            expected.top_tokens[i] = -7;
+            expected.top_logprobs[i] = 7.0f;
+          }
+          EXPECT_EQ(drawn.tokens, expected.tokens);
+          EXPECT_EQ(drawn.logprobs, expected.logprobs);
+          EXPECT_EQ(drawn.top_tokens, expected.top_tokens);
+          EXPECT_EQ(drawn.top_logprobs, expected.top_logprobs);
+        }
+      }
+    }
+  }
+}
+
+TEST(Sampling, ARowWhoseTokensAreAllMaskedFails) {
+  for (float temperature : {0.0f, 1.0f}) {
+    SamplingParams params = Params(temperature);
+    params.bad_words = {{0}, {2}};
+    params.stop_ids = {1};
+    params.min_tokens = 1;
+    const SequenceState begun({5}, {});
+    EXPECT_EQ(Token(Logits({1, 2, 3}), params, begun), kNoToken);
+    EXPECT_EQ(Token(Logits({1, 2, 3}), params, SequenceState({5}, {5})), 1);
+    // Also where fewer are left than top_k and top_p would keep.
+    params.top_k = 2;
+    params.top_p = 0.9f;
+    EXPECT_EQ(Token(Logits({1, 2, 3}), params, begun), kNoToken);
+    EXPECT_EQ(Token(Logits({1, 2, 3}), params, SequenceState({5}, {5})), 1);
+  }
+}
+
+TEST(Sampling, APenaltyThatOverflowsStaysFinite) {
+  constexpr float kLargest = std::numeric_limits<float>::max();
+  SamplingParams params = Params(0);
+  params.repetition_penalty = 1e-30f;
+  params.frequency_penalty = 1e6f;
+  params.logit_bias = {{0, kLargest}, {1, -kLargest}};
+  // 0 and 1 overflow upwards and downwards; neither is masked, neither is a NaN.
+  EXPECT_EQ(Token(Logits({kLargest, -kLargest, 5}), params, SequenceState({0, 1}, {})), 0);
+  params.bad_words = {{0}, {2}};
+  EXPECT_EQ(Token(Logits({kLargest, -kLargest, 5}), params, SequenceState({0, 1}, {1})), 1);
+  params.temperature = std::numeric_limits<float>::denorm_min();
+  EXPECT_EQ(Token(Logits({kLargest, -kLargest, 5}), params, SequenceState({0, 1}, {1})), 1);
+  params.top_p = 0.5f;
+  EXPECT_EQ(Token(Logits({kLargest, -kLargest, 5}), params, SequenceState({0, 1}, {1})), 1);
+}
+
+TEST(Sampling, ARowDependsOnNothingButItself) {
+  constexpr int32_t kRows = 24;
+  constexpr int64_t kVocab = 700;
+  const Tensor logits = Random({kRows, kVocab}, 12, 2.0f);
+  std::vector<SamplingParams> params;
+  std::vector<SequenceState> states;
+  for (int32_t r = 0; r < kRows; ++r) {
+    SamplingParams one = Params(r % 5 == 0 ? 0.0f : 0.9f, r % 3 == 0 ? 50 : 0,
+                                r % 2 == 0 ? 0.9f : 1.0f, static_cast<uint64_t>(r));
+    if (r % 4 == 1) one.repetition_penalty = 1.3f;
+    if (r % 4 == 2) one.frequency_penalty = 0.7f;
+    if (r % 6 == 3) one.logit_bias = {{r, 5.0f}};
+    if (r % 6 == 4) one.bad_words = {{r + 1}};
+    if (r % 7 == 5) one.min_p = 0.1f;
+    params.push_back(one);
+    states.emplace_back(std::vector<int32_t>{r, r + 2}, std::vector<int32_t>(r % 9, r + 1));
+  }
+  std::vector<SamplingRow> rows;
+  for (size_t r = 0; r < kRows; ++r) {
+    rows.push_back(states[r].Row(params[r]));
+    rows.back().top = static_cast<int32_t>(r % 5);
+  }
+  const Drawn together = Sample(logits, rows, 4);
+  ThreadPool one_thread(1);
+  const Drawn same = Sample(logits, rows, 4, one_thread);
+  EXPECT_EQ(same.tokens, together.tokens);
+  EXPECT_EQ(same.logprobs, together.logprobs);
+  EXPECT_EQ(same.top_tokens, together.top_tokens);
+  EXPECT_EQ(same.top_logprobs, together.top_logprobs);
+  for (size_t r = 0; r < kRows; ++r) {
+    const Drawn alone = Sample(logits.Slice(static_cast<int64_t>(r), 1), {rows[r]}, 4);
+    EXPECT_EQ(alone.tokens[0], together.tokens[r]);
+    EXPECT_EQ(alone.logprobs[0], together.logprobs[r]);
+    EXPECT_TRUE(std::equal(alone.top_logprobs.begin(), alone.top_logprobs.end(),
+                           together.top_logprobs.begin() + static_cast<int64_t>(r) * 4));
+  }
+}
+
+TEST(Sampling, SeedChoiceAndPositionEachChangeTheDraw) {
+  const Tensor logits = Logits(std::vector<float>(10000, 0.0f));
+  const auto token = [&](uint64_t seed, int32_t choice, int64_t position) {
+    SamplingParams params = Params(1, 0, 1, seed);
+    params.choice = choice;
+    return Sample(logits, {Row(params, position)}).tokens[0];
+  };
+  EXPECT_EQ(token(5, 0, 6), token(5, 0, 6));
+  EXPECT_NE(token(5, 0, 6), token(6, 0, 6));
+  EXPECT_NE(token(5, 0, 6), token(5, 1, 6));
+  EXPECT_NE(token(5, 0, 6), token(5, 0, 7));
+  EXPECT_NE(token(5, 0, 6), token(5, 0, 6 + (int64_t{1} << 32)));
 }
 
 }  // namespace

@@ -14,6 +14,7 @@ namespace {
 
 constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
 
+// Every field has a value of its own, none its default.
 StepPlan ExamplePlan() {
   StepPlan plan;
   plan.number = std::numeric_limits<uint64_t>::max();
@@ -21,11 +22,24 @@ StepPlan ExamplePlan() {
   Admission& admission = plan.admissions.emplace_back();
   admission.slot = 3;
   admission.generation = 7;
-  admission.sampling.temperature = 0.5f;
-  admission.sampling.top_k = 40;
-  admission.sampling.top_p = 0.9f;
-  admission.sampling.seed = ~uint64_t{0};
-  admission.sampling.choice = 2;
+  admission.prompt_tokens = 2;
+  admission.history = {0, 49151, 6};
+  SamplingParams& sampling = admission.sampling;
+  sampling.temperature = 0.5f;
+  sampling.top_k = 40;
+  sampling.top_p = 0.9f;
+  sampling.min_p = 0.125f;
+  sampling.repetition_penalty = 1.5f;
+  sampling.presence_penalty = -0.75f;
+  sampling.frequency_penalty = 0.25f;
+  sampling.logit_bias = {{0, -100.0f}, {49151, 2.5f}};
+  sampling.stop_ids = {0, 2, 49151};
+  sampling.min_tokens = 11;
+  sampling.bad_words = {{1, 2, 3}, {49151}};
+  sampling.logprobs = 5;
+  sampling.prompt_logprobs = 6;
+  sampling.seed = ~uint64_t{0};
+  sampling.choice = 2;
   PlanRow row;
   row.slot = 3;
   row.generation = 7;
@@ -33,8 +47,40 @@ StepPlan ExamplePlan() {
   row.tokens = {1, 0, 49151};
   row.blocks = {5, 0};
   row.sample = true;
+  row.targets = {0, 49151};
   plan.rows.push_back(row);
   return plan;
+}
+
+StepResult ExampleResult() {
+  StepResult result;
+  result.number = 9;
+  result.epoch = 2;
+  result.compute_ns = 123;
+  result.samples = {{1, 4, 77, 50, -0.5f, {{50, -0.5f}, {0, -1.5f}}},
+                    {2, 1, 3, 6, -INFINITY, {}},
+                    {5, 1, 3, kNoToken, 0.0f, {}}};
+  result.prompt_logprobs = {{1, 4, 5, {9, -2.0f}, {{8, -0.25f}, {9, -2.0f}}},
+                            {2, 1, 6, {kNoToken, 0.0f}, {}}};
+  return result;
+}
+
+// Each field of a message and of the messages in it that is nowhere set, by its name: what an
+// example that claims to hold everything has forgotten, or an encoder.
+void FindUnset(const google::protobuf::Message& message, std::vector<std::string>* unset) {
+  const google::protobuf::Reflection& reflection = *message.GetReflection();
+  for (int i = 0; i < message.GetDescriptor()->field_count(); ++i) {
+    const google::protobuf::FieldDescriptor* field = message.GetDescriptor()->field(i);
+    const bool set = field->is_repeated() ? reflection.FieldSize(message, field) > 0
+                                          : reflection.HasField(message, field);
+    if (!set) {
+      unset->push_back(field->full_name());
+    } else if (field->message_type() != nullptr) {
+      FindUnset(field->is_repeated() ? reflection.GetRepeatedMessage(message, field, 0)
+                                     : reflection.GetMessage(message, field),
+                unset);
+    }
+  }
 }
 
 TEST(WorkerCodecTest, StageOptionsComeBack) {
@@ -92,18 +138,42 @@ TEST(WorkerCodecTest, PlanComesBack) {
   const StepPlan plan = ExamplePlan();
   worker::v1::StepPlan message;
   EncodeStepPlan(plan, &message);
-  const absl::StatusOr<StepPlan> decoded = DecodeStepPlan(message);
+  // The first of two biases is of token 0.
+  std::vector<std::string> unset;
+  FindUnset(message, &unset);
+  EXPECT_EQ(unset, std::vector<std::string>{"penstock.worker.v1.LogitBias.token"});
+  worker::v1::StepPlan received;
+  ASSERT_TRUE(received.ParseFromString(message.SerializeAsString()));
+  const absl::StatusOr<StepPlan> decoded = DecodeStepPlan(received);
   ASSERT_TRUE(IsOk(decoded));
   EXPECT_EQ(decoded->number, plan.number);
   EXPECT_EQ(decoded->epoch, plan.epoch);
   ASSERT_EQ(decoded->admissions.size(), 1u);
-  EXPECT_EQ(decoded->admissions[0].slot, 3);
-  EXPECT_EQ(decoded->admissions[0].generation, 7u);
-  EXPECT_EQ(decoded->admissions[0].sampling.temperature, 0.5f);
-  EXPECT_EQ(decoded->admissions[0].sampling.top_k, 40);
-  EXPECT_EQ(decoded->admissions[0].sampling.top_p, 0.9f);
-  EXPECT_EQ(decoded->admissions[0].sampling.seed, ~uint64_t{0});
-  EXPECT_EQ(decoded->admissions[0].sampling.choice, 2);
+  const Admission& admission = decoded->admissions[0];
+  EXPECT_EQ(admission.slot, 3);
+  EXPECT_EQ(admission.generation, 7u);
+  EXPECT_EQ(admission.prompt_tokens, 2);
+  EXPECT_EQ(admission.history, plan.admissions[0].history);
+  const SamplingParams& sampling = admission.sampling;
+  EXPECT_EQ(sampling.temperature, 0.5f);
+  EXPECT_EQ(sampling.top_k, 40);
+  EXPECT_EQ(sampling.top_p, 0.9f);
+  EXPECT_EQ(sampling.min_p, 0.125f);
+  EXPECT_EQ(sampling.repetition_penalty, 1.5f);
+  EXPECT_EQ(sampling.presence_penalty, -0.75f);
+  EXPECT_EQ(sampling.frequency_penalty, 0.25f);
+  ASSERT_EQ(sampling.logit_bias.size(), 2u);
+  EXPECT_EQ(sampling.logit_bias[0].token, 0);
+  EXPECT_EQ(sampling.logit_bias[0].bias, -100.0f);
+  EXPECT_EQ(sampling.logit_bias[1].token, 49151);
+  EXPECT_EQ(sampling.logit_bias[1].bias, 2.5f);
+  EXPECT_EQ(sampling.stop_ids, (std::vector<int32_t>{0, 2, 49151}));
+  EXPECT_EQ(sampling.min_tokens, 11);
+  EXPECT_EQ(sampling.bad_words, (std::vector<std::vector<int32_t>>{{1, 2, 3}, {49151}}));
+  EXPECT_EQ(sampling.logprobs, 5);
+  EXPECT_EQ(sampling.prompt_logprobs, 6);
+  EXPECT_EQ(sampling.seed, ~uint64_t{0});
+  EXPECT_EQ(sampling.choice, 2);
   ASSERT_EQ(decoded->rows.size(), 1u);
   EXPECT_EQ(decoded->rows[0].slot, 3);
   EXPECT_EQ(decoded->rows[0].generation, 7u);
@@ -111,28 +181,40 @@ TEST(WorkerCodecTest, PlanComesBack) {
   EXPECT_EQ(decoded->rows[0].tokens, plan.rows[0].tokens);
   EXPECT_EQ(decoded->rows[0].blocks, plan.rows[0].blocks);
   EXPECT_TRUE(decoded->rows[0].sample);
+  EXPECT_EQ(decoded->rows[0].targets, plan.rows[0].targets);
 }
 
 TEST(WorkerCodecTest, ResultComesBack) {
-  StepResult result;
-  result.number = 9;
-  result.epoch = 2;
-  result.compute_ns = 123;
-  result.samples = {{1, 4, 77, 50, -0.5f, {}}, {0, 1, 3, 0, -INFINITY, {}}};
+  const StepResult result = ExampleResult();
   worker::v1::StepResult message;
   EncodeStepResult(result, &message);
-  const absl::StatusOr<StepResult> decoded = DecodeStepResult(message);
+  std::vector<std::string> unset;
+  FindUnset(message, &unset);
+  EXPECT_TRUE(unset.empty()) << unset[0];
+  worker::v1::StepResult received;
+  ASSERT_TRUE(received.ParseFromString(message.SerializeAsString()));
+  const absl::StatusOr<StepResult> decoded = DecodeStepResult(received);
   ASSERT_TRUE(IsOk(decoded));
   EXPECT_EQ(decoded->number, 9u);
   EXPECT_EQ(decoded->epoch, 2u);
   EXPECT_EQ(decoded->compute_ns, 123);
-  ASSERT_EQ(decoded->samples.size(), 2u);
-  EXPECT_EQ(decoded->samples[0].slot, 1);
-  EXPECT_EQ(decoded->samples[0].generation, 4u);
-  EXPECT_EQ(decoded->samples[0].position, 77);
-  EXPECT_EQ(decoded->samples[0].token, 50);
-  EXPECT_EQ(decoded->samples[0].logprob, -0.5f);
-  EXPECT_EQ(decoded->samples[1].logprob, -INFINITY);
+  ASSERT_EQ(decoded->samples.size(), 3u);
+  for (size_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(decoded->samples[i].slot, result.samples[i].slot);
+    EXPECT_EQ(decoded->samples[i].generation, result.samples[i].generation);
+    EXPECT_EQ(decoded->samples[i].position, result.samples[i].position);
+    EXPECT_EQ(decoded->samples[i].token, result.samples[i].token);
+    EXPECT_EQ(decoded->samples[i].logprob, result.samples[i].logprob);
+    EXPECT_EQ(decoded->samples[i].top, result.samples[i].top);
+  }
+  ASSERT_EQ(decoded->prompt_logprobs.size(), 2u);
+  for (size_t i = 0; i < 2; ++i) {
+    EXPECT_EQ(decoded->prompt_logprobs[i].slot, result.prompt_logprobs[i].slot);
+    EXPECT_EQ(decoded->prompt_logprobs[i].generation, result.prompt_logprobs[i].generation);
+    EXPECT_EQ(decoded->prompt_logprobs[i].position, result.prompt_logprobs[i].position);
+    EXPECT_EQ(decoded->prompt_logprobs[i].token, result.prompt_logprobs[i].token);
+    EXPECT_EQ(decoded->prompt_logprobs[i].top, result.prompt_logprobs[i].top);
+  }
 }
 
 TEST(WorkerCodecTest, ErrorComesBack) {
@@ -156,10 +238,43 @@ TEST(WorkerCodecTest, RefusesMalformedPlans) {
       {"Admission.slot", [](Plan* plan) { plan->mutable_admissions(0)->set_slot(-1); }},
       {"SamplingParams.temperature", [&](Plan* plan) { sampling(plan)->set_temperature(-0.1f); }},
       {"SamplingParams.temperature", [&](Plan* plan) { sampling(plan)->set_temperature(NAN); }},
-      {"SamplingParams.temperature", [&](Plan* plan) { sampling(plan)->set_temperature(INFINITY); }},
+      {"SamplingParams.temperature",
+       [&](Plan* plan) { sampling(plan)->set_temperature(INFINITY); }},
       {"SamplingParams.top_k", [&](Plan* plan) { sampling(plan)->set_top_k(-1); }},
       {"SamplingParams.top_p", [&](Plan* plan) { sampling(plan)->set_top_p(0.0f); }},
       {"SamplingParams.top_p", [&](Plan* plan) { sampling(plan)->set_top_p(1.1f); }},
+      {"SamplingParams.min_p", [&](Plan* plan) { sampling(plan)->set_min_p(-0.1f); }},
+      {"SamplingParams.min_p", [&](Plan* plan) { sampling(plan)->set_min_p(NAN); }},
+      {"SamplingParams.repetition_penalty",
+       [&](Plan* plan) { sampling(plan)->set_repetition_penalty(0.0f); }},
+      {"SamplingParams.repetition_penalty",
+       [&](Plan* plan) { sampling(plan)->set_repetition_penalty(INFINITY); }},
+      {"SamplingParams.presence_penalty",
+       [&](Plan* plan) { sampling(plan)->set_presence_penalty(NAN); }},
+      {"SamplingParams.frequency_penalty",
+       [&](Plan* plan) { sampling(plan)->set_frequency_penalty(-INFINITY); }},
+      {"SamplingParams.logit_bias.token",
+       [&](Plan* plan) { sampling(plan)->mutable_logit_bias(1)->set_token(-1); }},
+      {"SamplingParams.logit_bias.bias",
+       [&](Plan* plan) { sampling(plan)->mutable_logit_bias(1)->set_bias(NAN); }},
+      {"SamplingParams.stop_ids", [&](Plan* plan) { sampling(plan)->set_stop_ids(0, -1); }},
+      {"SamplingParams.min_tokens", [&](Plan* plan) { sampling(plan)->set_min_tokens(-1); }},
+      {"SamplingParams.bad_words.size",
+       [&](Plan* plan) { sampling(plan)->mutable_bad_words(0)->clear_tokens(); }},
+      {"SamplingParams.bad_words",
+       [&](Plan* plan) { sampling(plan)->mutable_bad_words(0)->set_tokens(1, -1); }},
+      {"SamplingParams.logprobs", [&](Plan* plan) { sampling(plan)->set_logprobs(-1); }},
+      {"SamplingParams.prompt_logprobs",
+       [&](Plan* plan) { sampling(plan)->set_prompt_logprobs(-2); }},
+      {"Admission.prompt_tokens",
+       [](Plan* plan) { plan->mutable_admissions(0)->set_prompt_tokens(-1); }},
+      {"Admission.history", [](Plan* plan) { plan->mutable_admissions(0)->set_history(0, -1); }},
+      {"PlanRow.targets.size",
+       [](Plan* plan) {
+         plan->mutable_rows(0)->add_targets(1);
+         plan->mutable_rows(0)->add_targets(1);
+       }},
+      {"PlanRow.targets", [](Plan* plan) { plan->mutable_rows(0)->set_targets(0, -1); }},
       {"SamplingParams.choice", [&](Plan* plan) { sampling(plan)->set_choice(-1); }},
       {"PlanRow.slot", [](Plan* plan) { plan->mutable_rows(0)->set_slot(INT32_MAX); }},
       {"PlanRow.position", [](Plan* plan) { plan->mutable_rows(0)->set_position(-1); }},
@@ -203,6 +318,14 @@ TEST(WorkerCodecTest, RefusesMalformedLoads) {
   EXPECT_TRUE(Fails(options([](Request* m) { m->set_padded_memory_bytes(-1); }), kInvalid,
                     {"padded_memory_bytes"}));
 
+  worker::v1::LoadProgress progress;
+  EncodeLoadProgress({3, 4, "t"}, &progress);
+  EXPECT_EQ(DecodeLoadProgress(progress)->tensor, "t");
+  progress.set_done(5);
+  EXPECT_TRUE(Fails(DecodeLoadProgress(progress), kInvalid, {"LoadProgress.done"}));
+  progress.set_total(-1);
+  EXPECT_TRUE(Fails(DecodeLoadProgress(progress), kInvalid, {"LoadProgress.total"}));
+
   worker::v1::LoadResponse empty;
   EXPECT_TRUE(Fails(DecodeStageInfo(empty), kInvalid, {"LoadResponse.config"}));
   worker::v1::LoadResponse info;
@@ -227,6 +350,26 @@ TEST(WorkerCodecTest, RefusesMalformedResults) {
   EXPECT_TRUE(Fails(result(0, 0, -2, 0.0f), kInvalid, {"token"}));
   EXPECT_TRUE(Fails(result(0, 0, 0, NAN), kInvalid, {"logprob"}));
   EXPECT_TRUE(Fails(result(0, 0, 0, 1.0f), kInvalid, {"logprob"}));
+
+  using Result = worker::v1::StepResult;
+  const auto spoiled = [](const std::function<void(Result*)>& spoil) {
+    Result message;
+    EncodeStepResult(ExampleResult(), &message);
+    spoil(&message);
+    return DecodeStepResult(message);
+  };
+  const auto top = [](Result* m) { return m->mutable_samples(0)->mutable_top(0); };
+  const auto prompt = [](Result* m) { return m->mutable_prompt_logprobs(0); };
+  EXPECT_TRUE(Fails(spoiled([&](Result* m) { top(m)->set_token(-1); }), kInvalid, {"top.token"}));
+  EXPECT_TRUE(
+      Fails(spoiled([&](Result* m) { top(m)->set_logprob(NAN); }), kInvalid, {"top.logprob"}));
+  EXPECT_TRUE(Fails(spoiled([&](Result* m) { prompt(m)->set_slot(-1); }), kInvalid, {"slot"}));
+  EXPECT_TRUE(
+      Fails(spoiled([&](Result* m) { prompt(m)->set_position(0); }), kInvalid, {"position"}));
+  EXPECT_TRUE(Fails(spoiled([&](Result* m) { prompt(m)->mutable_token()->set_token(-2); }),
+                    kInvalid, {"token"}));
+  EXPECT_TRUE(Fails(spoiled([&](Result* m) { prompt(m)->mutable_token()->set_logprob(0.1f); }),
+                    kInvalid, {"logprob"}));
 }
 
 }  // namespace

@@ -2,12 +2,14 @@
 // keeps, can hold it, make it fail and count what it has done.
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <limits>
 #include <memory>
 #include <mutex>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -70,12 +72,21 @@ class FakeStageControl {
 
 class FakeExecutor final : public StageExecutor {
  public:
+  static constexpr int64_t kSlowTensors = 40;  // of slow.gguf, 10 ms each
+
   FakeExecutor(const FakeModelOptions& options, std::shared_ptr<FakeStageControl> control)
       : options_(options), model_(options), control_(std::move(control)) {}
 
-  absl::StatusOr<StageInfo> Load(const StageOptions& options) override {
+  absl::StatusOr<StageInfo> Load(const StageOptions& options,
+                                 const ProgressCallback& progress) override {
     if (options.model == "missing.gguf") {
       return absl::NotFoundError("missing.gguf: no such file");
+    }
+    if (options.model == "slow.gguf") {
+      for (int64_t done = 0; done < kSlowTensors; ++done) {
+        progress({done, kSlowTensors, "tensor " + std::to_string(done)});
+        std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      }
     }
     return Info(options_);
   }

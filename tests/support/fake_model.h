@@ -30,6 +30,11 @@ class FakeModel {
   explicit FakeModel(const FakeModelOptions& options)
       : options_(options), slots_(options.max_sequences), kv_(options.num_blocks * kBlockSize) {}
 
+  // What stands for the seed in a choice's answer; choice 0 has the seed itself.
+  static uint64_t ChoiceSeed(uint64_t seed, int32_t choice) {
+    return seed + 0x51ed2701u * static_cast<uint64_t>(choice);
+  }
+
   // The token that follows `history`.
   static int32_t Next(const std::vector<int32_t>& history, uint64_t seed, int32_t vocab_size) {
     uint64_t hash = seed + 0x9e3779b97f4a7c15u;
@@ -75,7 +80,7 @@ class FakeModel {
       if (admission.generation <= slot.generation) return Wrong(plan, "a generation comes again");
       slot = Slot();
       slot.generation = admission.generation;
-      slot.seed = admission.sampling.seed;
+      slot.seed = ChoiceSeed(admission.sampling.seed, admission.sampling.choice);
       slot.logprobs = admission.sampling.logprobs;
       slot.prompt_logprobs = admission.sampling.prompt_logprobs;
       slot.prompt_tokens = admission.prompt_tokens;

@@ -34,7 +34,7 @@ class FakeStage : public StageLink {
     if (thread_.joinable()) thread_.join();
   }
 
-  absl::StatusOr<StageInfo> Load(const StageOptions&) override {
+  absl::StatusOr<StageInfo> Load(const StageOptions&, const ProgressCallback&) override {
     StageInfo info;
     info.config.vocab_size = options_.vocab_size;
     info.num_blocks = options_.num_blocks;

@@ -61,6 +61,19 @@ class GgufBuilder {
     std::erase_if(values_, [key](const Entry& entry) { return entry.name == key; });
     return *this;
   }
+  // Keys that open with `from` open with `to` instead: the same model of another architecture.
+  GgufBuilder Renamed(std::string_view from, std::string_view to) const {
+    GgufBuilder renamed = *this;
+    for (Entry& entry : renamed.values_) {
+      if (!entry.name.starts_with(from)) continue;
+      const std::vector<uint8_t> rest(
+          entry.bytes.begin() + static_cast<std::ptrdiff_t>(sizeof(uint64_t) + entry.name.size()),
+          entry.bytes.end());
+      entry.name = std::string(to) + entry.name.substr(from.size());
+      entry.bytes = GgufBytes().PutString(entry.name).Append(rest).bytes;
+    }
+    return renamed;
+  }
   GgufBuilder& Int(std::string_view key, uint32_t value) {
     return Value(key, kGgufU32, GgufBytes().Put(value));
   }

@@ -28,7 +28,7 @@ class InferenceFixture : public testing::Test {
     model_.vocab_size = static_cast<int32_t>(tokenizer->vocab_size());
     options_.stage.max_sequences = model_.max_sequences;
     options_.stage.max_step_tokens = model_.max_step_tokens;
-    options_.default_max_tokens = 8;
+    options_.limits.default_max_tokens = 8;
   }
   ~InferenceFixture() override { control_->Release(); }
 

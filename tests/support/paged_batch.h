@@ -49,8 +49,8 @@ class PagedBatch {
     tables_tensor_ = FromVector(tables_).Reshape({rows, max_blocks_});
   }
 
-  AttentionArgs args() const {
-    return {qkv_, starts_tensor_, lens_tensor_, tables_tensor_, heads_, kv_, out_};
+  AttentionArgs args(int64_t window = kNoWindow) const {
+    return {qkv_, starts_tensor_, lens_tensor_, tables_tensor_, heads_, kv_, out_, window};
   }
   const Tensor& out() const { return out_; }
   const Tensor& kv() const { return kv_; }
@@ -67,24 +67,26 @@ class PagedBatch {
     cpu::ConcatKv(Pool(), Poisoned({1, heads_.width()}), FromVector(slot), heads_, kv_);
   }
 
-  std::vector<double> Float64() const {
+  std::vector<double> Float64(int64_t window = kNoWindow) const {
     std::vector<double> out;
     for (size_t r = 0; r < lens_.size(); ++r) {
       const int64_t feed = starts_[r + 1] - starts_[r];
       for (int64_t p = lens_[r] - feed; p < lens_[r]; ++p) {
-        for (int64_t head = 0; head < heads_.num_heads; ++head) AppendHead(r, p, head, out);
+        for (int64_t head = 0; head < heads_.num_heads; ++head) AppendHead(r, p, head, window, out);
       }
     }
     return out;
   }
 
  private:
-  void AppendHead(size_t row, int64_t position, int64_t head, std::vector<double>& out) const {
+  void AppendHead(size_t row, int64_t position, int64_t head, int64_t window,
+                  std::vector<double>& out) const {
+    const int64_t first = window == kNoWindow ? 0 : std::max<int64_t>(position + 1 - window, 0);
     const auto* rows = static_cast<const float*>(histories_[row].raw());
     const int64_t kv_head = head / (heads_.num_heads / heads_.num_kv_heads);
     const float* q = rows + position * heads_.width() + head * heads_.head_dim;
     std::vector<double> weights;
-    for (int64_t p = 0; p <= position; ++p) {
+    for (int64_t p = first; p <= position; ++p) {
       const float* k = rows + p * heads_.width() + heads_.q_size() + kv_head * heads_.head_dim;
       double dot = 0;
       for (int64_t i = 0; i < heads_.head_dim; ++i) dot += static_cast<double>(q[i]) * k[i];
@@ -94,11 +96,11 @@ class PagedBatch {
     double total = 0;
     for (double& weight : weights) total += weight = std::exp(weight - top);
     std::vector<double> sum(static_cast<size_t>(heads_.head_dim));
-    for (int64_t p = 0; p <= position; ++p) {
+    for (int64_t p = first; p <= position; ++p) {
       const float* v = rows + p * heads_.width() + heads_.q_size() + heads_.kv_size() +
                        kv_head * heads_.head_dim;
       for (int64_t i = 0; i < heads_.head_dim; ++i) {
-        sum[static_cast<size_t>(i)] += weights[static_cast<size_t>(p)] / total * v[i];
+        sum[static_cast<size_t>(i)] += weights[static_cast<size_t>(p - first)] / total * v[i];
       }
     }
     out.insert(out.end(), sum.begin(), sum.end());

@@ -2,8 +2,10 @@
 // the arithmetic: one table, here.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <random>
 #include <string>
 #include <vector>
@@ -70,18 +72,28 @@ inline Tensor RandomBlocks(DataType type, const Shape& shape, uint32_t seed) {
   Tensor tensor = Make(type, shape);
   std::mt19937 engine(seed);
   std::uniform_real_distribution<float> scale(-0.1f, 0.1f);
-  const int64_t blocks = tensor.num_elements() / 32;
+  const DataTypeInfo info = Info(type);
+  const int64_t blocks = tensor.num_elements() / info.block;
   for (int64_t b = 0; b < blocks; ++b) {
     if (type == DataType::kQ4_1) {
       auto& block = static_cast<BlockQ4_1*>(tensor.raw())[b];
       block.scale = FloatToHalf(scale(engine));
       block.minimum = FloatToHalf(scale(engine));
       for (uint8_t& pair : block.quants) pair = static_cast<uint8_t>(engine());
-    } else {
-      PENSTOCK_CHECK(type == DataType::kQ8_0);
+    } else if (type == DataType::kQ8_0) {
       auto& block = static_cast<BlockQ8_0*>(tensor.raw())[b];
       block.scale = FloatToHalf(scale(engine) / 16);
       for (int8_t& quant : block.quants) quant = static_cast<int8_t>(engine());
+    } else {
+      auto* block = static_cast<uint8_t*>(tensor.raw()) + b * info.block_bytes;
+      for (int64_t i = 0; i < info.block_bytes; ++i) block[i] = static_cast<uint8_t>(engine());
+      // The f16 scale is the last field of a Q6_K block and the first of all others; a minimum, or
+      // two bytes that may be anything, follow it.
+      const int64_t at = type == DataType::kQ6_K ? info.block_bytes - 2 : 0;
+      for (int64_t i = at; i < std::min(at + 4, info.block_bytes); i += 2) {
+        const uint16_t half = FloatToHalf(scale(engine) / 16);
+        std::memcpy(block + i, &half, sizeof(half));
+      }
     }
   }
   return tensor;

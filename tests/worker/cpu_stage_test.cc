@@ -1,8 +1,7 @@
 // The stage on a small random model: what it refuses, and that a token's bits depend on nothing
 // but its sequence.
-#include "tests/support/status_matchers.h"
+#include "tests/support/drive.h"
 #include "tests/support/tiny_model.h"
-#include "worker/stage.h"
 
 namespace penstock {
 namespace {
@@ -30,74 +29,16 @@ class CpuStageTest : public ::testing::Test {
   const TempFile file_{TinyModel().Build()};
 };
 
-struct Answer {
-  std::vector<int32_t> tokens;
-  std::vector<float> logprobs;
-
-  friend bool operator==(const Answer& a, const Answer& b) {
-    return a.tokens == b.tokens && a.logprobs == b.logprobs;
-  }
-};
-
 std::vector<int32_t> Prompt(int32_t first, int32_t count) {
   std::vector<int32_t> prompt;
   for (int32_t i = 0; i < count; ++i) prompt.push_back((first + i * i * 7) % kTinyVocab);
   return prompt;
 }
 
-// Drives several sequences side by side, each with its own prompt, chunk size and sampling.
-struct Driven {
-  std::vector<int32_t> prompt;
-  SamplingParams sampling;
-  size_t chunk = 64;
-  size_t delay = 0;  // steps before it begins
-
-  size_t fed = 0;
-  Answer answer;
-};
-
-void Drive(StageExecutor& stage, std::vector<Driven>& sequences, size_t answer_tokens) {
-  uint64_t number = 0;
-  const auto done = [&](const Driven& s) { return s.answer.tokens.size() == answer_tokens; };
-  for (size_t step = 0; !std::all_of(sequences.begin(), sequences.end(), done); ++step) {
-    StepPlan plan;
-    plan.number = ++number;
-    for (size_t i = 0; i < sequences.size(); ++i) {
-      Driven& sequence = sequences[i];
-      if (step < sequence.delay || done(sequence)) continue;
-      const auto slot = static_cast<int32_t>(i);
-      if (sequence.fed == 0) plan.admissions.push_back({slot, 1, sequence.sampling, 0, {}});
-      PlanRow row;
-      row.slot = slot;
-      row.generation = 1;
-      row.position = static_cast<int64_t>(sequence.fed);
-      std::vector<int32_t> history = sequence.prompt;
-      history.insert(history.end(), sequence.answer.tokens.begin(), sequence.answer.tokens.end());
-      const size_t count = std::min(sequence.chunk, history.size() - sequence.fed);
-      row.tokens.assign(history.begin() + static_cast<int64_t>(sequence.fed),
-                        history.begin() + static_cast<int64_t>(sequence.fed + count));
-      sequence.fed += count;
-      row.sample = sequence.fed == history.size();
-      for (int32_t b = 0; b < 4; ++b) row.blocks.push_back(slot * 4 + 3 - b);
-      plan.rows.push_back(row);
-    }
-    if (plan.rows.empty()) continue;
-    const absl::StatusOr<StepResult> result = stage.Execute(plan);
-    ASSERT_TRUE(IsOk(result));
-    EXPECT_EQ(result->number, plan.number);
-    for (const SampledToken& sample : result->samples) {
-      Driven& sequence = sequences[static_cast<size_t>(sample.slot)];
-      EXPECT_EQ(sample.position, static_cast<int64_t>(sequence.fed));
-      sequence.answer.tokens.push_back(sample.token);
-      sequence.answer.logprobs.push_back(sample.logprob);
-    }
-  }
-}
-
 Answer Alone(StageExecutor& stage, Driven sequence) {
   sequence.delay = 0;
   std::vector<Driven> one = {sequence};
-  Drive(stage, one, 40);
+  Drive(stage, one, 40, kTinyContext);
   return one[0].answer;
 }
 
@@ -109,13 +50,13 @@ TEST_F(CpuStageTest, ABatchGivesEachSequenceTheBitsItHasAlone) {
     sequence.sampling.temperature = i % 2 == 0 ? 0.0f : 0.8f;
     sequence.sampling.top_p = i == 3 ? 0.9f : 1.0f;
     sequence.sampling.seed = static_cast<uint64_t>(i);
-    sequence.chunk = 1 + static_cast<size_t>(i) * 2;  // 6 x 11 tokens at most: within a plan
-    sequence.delay = static_cast<size_t>(i % 3);
+    sequence.chunk = 1 + i * 2;  // 6 x 11 tokens at most: within a plan
+    sequence.delay = i % 3;
     sequences.push_back(sequence);
   }
   std::vector<Driven> together = sequences;
   const auto stage = Loaded();
-  ASSERT_NO_FATAL_FAILURE(Drive(*stage, together, 40));
+  ASSERT_NO_FATAL_FAILURE(Drive(*stage, together, 40, kTinyContext));
   const auto one_thread = Loaded(1);
   for (size_t i = 0; i < sequences.size(); ++i) {
     Driven whole = sequences[i];
@@ -137,7 +78,7 @@ TEST_F(CpuStageTest, AReplayedSequenceGoesOnWithTheSameBits) {
                           whole.tokens.begin() + static_cast<int64_t>(cut));
     std::vector<Driven> one = {resumed};
     const auto fresh = Loaded();
-    ASSERT_NO_FATAL_FAILURE(Drive(*fresh, one, 40 - cut));
+    ASSERT_NO_FATAL_FAILURE(Drive(*fresh, one, 40 - cut, kTinyContext));
     EXPECT_TRUE(std::equal(one[0].answer.tokens.begin(), one[0].answer.tokens.end(),
                            whole.tokens.begin() + static_cast<int64_t>(cut)));
     EXPECT_TRUE(std::equal(one[0].answer.logprobs.begin(), one[0].answer.logprobs.end(),
@@ -168,13 +109,13 @@ TEST_F(CpuStageTest, PaddedPrefillGivesTheSameAnswers) {
     Driven sequence;
     sequence.prompt = Prompt(i, 2 + i * 19);
     sequence.sampling.temperature = 0;
-    sequence.chunk = 3 + static_cast<size_t>(i) * 2;
-    sequence.delay = static_cast<size_t>(i % 2);
+    sequence.chunk = 3 + i * 2;
+    sequence.delay = i % 2;
     sequences.push_back(sequence);
   }
   std::vector<Driven> expected = sequences;
-  ASSERT_NO_FATAL_FAILURE(Drive(*padded, sequences, 20));
-  ASSERT_NO_FATAL_FAILURE(Drive(*Loaded(), expected, 20));
+  ASSERT_NO_FATAL_FAILURE(Drive(*padded, sequences, 20, kTinyContext));
+  ASSERT_NO_FATAL_FAILURE(Drive(*Loaded(), expected, 20, kTinyContext));
   for (size_t i = 0; i < sequences.size(); ++i) {
     EXPECT_EQ(sequences[i].answer.tokens, expected[i].answer.tokens) << i;
     for (size_t t = 0; t < 20; ++t) {

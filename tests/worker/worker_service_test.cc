@@ -79,6 +79,26 @@ TEST_F(WorkerServiceTest, LoadsAndSaysWhatItLoaded) {
   EXPECT_EQ(info->num_blocks, 32);
 }
 
+TEST_F(WorkerServiceTest, TellsHowFarLoadingHasCome) {
+  const std::unique_ptr<WorkerLink> link = Connect();
+  std::mutex mutex;
+  std::vector<LoadProgress> told;
+  ASSERT_TRUE(IsOk(link->Load({.model = "slow.gguf"}, [&](const LoadProgress& progress) {
+    std::lock_guard<std::mutex> lock(mutex);
+    told.push_back(progress);
+  })));
+  std::lock_guard<std::mutex> lock(mutex);
+  ASSERT_GE(told.size(), 1u);
+  EXPECT_LT(told.size(), static_cast<size_t>(FakeExecutor::kSlowTensors));
+  for (size_t i = 0; i < told.size(); ++i) {
+    EXPECT_EQ(told[i].total, FakeExecutor::kSlowTensors);
+    EXPECT_EQ(told[i].tensor, absl::StrCat("tensor ", told[i].done));
+    if (i > 0) {
+      EXPECT_GT(told[i].done, told[i - 1].done);
+    }
+  }
+}
+
 TEST_F(WorkerServiceTest, PassesLoadErrorsOn) {
   const std::unique_ptr<WorkerLink> link = Connect();
   EXPECT_TRUE(

@@ -4,6 +4,7 @@
 
 #include "core/base/check.h"
 #include "core/model/llama/padded_attention.h"
+#include "core/model/rope_frequencies.h"
 
 namespace penstock {
 namespace {
@@ -13,6 +14,7 @@ class Llama final : public Model {
   Llama(const ModelConfig& config, LlamaWeight weight, Ops& ops)
       : config_(config),
         heads_{config.num_heads, config.num_kv_heads, config.head_dim},
+        frequencies_(RopeFrequencies(config)),
         weight_(std::move(weight)),
         ops_(ops) {}
 
@@ -23,6 +25,12 @@ class Llama final : public Model {
   int64_t weight_bytes() const override { return weight_.bytes(); }
 
  private:
+  // What bias_rope is told of `qkv`, rows of this layer that begin at `token` of the step. Borrows.
+  BiasRopeArgs BiasRope(const AttentionWeight& weight, const Tensor& qkv,
+                        const Tensor& rope) const {
+    return {qkv,  weight.qkv_bias, weight.q_norm.gain, weight.k_norm.gain, config_.rms_norm_eps,
+            rope, heads_};
+  }
   void ContextAttention(const StepBatch& batch, const AttentionWeight& weight, const Tensor& kv);
   void DecoderSelfAttention(const StepBatch& batch, const AttentionWeight& weight,
                             const Tensor& kv);
@@ -31,15 +39,16 @@ class Llama final : public Model {
 
   const ModelConfig config_;
   const HeadLayout heads_;
+  const std::vector<float> frequencies_;  // [head_dim / 2], of RoPE
   const LlamaWeight weight_;
   Ops& ops_;
 
-  Tensor rope_table_;                      // [context_length, head_dim]
   std::optional<PaddedAttention> padded_;  // if the limits ask for it
 
   // Workspace, rows for the largest batch; a step uses the first num_tokens of each.
   Tensor residual_;   // [max_tokens, hidden]
   Tensor norm_;       // [max_tokens, hidden]
+  Tensor rope_;       // [max_tokens, head_dim]: cosines and sines of the step's positions
   Tensor delta_;      // [max_tokens, hidden]
   Tensor qkv_;        // [max_tokens, q + k + v]
   Tensor attention_;  // [max_tokens, q]
@@ -57,6 +66,7 @@ absl::Status Llama::MakeWorkspace(const ModelLimits& limits, BaseAllocator& allo
   const int64_t tokens = limits.max_tokens;
   PENSTOCK_RETURN_IF_ERROR(make(residual_, tokens, config_.hidden_size));
   PENSTOCK_RETURN_IF_ERROR(make(norm_, tokens, config_.hidden_size));
+  PENSTOCK_RETURN_IF_ERROR(make(rope_, tokens, config_.head_dim));
   PENSTOCK_RETURN_IF_ERROR(make(delta_, tokens, config_.hidden_size));
   PENSTOCK_RETURN_IF_ERROR(make(qkv_, tokens, config_.qkv_size()));
   PENSTOCK_RETURN_IF_ERROR(make(attention_, tokens, config_.q_size()));
@@ -64,8 +74,6 @@ absl::Status Llama::MakeWorkspace(const ModelLimits& limits, BaseAllocator& allo
   PENSTOCK_RETURN_IF_ERROR(make(gated_, tokens, config_.intermediate_size));
   PENSTOCK_RETURN_IF_ERROR(make(last_, limits.max_samples, config_.hidden_size));
   PENSTOCK_RETURN_IF_ERROR(make(logits_, limits.max_samples, config_.vocab_size));
-  PENSTOCK_RETURN_IF_ERROR(make(rope_table_, config_.context_length, config_.head_dim));
-  cpu::FillRopeTable(config_.rope_theta, rope_table_);
   if (limits.prefill_attention == PrefillAttention::kPadded) {
     PENSTOCK_ASSIGN_OR_RETURN(padded_, PaddedAttention::Make(config_, limits, allocator));
   }
@@ -81,6 +89,7 @@ void Llama::Forward(const StepBatch& batch, const KvCache& cache) {
   const Tensor qkv = qkv_.Slice(0, tokens);          // [num_tokens, q + k + v]
   const Tensor mixed = attention_.Slice(0, tokens);  // [num_tokens, q]
 
+  ops_.RopeTable(frequencies_, batch.positions, rope_.Slice(0, tokens));
   ops_.Embedding(batch.token_ids, weight_.embedding.table, x);
   ops_.RmsNorm(x, weight_.layers[0].input_norm.gain, eps, norm);
   for (size_t i = 0; i < weight_.layers.size(); ++i) {
@@ -116,15 +125,17 @@ void Llama::ContextAttention(const StepBatch& batch, const AttentionWeight& weig
   const int64_t tokens = batch.num_prefill_tokens;
   if (rows == 0) return;
   const Tensor qkv = qkv_.Slice(0, tokens);          // [num_prefill_tokens, q + k + v]
+  const Tensor rope = rope_.Slice(0, tokens);        // [num_prefill_tokens, head_dim]
   const Tensor mixed = attention_.Slice(0, tokens);  // [num_prefill_tokens, q]
   if (padded_) {
-    padded_->Run(batch, {qkv, weight.qkv_bias, rope_table_, kv, mixed}, ops_);
+    padded_->Run(batch, BiasRope(weight, qkv, rope), kv, mixed, ops_);
     return;
   }
-  ops_.BiasRope(qkv, weight.qkv_bias, batch.positions.Slice(0, tokens), rope_table_, heads_);
+  ops_.BiasRope(BiasRope(weight, qkv, rope));
   ops_.ConcatKv(qkv, batch.kv_slots.Slice(0, tokens), heads_, kv);
   ops_.FlashAttention({qkv, batch.row_starts.Slice(0, rows + 1), batch.context_lens.Slice(0, rows),
-                       batch.block_tables.Slice(0, rows), heads_, kv, mixed});
+                       batch.block_tables.Slice(0, rows), heads_, kv, mixed,
+                       config_.sliding_window});
 }
 
 // Rows that feed one token.
@@ -134,11 +145,13 @@ void Llama::DecoderSelfAttention(const StepBatch& batch, const AttentionWeight& 
   const int64_t rows = batch.num_rows() - first;
   if (rows == 0) return;
   const int64_t token = batch.num_prefill_tokens;
-  const Tensor qkv = qkv_.Slice(token, rows);  // [num_rows, q + k + v]
-  ops_.BiasRope(qkv, weight.qkv_bias, batch.positions.Slice(token, rows), rope_table_, heads_);
-  ops_.DecoderAttention(
-      {qkv, batch.row_starts.Slice(first, rows + 1), batch.context_lens.Slice(first, rows),
-       batch.block_tables.Slice(first, rows), heads_, kv, attention_.Slice(token, rows)});
+  const Tensor qkv = qkv_.Slice(token, rows);    // [num_rows, q + k + v]
+  const Tensor rope = rope_.Slice(token, rows);  // [num_rows, head_dim]
+  ops_.BiasRope(BiasRope(weight, qkv, rope));
+  ops_.DecoderAttention({qkv, batch.row_starts.Slice(first, rows + 1),
+                         batch.context_lens.Slice(first, rows),
+                         batch.block_tables.Slice(first, rows), heads_, kv,
+                         attention_.Slice(token, rows), config_.sliding_window});
 }
 
 void Llama::Ffn(const FfnWeight& weight, const Tensor& norm, const Tensor& out) {

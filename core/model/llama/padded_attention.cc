@@ -5,7 +5,6 @@
 
 #include "core/base/check.h"
 #include "core/base/checked_size.h"
-#include "core/kernels/causal_mask.h"
 
 namespace penstock {
 namespace {
@@ -45,6 +44,7 @@ absl::StatusOr<PaddedAttention> PaddedAttention::Make(const ModelConfig& config,
   }
   PaddedAttention attention;
   attention.heads_ = {config.num_heads, config.num_kv_heads, config.head_dim};
+  attention.window_ = config.sliding_window;
   attention.max_tokens_ = MaxTokens(config, limits);
   attention.max_context_ = config.context_length;
   const int64_t tokens = attention.max_tokens_;
@@ -77,7 +77,8 @@ PaddedAttention::Group PaddedAttention::NextGroup(const StepBatch& batch, int64_
   return group;
 }
 
-void PaddedAttention::Run(const StepBatch& batch, const Layer& layer, Ops& ops) const {
+void PaddedAttention::Run(const StepBatch& batch, const BiasRopeArgs& layer, const Tensor& kv,
+                          const Tensor& out, Ops& ops) const {
   const float scale = 1.0f / std::sqrt(static_cast<float>(heads_.head_dim));
   int64_t token = 0;
   for (int64_t row = 0; row < batch.num_prefill_rows;) {
@@ -86,10 +87,9 @@ void PaddedAttention::Run(const StepBatch& batch, const Layer& layer, Ops& ops) 
     const Tensor starts = batch.row_starts.Slice(row, rows + 1);
     const Tensor lens = batch.context_lens.Slice(row, rows);
     const Tensor tables = batch.block_tables.Slice(row, rows);
-    const Tensor positions = batch.positions.Slice(token, group.tokens);
     const Tensor slots = batch.kv_slots.Slice(token, group.tokens);
     const Tensor qkv = layer.qkv.Slice(token, group.tokens);
-    const Tensor out = layer.out.Slice(token, group.tokens);
+    const Tensor rope = layer.rope_table.Slice(token, group.tokens);
     const Tensor offsets = offsets_.Slice(0, group.tokens);
     const Tensor mask = View(mask_, {rows, group.max_q, group.max_k});
     const Shape q_shape({rows, heads_.num_heads, group.max_q, heads_.head_dim});
@@ -102,14 +102,15 @@ void PaddedAttention::Run(const StepBatch& batch, const Layer& layer, Ops& ops) 
     // Offsets and mask are the same for every layer and made again in each: a mask is 1 / (4 *
     // num_heads) of the scores, and those of all groups at once would have no bound.
     ops.PaddingOffset(starts, group.max_q, offsets);
-    ops.CausalMask(starts, lens, kNoWindow, mask);
-    ops.BiasRopePadded(qkv, layer.qkv_bias, positions, layer.rope_table, starts, heads_, queries);
-    ops.ConcatKv(qkv, slots, heads_, layer.kv);
-    ops.RepeatKv(layer.kv, tables, lens, heads_, keys, values);
+    ops.CausalMask(starts, lens, window_, mask);
+    ops.BiasRopePadded({qkv, layer.bias, layer.q_gain, layer.k_gain, layer.eps, rope, heads_},
+                       starts, queries);
+    ops.ConcatKv(qkv, slots, heads_, kv);
+    ops.RepeatKv(kv, tables, lens, heads_, keys, values);
     ops.BatchedGemm(queries, keys, true, 1.0f, scores);  // Q K^T
     ops.MaskScaleSoftmax(scores, mask, scale);
     ops.BatchedGemm(scores, values, false, 1.0f, queries);  // the queries have been read
-    ops.RemovePadding(queries, offsets, out);
+    ops.RemovePadding(queries, offsets, out.Slice(token, group.tokens));
     row += rows;
     token += group.tokens;
   }

@@ -32,15 +32,11 @@ class PaddedAttention {
   // Bytes of the workspace; INT64_MAX if no number holds them.
   static int64_t WorkspaceBytes(const ModelConfig& config, const ModelLimits& limits);
 
-  struct Layer {
-    const Tensor& qkv;         // [num_tokens, q + k + v] of the linear layer, before bias and RoPE
-    const Tensor& qkv_bias;    // [q + k + v], or empty
-    const Tensor& rope_table;  // [context_length, head_dim]
-    const Tensor& kv;          // the layer's cache: new keys and values are appended
-    const Tensor& out;         // [num_tokens, q]
-  };
-  // The rows of the batch that feed several tokens. Tokens of other rows are left alone.
-  void Run(const StepBatch& batch, const Layer& layer, Ops& ops) const;
+  // The rows of the batch that feed several tokens; other rows are left alone. `layer` has the QKV
+  // product of all those tokens, before bias and RoPE; their keys and values are appended to `kv`,
+  // the layer's cache; `out` is [num_tokens, q].
+  void Run(const StepBatch& batch, const BiasRopeArgs& layer, const Tensor& kv, const Tensor& out,
+           Ops& ops) const;
 
  private:
   // Rows behind each other that are padded together.
@@ -53,6 +49,7 @@ class PaddedAttention {
   Group NextGroup(const StepBatch& batch, int64_t first_row) const;
 
   HeadLayout heads_;
+  int64_t window_ = 0;       // positions a token sees, 0: all before it
   int64_t max_tokens_ = 0;   // of a group, padded
   int64_t max_context_ = 0;  // positions of a group, padded
   Tensor offsets_;           // [max_tokens] i32

@@ -139,26 +139,108 @@ TEST(GgufConfigTest, FloatsThatAreNotPositiveNumbersAreRefused) {
 
 TEST(GgufConfigTest, AnotherArchitectureIsUnimplemented) {
   EXPECT_TRUE(Fails(Config(TinyLlamaGguf().String("general.architecture", "gemma3")),
-                    StatusCode::kUnimplemented, {"model.gguf", "'gemma3'", "'llama'"}));
+                    StatusCode::kUnimplemented,
+                    {"model.gguf", "'gemma3'", "'llama', 'qwen2', 'qwen3'"}));
   EXPECT_TRUE(Fails(Config(TinyLlamaGguf().String("general.architecture", "\x1b[31m\n")),
                     StatusCode::kUnimplemented, {"\\x1b[31m\\n"}));
 }
 
-TEST(GgufConfigTest, RopeThatIsNotPlainIsUnimplemented) {
+TEST(GgufConfigTest, LinearRopeScaling) {
+  const auto scaling = [](const GgufBuilder& builder) { return Config(builder)->rope_scaling; };
+  for (const char* key : {"llama.rope.scaling.factor", "llama.rope.scale_linear"}) {
+    const RopeScaling old = scaling(TinyLlamaGguf().Float(key, 4.0f));
+    EXPECT_EQ(old.type, RopeScaling::Type::kLinear);
+    EXPECT_EQ(old.factor, 4.0f);
+    for (const float none : {0.0f, 1.0f}) {
+      EXPECT_EQ(scaling(TinyLlamaGguf().Float(key, none)).type, RopeScaling::Type::kNone);
+    }
+  }
+  const auto typed = [](std::string_view type) {
+    return TinyLlamaGguf()
+        .String("llama.rope.scaling.type", type)
+        .Float("llama.rope.scaling.factor", 4.0f);
+  };
+  EXPECT_EQ(scaling(typed("linear")).type, RopeScaling::Type::kLinear);
+  EXPECT_EQ(scaling(typed("none")).type, RopeScaling::Type::kNone);
+  EXPECT_TRUE(Fails(Config(TinyLlamaGguf().String("llama.rope.scaling.type", "linear")),
+                    StatusCode::kNotFound, {"llama.rope.scaling.factor"}));
+  for (const float factor : {0.0f, -1.0f, std::numeric_limits<float>::infinity()}) {
+    EXPECT_TRUE(Fails(Config(typed("linear").Float("llama.rope.scaling.factor", factor)),
+                      StatusCode::kInvalidArgument, {"model.gguf", "rope_scaling.factor"}));
+  }
+}
+
+TEST(GgufConfigTest, RopeFactorsAreATensor) {
+  const auto config = Config(TinyLlamaGguf().F32Tensor("rope_freqs.weight", {8}, 1.0f));
+  ASSERT_TRUE(IsOk(config));
+  EXPECT_EQ(config->rope_scaling.type, RopeScaling::Type::kFactors);
+  EXPECT_EQ(config->rope_scaling.factors, (std::vector<float>{1, 2, 3, 4, 5, 6, 7, 8}));
+  const auto both = Config(TinyLlamaGguf()
+                               .Float("llama.rope.scaling.factor", 2.0f)
+                               .F32Tensor("rope_freqs.weight", {8}, 1.0f));
+  ASSERT_TRUE(IsOk(both));
+  EXPECT_EQ(both->rope_scaling.factors, (std::vector<float>{2, 4, 6, 8, 10, 12, 14, 16}));
+  EXPECT_TRUE(Fails(Config(TinyLlamaGguf().F32Tensor("rope_freqs.weight", {16}, 1.0f)),
+                    StatusCode::kInvalidArgument, {"'rope_freqs.weight'", "[16]", "[8]"}));
+  EXPECT_TRUE(Fails(Config(TinyLlamaGguf().F32Tensor("rope_freqs.weight", {8}, 0.0f)),
+                    StatusCode::kInvalidArgument, {"rope_scaling.factors is 0"}));
+  EXPECT_TRUE(Fails(
+      Config(TinyLlamaGguf().Tensor("rope_freqs.weight", {8}, 1, std::vector<uint8_t>(16, 60))),
+      StatusCode::kInvalidArgument, {"'rope_freqs.weight' is f16"}));
+}
+
+TEST(GgufConfigTest, RopeThatIsNotComputedIsUnimplemented) {
   EXPECT_TRUE(Fails(Config(TinyLlamaGguf().Int("llama.rope.dimension_count", 8)),
                     StatusCode::kUnimplemented, {"llama.rope.dimension_count is 8", "16"}));
   EXPECT_TRUE(Fails(Config(TinyLlamaGguf().String("llama.rope.scaling.type", "yarn")),
-                    StatusCode::kUnimplemented, {"RoPE scaling", "'yarn'"}));
-  for (const char* key : {"llama.rope.scaling.factor", "llama.rope.scale_linear"}) {
-    EXPECT_TRUE(Fails(Config(TinyLlamaGguf().Float(key, 4.0f)), StatusCode::kUnimplemented,
-                      {"RoPE scaling", "'linear'"}));
-    EXPECT_TRUE(IsOk(Config(TinyLlamaGguf().Float(key, 1.0f))));
+                    StatusCode::kUnimplemented, {"RoPE scaling", "'yarn'", "'linear'"}));
+}
+
+TEST(GgufConfigTest, MistralIsALlamaWithASlidingWindow) {
+  EXPECT_EQ(Config(TinyLlamaGguf())->sliding_window, 0);
+  EXPECT_EQ(Config(TinyLlamaGguf().Int("llama.attention.sliding_window", 64))->sliding_window, 64);
+  EXPECT_TRUE(Fails(Config(TinyLlamaGguf().Value("llama.attention.sliding_window", kGgufI32,
+                                                 GgufBytes().Put(int32_t{-1}))),
+                    StatusCode::kInvalidArgument, {"sliding_window is -1"}));
+}
+
+TEST(GgufConfigTest, QwenHasKeysBiasesAndHeadNormsOfItsOwn) {
+  GgufBuilder qwen2 = TinyLlamaGguf().Renamed("llama.", "qwen2.");
+  qwen2.String("general.architecture", "qwen2");
+  EXPECT_FALSE(Config(qwen2)->qkv_bias);
+  qwen2.F32Tensor("blk.0.attn_q.bias", {32}, 0).F32Tensor("blk.0.attn_k.bias", {16}, 0);
+  const auto config = Config(qwen2.F32Tensor("blk.0.attn_v.bias", {16}, 0));
+  ASSERT_TRUE(IsOk(config));
+  EXPECT_EQ(config->architecture, "qwen2");
+  EXPECT_EQ(config->num_heads, 2);
+  EXPECT_TRUE(config->qkv_bias);
+  EXPECT_FALSE(config->qk_norm);
+  EXPECT_TRUE(Fails(Config(qwen2.Int("qwen2.attention.sliding_window", 8)),
+                    StatusCode::kUnimplemented, {"qwen2.attention.sliding_window is 8"}));
+
+  GgufBuilder qwen3 = TinyLlamaGguf().Renamed("llama.", "qwen3.");
+  qwen3.String("general.architecture", "qwen3").Int("qwen3.attention.key_length", 16);
+  qwen3.F32Tensor("blk.0.attn_q_norm.weight", {16}, 0);
+  const auto normed = Config(qwen3.F32Tensor("blk.0.attn_k_norm.weight", {16}, 0));
+  ASSERT_TRUE(IsOk(normed));
+  EXPECT_TRUE(normed->qk_norm);
+  EXPECT_FALSE(normed->qkv_bias);
+}
+
+TEST(GgufConfigTest, OnlyTheLlamaArchitectureHasInterleavedRows) {
+  const auto rows = [](const GgufBuilder& builder) {
+    return MakeGgufWeightSource(*ParseGguf(builder.Build()))->rope_rows();
+  };
+  EXPECT_EQ(rows(TinyLlamaGguf()), WeightSource::RopeRows::kInterleaved);
+  for (const char* architecture : {"qwen2", "qwen3"}) {
+    EXPECT_EQ(rows(TinyLlamaGguf().String("general.architecture", architecture)),
+              WeightSource::RopeRows::kHalves);
   }
-  EXPECT_TRUE(IsOk(Config(TinyLlamaGguf()
-                              .String("llama.rope.scaling.type", "none")
-                              .Float("llama.rope.scaling.factor", 4.0f))));
-  EXPECT_TRUE(Fails(Config(TinyLlamaGguf().F32Tensor("rope_freqs.weight", {16}, 1.0f)),
-                    StatusCode::kUnimplemented, {"'rope_freqs.weight'", "RoPE"}));
+}
+
+TEST(GgufConfigTest, Version2IsReadAsVersion3) {
+  EXPECT_TRUE(IsOk(Config(TinyLlamaGguf().Header("GGUF", 2))));
+  EXPECT_TRUE(IsOk(Spec(TinyLlamaGguf().Header("GGUF", 2))));
 }
 
 TEST(GgufConfigTest, WhatTheForwardPassWouldIgnoreIsUnimplemented) {

@@ -89,9 +89,10 @@ TEST(GgufMalformedTest, AForeignFileIsShownByItsFirstBytes) {
 }
 
 TEST(GgufMalformedTest, OtherVersionsAreUnsupported) {
-  for (const uint32_t version : {0u, 1u, 2u, 4u, UINT32_MAX}) {
-    EXPECT_TRUE(Unsupported(GgufBuilder().Header("GGUF", version),
-                            {"version " + std::to_string(version), "only version 3"}));
+  for (const uint32_t version : {0u, 1u, 4u, UINT32_MAX}) {
+    EXPECT_TRUE(
+        Unsupported(GgufBuilder().Header("GGUF", version),
+                    {"version " + std::to_string(version), "versions 2 and 3 are supported"}));
   }
 }
 
@@ -244,6 +245,15 @@ TEST(GgufMalformedTest, OffsetsThatWrapOrPointBeyondTheFile) {
 TEST(GgufMalformedTest, OffsetsOffTheAlignment) {
   EXPECT_TRUE(Invalid(GgufBuilder().RawTensor("a.tensor", {1}, 0, 4).F32Tensor("b", {64}, 0),
                       {"'a.tensor'", "offset 4", "alignment 32"}));
+}
+
+TEST(GgufMalformedTest, TensorsThatOverlap) {
+  EXPECT_TRUE(
+      Invalid(GgufBuilder().F32Tensor("a.tensor", {16}, 0).RawTensor("b.tensor", {8}, 0, 32),
+              {"'b.tensor' begins at offset 32", "inside tensor 'a.tensor' of 64 bytes"}));
+  EXPECT_TRUE(
+      Invalid(GgufBuilder().F32Tensor("a.tensor", {16}, 0).RawTensor("b.tensor", {16}, 0, 0),
+              {"must not overlap"}));
 }
 
 TEST(GgufMalformedTest, RowsThatAreNoWholeBlocks) {

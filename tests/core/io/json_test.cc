@@ -29,7 +29,9 @@ TEST(JsonTest, ReadsEveryType) {
   const JsonValue root = (*document)->root();
   EXPECT_EQ(root.size(), 7);
   EXPECT_FALSE(root.Find("n").has_value());
+  EXPECT_TRUE(root.Has("n"));
   EXPECT_FALSE(root.Find("none").has_value());
+  EXPECT_FALSE(root.Has("none"));
   EXPECT_EQ(*root.Bool("b"), true);
   EXPECT_EQ(*root.Int("i"), -3);
   EXPECT_EQ(*root.Number("d"), 1e6);
@@ -71,7 +73,7 @@ TEST(JsonTest, ErrorsNameFilePathValueAndWhatIsExpected) {
   const JsonValue rope = *root.Find("rope");
   const auto message = [](const auto& result) { return Message(result.status()); };
   EXPECT_EQ(message(rope.Number("factor")), "a.json: rope.factor is 'x'; a number is expected");
-  EXPECT_EQ(message(root.Int("i")), "a.json: i is 1.5; an integer is expected");
+  EXPECT_EQ(message(root.Int("i")), "a.json: i is 1.5; an integer below 2^63 is expected");
   EXPECT_EQ(message(rope.Bool("list")),
             "a.json: rope.list is an array of 2; true or false is expected");
   EXPECT_EQ(message(rope.Find("list")->at(1).String("deep")),

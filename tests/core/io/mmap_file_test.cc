@@ -50,6 +50,20 @@ TEST_F(MmapFileTest, MapsTheWholeFile) {
   EXPECT_EQ(std::vector<uint8_t>((*file)->data(), (*file)->data() + 10001), bytes);
 }
 
+TEST_F(MmapFileTest, PrefetchedBytesAreTheSame) {
+  const auto bytes = Pattern(20000);
+  const auto file = MmapFile::Open(Write("ahead", bytes));
+  ASSERT_TRUE(IsOk(file));
+  const uint8_t* data = (*file)->data();
+  (*file)->Prefetch(data, 20000);
+  (*file)->Prefetch(data + 5000, 1);
+  (*file)->Prefetch(data + 20000, 0);
+  EXPECT_EQ(std::vector<uint8_t>(data, data + 20000), bytes);
+  const auto memory = MmapFile::FromBytes("bytes", bytes);
+  memory->Prefetch(memory->data() + 3, 100);
+  EXPECT_EQ(memory->data()[3], 3);
+}
+
 TEST_F(MmapFileTest, StaysReadableAfterTheFileIsRemoved) {
   const auto bytes = Pattern(5000);
   const auto file = MmapFile::Open(Write("gone", bytes));

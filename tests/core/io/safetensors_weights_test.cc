@@ -38,6 +38,12 @@ TEST(SafetensorsWeightsTest, NamesLoseTheirPrefix) {
   ASSERT_TRUE(IsOk(query));
   EXPECT_EQ(static_cast<const float*>(query->raw())[1], 3.0f);
   EXPECT_TRUE(IsOk((*source)->Get("lm_head.weight", Shape({8, 4}))));
+  const std::vector<TensorInfo> infos = (*source)->Tensors();
+  ASSERT_EQ(infos.size(), 3u);
+  EXPECT_EQ(infos[0].name, "layers.0.self_attn.q_proj.weight");
+  EXPECT_EQ(infos[1].name, "lm_head.weight");
+  EXPECT_EQ(infos[1].shape, Shape({8, 4}));
+  EXPECT_EQ(infos[2].type, DataType::kF32);
   (*source)->Forget(*query);
   EXPECT_EQ(static_cast<const float*>(query->raw())[1], 3.0f);
   EXPECT_TRUE(Fails((*source)->Get("norm.weight", Shape({5})), StatusCode::kInvalidArgument,
@@ -72,6 +78,14 @@ TEST(SafetensorsWeightsTest, TensorsWithoutAUseAreRefused) {
                       {"model.safetensors", Quoted(name), "llama", "1 layers"}))
         << name;
   }
+}
+
+TEST(SafetensorsWeightsTest, WeightsOfAnotherElementTypeAreRefused) {
+  const TempFolder folder;
+  folder.Write("model.safetensors",
+               SafetensorsBuilder().Tensor("model.norm.weight", "F8_E4M3", {2}, {1, 2}).Build());
+  EXPECT_TRUE(Fails(OpenSafetensors(folder.path(), OneLayer()), StatusCode::kUnimplemented,
+                    {"'model.norm.weight'", "F8_E4M3", "F32, F16 and BF16"}));
 }
 
 TEST(SafetensorsWeightsTest, BiasesAndHeadNormsWhereTheFamilyHasThem) {
@@ -144,6 +158,17 @@ TEST_F(ShardedTest, ShardsOutsideTheFolderAreRefused) {
     EXPECT_TRUE(Invalid(
         absl::StrCat(R"({"weight_map": {"model.norm.weight": ")", shard, "\"}}"),
         {"index.json: weight_map.model.norm.weight", ".safetensors file in the same folder"}))
+        << shard;
+  }
+}
+
+// Found by safetensors_index_fuzz: a terminal would have obeyed the message about the missing
+// shard.
+TEST_F(ShardedTest, ShardsWithUnprintableNamesAreRefused) {
+  for (const char* shard : {"\\u001b[31mred.safetensors", "\xf0\x9f\x98\x80.safetensors",
+                            "a\\nb.safetensors", "a b.safetensors"}) {
+    EXPECT_TRUE(Invalid(absl::StrCat(R"({"weight_map": {"model.norm.weight": ")", shard, "\"}}"),
+                        {"index.json: weight_map.model.norm.weight", "in the same folder"}))
         << shard;
   }
 }

@@ -167,5 +167,24 @@ TEST(DequantizeTest, WhatIsNoWeightDies) {
   EXPECT_DEATH(Dequantize(DataType::kQ8_0, row, 33, out), "CHECK failed");
 }
 
+TEST(BFloat16Test, EveryValueComesBackAndMidpointsGoToEven) {
+  const auto value_of = [](uint32_t bits) { return std::bit_cast<float>(bits << 16); };
+  for (uint32_t bits = 0; bits < 65536; ++bits) {
+    const auto exact = static_cast<uint16_t>(bits);
+    if (std::isnan(value_of(bits))) {
+      ASSERT_TRUE(std::isnan(value_of(FloatToBFloat16(value_of(bits))))) << bits;
+      continue;
+    }
+    ASSERT_EQ(FloatToBFloat16(value_of(bits)), exact);
+    if (std::isinf(value_of(bits))) continue;
+    const auto at = [&](uint32_t low) { return std::bit_cast<float>(bits << 16 | low); };
+    ASSERT_EQ(FloatToBFloat16(at(0x7fff)), exact);
+    ASSERT_EQ(FloatToBFloat16(at(0x8000)), bits + (bits & 1));
+    ASSERT_EQ(FloatToBFloat16(at(0x8001)), bits + 1);
+  }
+  // A NaN whose bits all lie below those that stay.
+  ASSERT_TRUE(std::isnan(value_of(FloatToBFloat16(std::bit_cast<float>(0x7f800001u)))));
+}
+
 }  // namespace
 }  // namespace penstock

@@ -119,6 +119,25 @@ TEST(BpeTokenizer, BytesWithoutATokenAreDroppedBeforeTheMerging) {
   EXPECT_EQ(Tokens(merging, "!\x04?"), Names({"!?"}));
 }
 
+TEST(BpeTokenizer, AWordThatIsATokenIsThatTokenWithIgnoreMerges) {
+  TokenizerSpec spec = SmallVocabulary();
+  AddToken("abc", Type::kNormal, &spec);  // no merge makes it
+  EXPECT_EQ(Tokens(spec, "abc"), Names({"a", "bc"}));
+  spec.ignore_merges = true;
+  EXPECT_EQ(Tokens(spec, "abc"), Names({"abc"}));
+  EXPECT_EQ(Tokens(spec, "abca"), Names({"a", "bc", "a"}));
+  EXPECT_EQ(Tokens(spec, "<tool>abc"), Names({"<tool>", "abc"}));
+}
+
+TEST(BpeTokenizer, TextIsNormalizedAroundNamesOfTokens) {
+  TokenizerSpec spec = SmallVocabulary();
+  EXPECT_EQ(Tokens(spec, "e\xCC\x81"), Names({"e", "Ì", "ģ"}));
+  spec.normalize_nfc = true;
+  EXPECT_EQ(Tokens(spec, "e\xCC\x81"), Names({"Ã©"}));
+  EXPECT_EQ(Tokens(spec, "<tool>\xCC\x81", true), Names({"<tool>", "Ì", "ģ"}));
+  EXPECT_EQ(Tokens(spec, "e<|end|>\xCC\x81", true), Names({"e", "<|end|>", "Ì", "ģ"}));
+}
+
 // Quadratic time would be 10^12 steps.
 TEST(BpeTokenizer, OneWordOfAMillionLetters) {
   const TokenizerSpec spec = SmallVocabulary();
@@ -246,12 +265,13 @@ TEST(BpeTokenizer, TextMustBeUtf8) {
 
 TEST(MakeTokenizer, NamesWhatIsSupported) {
   TokenizerSpec spec = SmallVocabulary();
-  spec.model = "llama";
-  EXPECT_TRUE(Fails(MakeTokenizer(spec), absl::StatusCode::kUnimplemented, {"\"llama\"", "gpt2"}));
+  spec.model = "bert";
+  EXPECT_TRUE(
+      Fails(MakeTokenizer(spec), absl::StatusCode::kUnimplemented, {"\"bert\"", "gpt2", "llama"}));
   spec = SmallVocabulary();
-  spec.pre_tokenizer = "tekken";
+  spec.pre_tokenizer = "falcon";
   EXPECT_TRUE(Fails(MakeTokenizer(spec), absl::StatusCode::kUnimplemented,
-                    {"\"tekken\"", "gpt-2", "smollm"}));
+                    {"\"falcon\"", "gpt-2", "smollm", "llama-bpe", "qwen2"}));
 }
 
 TEST(MakeTokenizer, RefusesASpecThatContradictsItself) {

@@ -58,6 +58,33 @@ TEST(PreTokenizer, SmollmSplitsEveryNumberOff) {
   EXPECT_EQ(split("3.14\n 15"), Pieces({"3", ".", "1", "4", "\n ", "1", "5"}));
 }
 
+TEST(PreTokenizer, LlamaBpeTakesNumbersByThreesAndLineEndsAlong) {
+  const auto llama = Make("llama-bpe");
+  const auto split = [&](std::string_view text) { return Split(*llama, text); };
+  EXPECT_EQ(split("1234567"), Pieces({"123", "456", "7"}));
+  EXPECT_EQ(split("in 2026"), Pieces({"in", " ", "202", "6"}));
+  EXPECT_EQ(split("I'LL it'ſ"), Pieces({"I", "'LL", " it", "'ſ"}));
+  EXPECT_EQ(split("(word) -x"), Pieces({"(word", ")", " -", "x"}));
+  EXPECT_EQ(split("end.\r\n\n next"), Pieces({"end", ".\r\n\n", " next"}));
+  EXPECT_EQ(split("a \n \n  b"), Pieces({"a", " \n \n", " ", " b"}));
+  EXPECT_EQ(split("\tx"), Pieces({"\tx"}));
+  for (const char* alias : {"llama3", "llama-v3"}) {
+    EXPECT_EQ(Split(*Make(alias), "1234"), Pieces({"123", "4"}));
+  }
+}
+
+TEST(PreTokenizer, Qwen2TakesNumbersByOne) {
+  EXPECT_EQ(Split(*Make("qwen2"), "x 12!\n"), Pieces({"x", " ", "1", "2", "!\n"}));
+}
+
+TEST(PreTokenizer, TekkenCutsBeforeCapitals) {
+  const auto tekken = Make("tekken");
+  const auto split = [&](std::string_view text) { return Split(*tekken, text); };
+  EXPECT_EQ(split("camelCaseHTTPServer"), Pieces({"camel", "Case", "HTTPServer"}));
+  EXPECT_EQ(split("don't ABC"), Pieces({"don", "'t", " ABC"}));
+  EXPECT_EQ(split("a//\nb 12"), Pieces({"a", "//\n", "b", " ", "1", "2"}));
+}
+
 // Where PCRE2's own classes are another version of Unicode than those of Hugging Face.
 TEST(PreTokenizer, ClassesAreThoseOfHuggingFace) {
   const auto gpt2 = Make("gpt-2");

@@ -26,7 +26,7 @@ ModelConfig SmallConfig() {
 
 TEST(LlamaWeight, DummyLoadIsTheSameHoweverTheLayersAreSliced) {
   const ModelConfig config = SmallConfig();
-  const auto source = MakeDummyWeightSource(1, false, Allocator());
+  const auto source = MakeDummyWeightSource(1, config, DataType::kF32, Allocator());
   const WeightLoader loader{*source, config, Allocator()};
   LlamaWeight whole({0, 3});
   ASSERT_TRUE(IsOk(whole.Load(loader, "")));
@@ -51,17 +51,44 @@ TEST(LlamaWeight, AnotherSeedIsAnotherModel) {
   const ModelConfig config = SmallConfig();
   LlamaWeight one({0, 3});
   LlamaWeight two({0, 3});
-  const auto first = MakeDummyWeightSource(1, true, Allocator());
-  const auto second = MakeDummyWeightSource(2, true, Allocator());
+  const auto first = MakeDummyWeightSource(1, config, DataType::kF32, Allocator());
+  const auto second = MakeDummyWeightSource(2, config, DataType::kF32, Allocator());
   ASSERT_TRUE(IsOk(one.Load({*first, config, Allocator()}, "")));
   ASSERT_TRUE(IsOk(two.Load({*second, config, Allocator()}, "")));
   EXPECT_NE(ToVector(one.embedding.table), ToVector(two.embedding.table));
 }
 
+TEST(DummySource, Bf16IsTheRoundedF32) {
+  ModelConfig config = SmallConfig();
+  config.qkv_bias = true;
+  config.qk_norm = true;
+  const auto f32 = MakeDummyWeightSource(3, config, DataType::kF32, Allocator());
+  const auto bf16 = MakeDummyWeightSource(3, config, DataType::kBF16, Allocator());
+  const auto infos = bf16->Tensors();
+  EXPECT_EQ(infos.size(), 3u + 3u * 14u);
+  for (const TensorInfo& info : infos) {
+    const Tensor exact = *f32->Get(info.name, info.shape);
+    const Tensor rounded = *bf16->Get(info.name, info.shape);
+    EXPECT_EQ(rounded.type(), info.type) << info.name;
+    const auto* expected = static_cast<const float*>(exact.raw());
+    for (int64_t i = 0; i < exact.num_elements(); ++i) {
+      if (info.shape.rank() == 2) {
+        ASSERT_EQ(static_cast<const uint16_t*>(rounded.raw())[i], FloatToBFloat16(expected[i]));
+      } else {
+        ASSERT_EQ(static_cast<const float*>(rounded.raw())[i], expected[i]);
+        const bool norm = info.name.ends_with("norm.weight");
+        ASSERT_TRUE(!norm || expected[i] == 1.0f) << info.name;
+      }
+    }
+  }
+  EXPECT_NE(ToVector(*f32->Get("layers.0.self_attn.q_proj.bias", {32})),
+            ToVector(*f32->Get("layers.1.self_attn.q_proj.bias", {32})));
+}
+
 TEST(LlamaWeight, TiedEmbeddingsAreTheLmHeadAndCountOnce) {
   ModelConfig config = SmallConfig();
   config.tied_embeddings = true;
-  const auto source = MakeDummyWeightSource(1, true, Allocator());
+  const auto source = MakeDummyWeightSource(1, config, DataType::kF32, Allocator());
   LlamaWeight weight({0, 3});
   ASSERT_TRUE(IsOk(weight.Load({*source, config, Allocator()}, "")));
   EXPECT_EQ(weight.lm_head.raw(), weight.embedding.table.raw());

@@ -2,12 +2,11 @@
 
 #include "core/io/model_file.h"
 #include "core/kernels/cpu_ops.h"
-#include "core/model/model_registry.h"
 #include "hwy/highway.h"
+#include "tests/support/model_runner.h"
 #include "tests/support/paged_batch.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/tiny_model.h"
-#include "worker/step_batcher.h"
 
 namespace penstock {
 namespace {
@@ -23,13 +22,12 @@ ModelConfig ConfigOf(const HeadLayout& heads, int64_t context) {
   return config;
 }
 
-// Runs the attention alone over a paged batch. RoPE turns nothing: every position is 0.
+// Runs the attention alone over a paged batch. RoPE turns nothing: cosines 1, sines 0.
 class Alone {
  public:
   Alone(const HeadLayout& heads, const std::vector<int32_t>& lens,
         const std::vector<int32_t>& feeds)
-      : paged(heads, lens, feeds, 17), table_(Make(DataType::kF32, {1, heads.head_dim})) {
-    cpu::FillRopeTable(10000.0f, table_);
+      : paged(heads, lens, feeds, 17) {
     for (size_t r = 0; r < lens.size(); ++r) {
       extents_.push_back({feeds[r], lens[r]});
       for (int64_t p = lens[r] - feeds[r]; p < lens[r]; ++p) {
@@ -37,19 +35,24 @@ class Alone {
         slots_.push_back(paged.Slot(static_cast<int64_t>(r), p));
       }
     }
-    zeros_.resize(slots_.size());
+    const auto tokens = static_cast<int64_t>(slots_.size());
+    table_ = Make(DataType::kF32, {tokens, heads.head_dim});
+    for (int64_t i = 0; i < table_.num_elements(); ++i) {
+      const bool cosine = i % heads.head_dim < heads.head_dim / 2;
+      static_cast<float*>(table_.raw())[i] = cosine ? 1.0f : 0.0f;
+    }
   }
 
   // With room for `max_tokens` and `context`, however the rows have to be grouped.
-  void Run(int64_t max_tokens, int64_t context) {
+  void Run(int64_t max_tokens, int64_t context, int64_t window = kNoWindow) {
     const AttentionArgs args = paged.args();
     ModelLimits limits;
     limits.max_tokens = max_tokens;
-    const auto attention =
-        PaddedAttention::Make(ConfigOf(args.heads, context), limits, Allocator());
+    ModelConfig config = ConfigOf(args.heads, context);
+    config.sliding_window = window;
+    const auto attention = PaddedAttention::Make(config, limits, Allocator());
     ASSERT_TRUE(IsOk(attention));
     StepBatch batch;
-    batch.positions = FromVector(zeros_);
     batch.kv_slots = FromVector(slots_);
     batch.row_starts = args.row_starts;
     batch.context_lens = args.context_lens;
@@ -58,7 +61,9 @@ class Alone {
     batch.num_prefill_rows = args.context_lens.dim(0);
     batch.num_prefill_tokens = args.qkv.dim(0);
     CpuOps ops(Pool());
-    attention->Run(batch, {args.qkv, Tensor(), table_, args.kv, args.out}, ops);
+    const Tensor none;
+    attention->Run(batch, {args.qkv, none, none, none, 1e-5f, table_, args.heads}, args.kv,
+                   args.out, ops);
   }
 
   PagedBatch paged;
@@ -67,7 +72,6 @@ class Alone {
   Tensor table_;
   std::vector<RowExtent> extents_;
   std::vector<int64_t> slots_;
-  std::vector<int32_t> zeros_;
 };
 
 // Whole prompts and chunks after cached parts; multi-head, grouped-query, multi-query.
@@ -79,6 +83,15 @@ TEST(PaddedAttention, MatchesFloat64) {
     ASSERT_NO_FATAL_FAILURE(batch.Run(163, 1000));
     EXPECT_LE(RelativeError(batch.paged.out(), reference), kFloatTolerance)
         << "head dim " << heads.head_dim;
+  }
+}
+
+TEST(PaddedAttention, WindowsMatchFloat64) {
+  for (const int64_t window : {1, 16, 64, 100, 1000}) {
+    Alone batch({4, 2, 32}, {2, 64, 65, 130, 200}, {2, 64, 65, 30, 2});
+    ASSERT_NO_FATAL_FAILURE(batch.Run(163, 1000, window));
+    EXPECT_LE(RelativeError(batch.paged.out(), batch.paged.Float64(window)), kFloatTolerance)
+        << window;
   }
 }
 
@@ -134,29 +147,13 @@ TEST(PaddedAttention, AWorkspaceBeyondItsSettingIsRefused) {
             INT64_MAX);
 }
 
-// A model of its own with all that a step needs; sequence s has slot s and blocks of its own.
+// The tiny model of a file; sequence s has slot s.
 class Runner {
  public:
-  Runner(const std::string& path, PrefillAttention prefill) : ops_(Pool()) {
-    absl::StatusOr<ModelFile> file = OpenModel(path);
-    PENSTOCK_CHECK(file.ok());
-    file_ = *std::move(file);
-    const ModelConfig& config = file_.config;
-    ModelLimits limits;
-    limits.max_tokens = kTokens;
-    limits.max_samples = kRows;
-    limits.prefill_attention = prefill;
-    auto model = MakeModel(config, {0, config.num_layers}, *file_.weights, limits, ops_, allocator);
-    PENSTOCK_CHECK(model.ok());
-    model_ = *std::move(model);
-    auto cache = KvCache::Make(config, config.num_layers, kRows * 4, Allocator());
-    PENSTOCK_CHECK(cache.ok());
-    cache_ = *std::move(cache);
-    auto batcher = StepBatcher::Make(
-        {kTokens, kRows, config.context_length, kRows * 4, config.vocab_size}, Allocator());
-    PENSTOCK_CHECK(batcher.ok());
-    batcher_ = *std::move(batcher);
-  }
+  Runner(const std::string& path, PrefillAttention prefill)
+      : ops_(Pool()),
+        file_(Opened(path)),
+        runner_(file_.config, *file_.weights, Limits(prefill), ops_) {}
 
   struct Feed {
     int32_t sequence;
@@ -174,26 +171,34 @@ class Runner {
       for (int64_t p = feed.position; p < feed.position + feed.count; ++p) {
         row.tokens.push_back(static_cast<int32_t>((p * p + 31 * feed.sequence) % kTinyVocab));
       }
-      for (int32_t b = 0; b < 4; ++b) row.blocks.push_back(feed.sequence * 4 + 3 - b);
+      row.blocks = BlocksOfSlot(feed.sequence, feed.position + feed.count, kTinyContext);
       plan.rows.push_back(row);
     }
-    const auto batch = batcher_.Build(plan);
-    PENSTOCK_CHECK(batch.ok());
-    model_->Forward(*batch, cache_);
-    return ToVector(model_->Logits(batch->sample_tokens));
+    return ToVector(runner_.Logits(runner_.Forward(plan).sample_tokens));
   }
 
-  HostAllocator allocator;  // the model's
+  int64_t bytes_in_use() const { return runner_.allocator.bytes_in_use(); }
 
  private:
   static constexpr int64_t kTokens = 96;
   static constexpr int64_t kRows = 6;
 
+  static ModelFile Opened(const std::string& path) {
+    absl::StatusOr<ModelFile> file = OpenModel(path);
+    PENSTOCK_CHECK(file.ok());
+    return *std::move(file);
+  }
+  static ModelLimits Limits(PrefillAttention prefill) {
+    ModelLimits limits;
+    limits.max_tokens = kTokens;
+    limits.max_samples = kRows;
+    limits.prefill_attention = prefill;
+    return limits;
+  }
+
   CpuOps ops_;
   ModelFile file_;
-  std::unique_ptr<Model> model_;
-  KvCache cache_;
-  StepBatcher batcher_;
+  ModelRunner runner_;
 };
 
 // Prompts, chunks after cached prefixes and decodes in one batch; some steps take several groups.
@@ -256,14 +261,14 @@ TEST(PaddedModel, TakesItsWorkspaceWhileLoadingAndOnlyIfChosen) {
   const TempFile file(TinyModel().Build());
   Runner flash(file.path(), PrefillAttention::kFlash);
   Runner padded(file.path(), PrefillAttention::kPadded);
-  const int64_t loaded = padded.allocator.bytes_in_use();
+  const int64_t loaded = padded.bytes_in_use();
   ModelLimits limits;
   limits.max_tokens = 96;
-  EXPECT_EQ(loaded - flash.allocator.bytes_in_use(),
+  EXPECT_EQ(loaded - flash.bytes_in_use(),
             PaddedAttention::WorkspaceBytes(ConfigOf({4, 2, 16}, kTinyContext), limits));
   for (const std::vector<Runner::Feed>& feeds : kSteps) {
     padded.Step(feeds);
-    EXPECT_EQ(padded.allocator.bytes_in_use(), loaded);
+    EXPECT_EQ(padded.bytes_in_use(), loaded);
   }
 }
 

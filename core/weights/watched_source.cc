@@ -1,0 +1,30 @@
+#include "core/weights/watched_source.h"
+
+#include "core/base/hash64.h"
+
+namespace penstock {
+
+absl::StatusOr<Tensor> WatchedSource::Get(std::string_view name, const Shape& expected) const {
+  // Told before the work on it: what was asked for earlier has been packed by now.
+  if (callback_) callback_(name, done_);
+  done_ += expected.num_elements();
+  PENSTOCK_ASSIGN_OR_RETURN(Tensor tensor, source_.Get(name, expected));
+  if (hashes_ == nullptr) return tensor;
+  const auto hash = hashes_->find(std::string(name));
+  if (hash == hashes_->end()) {
+    return absl::NotFoundError(absl::StrCat(
+        "the check file has no hash of the tensor ", Abs(name),
+        ": it is another model's, or incomplete; write it with penstock inspect --write-check"));
+  }
+  const uint64_t found = Hash64(tensor.raw(), tensor.bytes());
+  if (found != hash->second) {
+    return absl::DataLossError(absl::StrCat(
+        "the bytes of the tensor ", Abs(name), " hash to ", absl::Hex(found, absl::kZeroPad16),
+        ", the check file says ", absl::Hex(hash->second, absl::kZeroPad16),
+        ": the model is damaged or has been changed since the check file was written; fetch it "
+        "again"));
+  }
+  return tensor;
+}
+
+}  // namespace penstock
