@@ -62,6 +62,14 @@ __device__ __forceinline__ void BulkLoad(void* shared, const void* global, unsig
       : "memory");
 }
 
+// Between a thread's ordinary reads of shared memory and its word (Arrive) that a bulk copy may
+// write there. Without it a read that is still under way can meet the new bytes: the copy engine
+// writes past the ordinary path. Each reading thread arrives itself: racecheck follows nothing
+// else.
+__device__ __forceinline__ void FenceReadsBeforeBulkWrites() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
 // Fetches towards level 2 and does not wait. REQUIRES: multiples of 16.
 __device__ __forceinline__ void BulkPrefetch(const void* global, unsigned bytes) {
   asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(global), "r"(bytes) : "memory");

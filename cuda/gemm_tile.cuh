@@ -16,6 +16,8 @@ namespace penstock::cuda {
 inline constexpr int kTile = 128;      // rows and columns of C a block
 inline constexpr int kTileDepth = 16;  // k's a slab
 inline constexpr int kTileThreads = 256;
+inline constexpr int kTileRuns =
+    kTile * kTileDepth / kTileThreads / 4;  // of four elements a thread
 inline constexpr int kTilePad = 4;  // keeps the transposed stores of A off each other's banks
 
 struct TileStorage {
@@ -23,9 +25,9 @@ struct TileStorage {
   float b[2][kTileDepth][kTile];             // [k][column]
 };
 
-// Eight elements a thread and slab: how they are spread is the loader's affair.
+// A thread's elements of a slab: how they are spread is the loader's affair.
 struct TileLoad {
-  float at[8];
+  float at[kTileRuns * 4];
 };
 
 // The thread's eight rows and eight columns within the tile are two runs of four each.
@@ -86,20 +88,22 @@ __device__ __forceinline__ void MultiplyTile(TileStorage& storage, int64_t depth
   }
 }
 
-// Rows of a matrix [rows, depth] whose k is innermost; stored transposed. A thread has two runs of
-// four k's: rows threadIdx.x / 4 and 64 on, k's threadIdx.x % 4 * 4 on.
+// Rows of a matrix [rows, depth] whose k is innermost; stored transposed. A thread has runs of four
+// k's, in rows so far apart that the block takes whole slabs.
 template <bool kAligned>
 struct RowMajorA {
+  static constexpr int kAcross = kTileDepth / 4;  // runs in a row of a slab
+
   const float* data;  // the first row of the tile
   int64_t rows;       // that exist from there on
   int64_t depth;
 
   __device__ __forceinline__ TileLoad Load(int64_t k) const {
     TileLoad load;
-    const int64_t at = k + threadIdx.x % 4 * 4;
+    const int64_t at = k + threadIdx.x % kAcross * 4;
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int64_t row = threadIdx.x / 4 + half * 64;
+    for (int half = 0; half < kTileRuns; ++half) {
+      const int64_t row = threadIdx.x / kAcross + half * (kTileThreads / kAcross);
       const float* from = data + row * depth + at;
       if (kAligned) {
         const bool in = row < rows && at < depth;
@@ -117,12 +121,13 @@ struct RowMajorA {
 
   __device__ __forceinline__ void Store(const TileLoad& load,
                                         float (&slab)[kTileDepth][kTile + kTilePad]) const {
-    const int at = threadIdx.x % 4 * 4;
+    const int at = threadIdx.x % kAcross * 4;
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
+    for (int half = 0; half < kTileRuns; ++half) {
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        slab[at + j][threadIdx.x / 4 + half * 64] = load.at[half * 4 + j];
+        slab[at + j][threadIdx.x / kAcross + half * (kTileThreads / kAcross)] =
+            load.at[half * 4 + j];
       }
     }
   }
@@ -141,7 +146,7 @@ struct RowMajorB {
     TileLoad load;
     const int64_t column = threadIdx.x % 32 * 4;
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
+    for (int half = 0; half < kTileRuns; ++half) {
       const int64_t at = k + threadIdx.x / 32 + half * 8;
       const float* from = data + at * stride + column;
       if (kAligned) {
@@ -161,7 +166,7 @@ struct RowMajorB {
   __device__ __forceinline__ void Store(const TileLoad& load,
                                         float (&slab)[kTileDepth][kTile]) const {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
+    for (int half = 0; half < kTileRuns; ++half) {
       *reinterpret_cast<float4*>(&slab[threadIdx.x / 32 + half * 8][threadIdx.x % 32 * 4]) =
           *reinterpret_cast<const float4*>(load.at + half * 4);
     }

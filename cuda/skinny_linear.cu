@@ -192,7 +192,6 @@ __device__ void EmptyRing(const SkinnyProblem& problem, const uint8_t* ring, flo
 #pragma unroll
           for (int chunk = 0; chunk < kChunks; ++chunk) {
             const int k = (warp * kChunks + chunk) * kChunkK;
-
             if (!kWhole && first_k + k >= problem.in_features) break;
             const uint8_t* at = row + (k + lane % 4 * 8) * 2;
             const uint4 upper = *reinterpret_cast<const uint4*>(at);
@@ -205,8 +204,8 @@ __device__ void EmptyRing(const SkinnyProblem& problem, const uint8_t* ring, flo
               MultiplyAdd(sum[1], upper.z, lower.z, upper.w, lower.w, b.z, b.w);
             }
           }
-          __syncwarp();
-          if (lane == 0) Arrive(&empty[place.slot]);
+          FenceReadsBeforeBulkWrites();
+          Arrive(&empty[place.slot]);  // each lane for its own reads
           place.Next();
         });
 
@@ -253,7 +252,7 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
   if (threadIdx.x == 0) {
     for (int slot = 0; slot < kStages; ++slot) {
       MakeBarrier(&full[slot], 1);
-      MakeBarrier(&empty[slot], kWarps);
+      MakeBarrier(&empty[slot], kWarps * 32);
     }
     FenceBarriers();
   }

@@ -5,11 +5,11 @@
 
 #include "core/base/quoted.h"
 #include "core/io/dummy_model.h"
+#include "core/io/dummy_weights.h"
 #include "core/io/gguf.h"
 #include "core/io/hf_config.h"
 #include "core/io/safetensors_weights.h"
 #include "core/io/tokenizer_folder.h"
-#include "core/weights/dummy_source.h"
 
 namespace penstock {
 namespace {

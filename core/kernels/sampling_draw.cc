@@ -5,7 +5,7 @@
 #include <cmath>
 #include <vector>
 
-#include "core/kernels/philox.h"
+#include "core/base/philox.h"
 #include "core/kernels/top_k.h"
 
 namespace penstock::cpu {

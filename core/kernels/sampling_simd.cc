@@ -3,7 +3,7 @@
 #include <array>
 #include <cmath>
 
-#include "core/kernels/philox.h"
+#include "core/base/philox.h"
 #include "core/kernels/sampling.h"
 #include "core/kernels/sampling_draw.h"
 

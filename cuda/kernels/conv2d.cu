@@ -28,7 +28,7 @@ struct ImplicitB {
   __device__ __forceinline__ TileLoad Load(int64_t k) const {
     TileLoad load;
 #pragma unroll
-    for (int i = 0; i < 8; ++i) {
+    for (int i = 0; i < kTileRuns * 4; ++i) {
       const int at = static_cast<int>(k) + threadIdx.x / kTile + i * 2;
       const int row_of_kernel = at / shape.kernel_width;
       const int channel = row_of_kernel / shape.kernel_height;
@@ -45,7 +45,8 @@ struct ImplicitB {
   __device__ __forceinline__ void Store(const TileLoad& load,
                                         float (&slab)[kTileDepth][kTile]) const {
 #pragma unroll
-    for (int i = 0; i < 8; ++i) slab[threadIdx.x / kTile + i * 2][threadIdx.x % kTile] = load.at[i];
+    for (int i = 0; i < kTileRuns * 4; ++i)
+      slab[threadIdx.x / kTile + i * 2][threadIdx.x % kTile] = load.at[i];
   }
 };
 

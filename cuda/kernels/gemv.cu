@@ -19,7 +19,7 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t first = warp * kRows;
   if (first >= rows) return;
   float sums[kRows] = {};
-#pragma unroll 2
+#pragma unroll 4
   for (int64_t i = lane; i < features / N; i += 32) {
     Pack<T, N> packs[kRows];
 #pragma unroll
@@ -33,13 +33,16 @@ __global__ void __launch_bounds__(kThreads)
         packs[r].at[0] = row[i];
       }
     }
-    float in[N];
+    // N is 1, 4 or 8: x comes 16 bytes at a time as well.
+    Pack<float, N == 1 ? 1 : 4> in[(N + 3) / 4];
 #pragma unroll
-    for (int j = 0; j < N; ++j) in[j] = x[i * N + j];
+    for (int j = 0; j < (N + 3) / 4; ++j) {
+      in[j] = reinterpret_cast<const Pack<float, N == 1 ? 1 : 4>*>(x + i * N)[j];
+    }
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
 #pragma unroll
-      for (int j = 0; j < N; ++j) sums[r] += ToFloat(packs[r].at[j]) * in[j];
+      for (int j = 0; j < N; ++j) sums[r] += ToFloat(packs[r].at[j]) * in[j / 4].at[j % 4];
     }
   }
 #pragma unroll

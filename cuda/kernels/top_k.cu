@@ -67,9 +67,34 @@ __device__ void SortLargestFirst(const Keys& keys, int64_t count) {
   __syncthreads();
 }
 
-// The k-th largest ordered value of a row, and how many are larger: digit by digit from the top
-// (radix select). Five readings of the row with the one that collects; a vocabulary fits level 2.
-__device__ uint32_t SelectThreshold(const float* row, int64_t width, int64_t k, int64_t* larger) {
+// body(i, row[i]) for the thread's elements, eight of them under way at once.
+template <typename Body>
+__device__ __forceinline__ void ForEachElement(const float* row, int64_t width, const Body& body) {
+  constexpr int kAtOnce = 8;
+  for (int64_t begin = threadIdx.x; begin < width; begin += int64_t{blockDim.x} * kAtOnce) {
+    float values[kAtOnce];
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j) {
+      const int64_t i = begin + int64_t{blockDim.x} * j;
+      values[j] = i < width ? row[i] : 0.0f;
+    }
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j) {
+      const int64_t i = begin + int64_t{blockDim.x} * j;
+      if (i < width) body(i, values[j]);
+    }
+  }
+}
+
+struct Threshold {
+  uint32_t value;  // the k-th largest, as an ordered integer
+  int64_t larger;  // elements above it
+  int64_t equal;   // as large, one at least
+};
+
+// Digit by digit from the top (radix select). Five readings of the row with the one that collects;
+// a vocabulary fits level 2.
+__device__ Threshold SelectThreshold(const float* row, int64_t width, int64_t k) {
   __shared__ unsigned counts[kDigits];
   __shared__ uint32_t chosen;
   __shared__ int64_t above_chosen;
@@ -78,11 +103,17 @@ __device__ uint32_t SelectThreshold(const float* row, int64_t width, int64_t k, 
   for (int shift = 24; shift >= 0; shift -= 8) {
     for (unsigned digit = threadIdx.x; digit < kDigits; digit += blockDim.x) counts[digit] = 0;
     __syncthreads();
-    for (int64_t i = threadIdx.x; i < width; i += blockDim.x) {
-      const uint32_t value = Ordered(row[i]);
+    ForEachElement(row, width, [&](int64_t, float element) {
+      const uint32_t value = Ordered(element);
       const bool in = shift == 24 || value >> (shift + 8) == prefix >> (shift + 8);
-      if (in) atomicAdd(&counts[value >> shift & 0xff], 1u);
-    }
+      if (!in) return;
+      // Few digits are many elements': lanes that have the same one count it together.
+      const unsigned digit = value >> shift & 0xff;
+      const unsigned peers = __match_any_sync(__activemask(), digit);
+      if (__ffs(static_cast<int>(peers)) - 1 == static_cast<int>(threadIdx.x % 32)) {
+        atomicAdd(&counts[digit], static_cast<unsigned>(__popc(peers)));
+      }
+    });
     __syncthreads();
     if (threadIdx.x == 0) {
       int64_t seen = above;
@@ -95,8 +126,7 @@ __device__ uint32_t SelectThreshold(const float* row, int64_t width, int64_t k, 
     prefix = chosen;
     above = above_chosen;
   }
-  *larger = above;
-  return prefix;
+  return {prefix, above, counts[prefix & 0xff]};
 }
 
 // A block a row: finds the threshold, collects what lies above it in any order and of its equals
@@ -105,20 +135,25 @@ template <typename Keys>
 __device__ void TopKRow(const float* row, int64_t width, int64_t k, const Keys& keys) {
   __shared__ unsigned next;
   __shared__ unsigned equals_of_warp[kTopKThreads / 32];
-  int64_t larger = 0;
-  const uint32_t threshold = SelectThreshold(row, width, k, &larger);
+  const Threshold threshold = SelectThreshold(row, width, k);
+  const int64_t larger = threshold.larger;
   if (threadIdx.x == 0) next = 0;
   __syncthreads();
+  const bool all_equals = larger + threshold.equal == k;
+  ForEachElement(row, width, [&](int64_t i, float element) {
+    const uint32_t value = Ordered(element);
+    if (value > threshold.value || (all_equals && value == threshold.value)) {
+      keys.Set(atomicAdd(&next, 1u), Key(value, static_cast<int32_t>(i)));
+    }
+  });
   const unsigned warp = threadIdx.x / 32;
   const unsigned lane = threadIdx.x % 32;
   int64_t equals = 0;  // before this round, the same in all threads
-  for (int64_t begin = 0; begin < width; begin += blockDim.x) {
+  // More equals than places: the first of them in order, round by round until there are enough.
+  for (int64_t begin = 0; !all_equals && larger + equals < k; begin += blockDim.x) {
     const int64_t i = begin + threadIdx.x;
     const uint32_t value = i < width ? Ordered(row[i]) : 0;
-    const bool is_larger = i < width && value > threshold;
-    const bool is_equal = i < width && value == threshold;
-    if (is_larger) keys.Set(atomicAdd(&next, 1u), Key(value, static_cast<int32_t>(i)));
-    if (larger + equals >= k) continue;  // uniform: enough of them
+    const bool is_equal = i < width && value == threshold.value;
     const unsigned lanes = __ballot_sync(0xffffffff, is_equal);
     if (lane == 0) equals_of_warp[warp] = __popc(lanes);
     __syncthreads();

@@ -8,8 +8,8 @@
 
 #include "core/base/check.h"
 #include "core/io/check_file.h"
+#include "core/io/dummy_weights.h"
 #include "core/tensor/allocator.h"
-#include "core/weights/dummy_source.h"
 #include "tests/fuzz/check_message.h"
 #include "tests/fuzz/mutator.h"
 #include "tests/support/safetensors_builder.h"

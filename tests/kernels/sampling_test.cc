@@ -5,7 +5,7 @@
 #include <limits>
 #include <random>
 
-#include "core/kernels/philox.h"
+#include "core/base/philox.h"
 #include "tests/support/sampling_reference.h"
 #include "tests/support/tensors.h"
 

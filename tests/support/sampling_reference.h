@@ -8,8 +8,8 @@
 #include <map>
 #include <vector>
 
+#include "core/base/philox.h"
 #include "core/base/sampling_params.h"
-#include "core/kernels/philox.h"
 #include "core/kernels/sampling.h"
 
 namespace penstock::testing {

@@ -9,10 +9,10 @@
 #include <string>
 
 #include "core/base/hash64.h"
+#include "core/io/dummy_weights.h"
+#include "core/io/watched_source.h"
 #include "core/model/llama/llama_weight.h"
 #include "core/model/model_tensors.h"
-#include "core/weights/dummy_source.h"
-#include "core/weights/watched_source.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/tiny_model.h"
 

@@ -1,7 +1,7 @@
 // What the weight classes ask of a source, and what they make of what they get, at the level of a
 // layer and of a model, from tensors in memory and from the dummy source.
+#include "core/io/dummy_weights.h"
 #include "core/model/llama/llama_weight.h"
-#include "core/weights/dummy_source.h"
 #include "tests/support/memory_source.h"
 #include "tests/support/status_matchers.h"
 

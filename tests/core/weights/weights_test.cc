@@ -1,7 +1,7 @@
 // The weight classes over the dummy source and over a small GGUF file.
+#include "core/io/dummy_weights.h"
 #include "core/io/gguf.h"
 #include "core/model/llama/llama_weight.h"
-#include "core/weights/dummy_source.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/tiny_model.h"
 

@@ -1,11 +1,11 @@
-#include "core/weights/dummy_source.h"
+#include "core/io/dummy_weights.h"
 
 #include <algorithm>
 #include <cmath>
 
 #include "core/base/check.h"
+#include "core/base/philox.h"
 #include "core/io/tensor_names.h"
-#include "core/kernels/philox.h"
 #include "core/model/model_tensors.h"
 
 namespace penstock {

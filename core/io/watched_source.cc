@@ -1,4 +1,4 @@
-#include "core/weights/watched_source.h"
+#include "core/io/watched_source.h"
 
 #include "core/base/hash64.h"
 
