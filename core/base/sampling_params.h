@@ -29,7 +29,7 @@ struct SamplingParams {
   float frequency_penalty = 0.0f;     // the same for each time the token is there
   std::vector<LogitBias> logit_bias;  // added to logits; sorted by token, each once
   std::vector<int32_t> stop_ids;  // a sampled one is the sequence's last token; sorted, each once
-  int64_t min_tokens = 0;             // no stop id is sampled before that many tokens
+  int64_t min_tokens = 0;         // no stop id is sampled before that many tokens
   // Token sequences that are never completed in the answer, wherever they begin; none empty.
   std::vector<std::vector<int32_t>> bad_words;
   int32_t logprobs = 0;  // how many of the likeliest tokens are told beside each sampled one

@@ -1,6 +1,6 @@
 // CpuOps: the CPU backend, the embedded default and the reference of every other backend.
-// Owns nothing: the pool must outlive it. One thread at a time. Open to tests that put a kernel with
-// a fault in the place of one.
+// Owns nothing: the pool must outlive it. One thread at a time. Open to tests that put a kernel
+// with a fault in the place of one.
 #pragma once
 
 #include "core/base/thread_pool.h"

@@ -23,9 +23,9 @@ struct Answer {
 struct Driven {
   std::vector<int32_t> prompt;
   SamplingParams sampling;
-  int64_t chunk = 64;       // tokens of the prompt a step
-  bool no_single = false;   // no chunk of one token while the prompt is fed
-  int64_t delay = 0;        // steps before it begins
+  int64_t chunk = 64;      // tokens of the prompt a step
+  bool no_single = false;  // no chunk of one token while the prompt is fed
+  int64_t delay = 0;       // steps before it begins
 
   int64_t fed = 0;
   Answer answer;
