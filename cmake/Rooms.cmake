@@ -33,6 +33,14 @@ function(kernel stem)
   endif()
 endfunction()
 
+# Under a sanitizer, which makes a token some twenty times as dear, tests get more time.
+if(PENSTOCK_SANITIZE)
+  set(PENSTOCK_TEST_PATIENCE 5)
+else()
+  set(PENSTOCK_TEST_PATIENCE 1)
+endif()
+math(EXPR PENSTOCK_TEST_TIMEOUT "300 * ${PENSTOCK_TEST_PATIENCE}")
+
 # penstock_test(<path below tests/, without .cc> [LIBS ...] [LABELS ...]): one program, one ctest.
 function(penstock_test path)
   cmake_parse_arguments(arg "" "" "LIBS;LABELS" ${ARGN})
@@ -42,7 +50,7 @@ function(penstock_test path)
   target_compile_definitions(${name} PRIVATE
     PENSTOCK_TEST_MODEL="${PENSTOCK_MODEL}" PENSTOCK_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
   add_test(NAME ${name} COMMAND ${name})
-  set_tests_properties(${name} PROPERTIES LABELS "${arg_LABELS}" TIMEOUT 300)
+  set_tests_properties(${name} PROPERTIES LABELS "${arg_LABELS}" TIMEOUT ${PENSTOCK_TEST_TIMEOUT})
 endfunction()
 
 # penstock_python_test(<path below tests/, without .py> [LABELS ...]): one script, one ctest.
@@ -50,6 +58,6 @@ function(penstock_python_test path)
   cmake_parse_arguments(arg "" "" "LABELS" ${ARGN})
   get_filename_component(name ${path} NAME)
   add_test(NAME ${name} COMMAND Python3::Interpreter ${PROJECT_SOURCE_DIR}/tests/${path}.py)
-  set_tests_properties(${name} PROPERTIES LABELS "${arg_LABELS}" TIMEOUT 300
-    ENVIRONMENT "PYTHONDONTWRITEBYTECODE=1")
+  set_tests_properties(${name} PROPERTIES LABELS "${arg_LABELS}" TIMEOUT ${PENSTOCK_TEST_TIMEOUT}
+    ENVIRONMENT "PYTHONDONTWRITEBYTECODE=1;PENSTOCK_TEST_PATIENCE=${PENSTOCK_TEST_PATIENCE}")
 endfunction()

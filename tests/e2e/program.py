@@ -12,7 +12,8 @@ import unittest
 
 BINARY = os.environ.get("PENSTOCK_BINARY", "build/release/frontend/penstock")
 MODEL = os.environ.get("PENSTOCK_MODEL", "")
-TIMEOUT = 120  # seconds; of a command that hangs
+PATIENCE = float(os.environ.get("PENSTOCK_TEST_PATIENCE", "1"))  # more where programs are slower
+TIMEOUT = 120 * PATIENCE  # seconds; of a command that hangs
 
 
 def setUpModule():
