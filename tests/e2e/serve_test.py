@@ -53,7 +53,7 @@ class ServeTest(ProgramTest):
         self.assertLess(time.monotonic() - start, 10 * PATIENCE)
 
     def test_terminated_under_load_it_finishes_its_answers(self):
-        server = self.serve()
+        server = self.serve("--drain-timeout", str(30 * PATIENCE))
         alone = generate(*LONG, "--max-tokens", "60", server=server)
         clients = [start_generate(server, *LONG, "--max-tokens", "60") for _ in range(4)]
         for client in clients:
@@ -62,7 +62,7 @@ class ServeTest(ProgramTest):
         server.wait_for_log("draining")
         late = run("generate", "--server", server.address, "--prompt", "a")
         for client in clients:
-            output, errors = client.communicate(timeout=120)
+            output, errors = client.communicate(timeout=120 * PATIENCE)
             self.assertEqual(client.returncode, 0, text(errors))
             # One character was read above.
             self.assertEqual(text(output), (alone["text"] + "\n")[1:])
@@ -74,7 +74,7 @@ class ServeTest(ProgramTest):
         client = start_generate(server, *LONG, "--max-tokens", "8000")
         self.assertTrue(client.stdout.read(1))
         server.terminate()
-        _, errors = client.communicate(timeout=60)
+        _, errors = client.communicate(timeout=60 * PATIENCE)
         self.assertEqual(client.returncode, 1)
         self.assertRegex(text(errors), "UNAVAILABLE: the server shut down")
         self.assertEqual(server.wait(), 0)
@@ -89,7 +89,7 @@ class ServeTest(ProgramTest):
         server.terminate()
         self.assertEqual(server.wait(), 1)
         self.assertLess(time.monotonic() - start, 5 * PATIENCE)
-        client.communicate(timeout=60)
+        client.communicate(timeout=60 * PATIENCE)
         self.assertEqual(client.returncode, 1)
 
     def test_a_full_queue_refuses_and_goes_on(self):
