@@ -89,7 +89,7 @@ class GenerateTest(ProgramTest):
                                 "--temperature", "1", "--seed", "5")
         self.assertTrue(client.stdout.read(1))  # it streams
         client.send_signal(signal.SIGINT)
-        _, errors = client.communicate(timeout=30)
+        _, errors = client.communicate(timeout=30 * PATIENCE)
         self.assertEqual(client.returncode, 1)
         self.assertRegex(text(errors), "CANCELLED")
 
