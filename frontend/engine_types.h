@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "absl/time/time.h"
@@ -20,6 +21,9 @@ struct GenerationRequest {
   SamplingParams sampling;
   int64_t max_tokens = 0;  // > 0; prompt + max_tokens fits in the context
   absl::Time deadline = absl::InfiniteFuture();
+  int32_t priority = 0;  // higher ones first
+  std::string tenant;    // for whom: tokens are shared out fairly between tenants, and a prompt's
+                         // cached blocks are found by their tenant only
 };
 
 struct GeneratedToken {

@@ -111,8 +111,8 @@ class WorkerLink::Stream final : public grpc::ClientBidiReactor<ControlRequest, 
         if (!SetLoaded(error)) Deliver(error);
         return;
       }
-      case ControlResponse::MESSAGE_NOT_SET:
-        Deliver(absl::InternalError("the worker sent an empty response"));
+      default:
+        Deliver(absl::InternalError("the worker sent a response of no use"));
     }
   }
 

@@ -385,7 +385,7 @@ void EncodeStepResult(const StepResult& result, worker::v1::StepResult* message)
     EncodeLogprob(each.token, to->mutable_token());
     for (const TokenLogprob& other : each.top) EncodeLogprob(other, to->add_top());
   }
-  message->set_compute_ns(result.compute_ns);
+  message->set_compute_ns(result.times.compute_ns);
 }
 
 absl::StatusOr<StepResult> DecodeStepResult(const worker::v1::StepResult& message) {
@@ -394,7 +394,7 @@ absl::StatusOr<StepResult> DecodeStepResult(const worker::v1::StepResult& messag
   StepResult result;
   result.number = message.number();
   result.epoch = message.epoch();
-  result.compute_ns = message.compute_ns();
+  result.times.compute_ns = message.compute_ns();
   result.samples.reserve(static_cast<size_t>(message.samples_size()));
   for (const worker::v1::SampledToken& sample : message.samples()) {
     check.Integer("slot", sample.slot(), 0, kMaxSequences - 1);

@@ -115,7 +115,7 @@ absl::StatusOr<StepResult> CpuStage::Execute(const StepPlan& plan) {
   result.number = plan.number;
   result.epoch = plan.epoch;
   sampler_->Run(plan, *batcher_, batch, *model_, *ops_, &result);
-  result.compute_ns = NowNs() - start;
+  result.times.compute_ns = NowNs() - start;
   return result;
 }
 

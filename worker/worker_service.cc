@@ -95,7 +95,7 @@ class ControlStream final : public grpc::ServerBidiReactor<ControlRequest, Contr
       case ControlRequest::kPlan:
         status = Execute(request.plan(), response.mutable_result());
         break;
-      case ControlRequest::MESSAGE_NOT_SET:
+      default:
         status = absl::InvalidArgumentError("a control request holds neither a load nor a plan");
         break;
     }

@@ -16,6 +16,8 @@ inline constexpr int32_t kMaxLogprobs = 100;
 
 // In place of a token: there are no numbers to choose one by.
 inline constexpr int32_t kNoToken = -1;
+// In place of a token: it was sampled for nothing, its sequence had ended before.
+inline constexpr int32_t kVoidToken = -2;
 
 struct SamplingParams {
   float temperature = 1.0f;  // 0: greedy, the most likely token, the lowest id among equals

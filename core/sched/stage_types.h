@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 
+#include "core/model/layer_range.h"
 #include "core/model/model_config.h"
 #include "core/model/model_limits.h"
 
@@ -21,6 +22,15 @@ struct StageOptions {
   int64_t padded_memory_bytes = int64_t{2} << 30;  // of workspace, if prefill attention is padded
   std::string check_file =
       {};  // whose hashes the weights must have (core/io/check_file.h); empty: none
+
+  // Which part of the pipeline this stage is. The first embeds, the last has norm, LM head and
+  // sampler.
+  int32_t stage = 0;
+  int32_t num_stages = 1;
+  LayerRange layers = {};   // count() 0: all
+  uint64_t model_hash = 0;  // what StageInfo::model_hash must be; 0: any
+  int64_t num_blocks = 0;   // KV blocks, exactly; 0: as many as kv_memory_bytes holds
+  int32_t plans_ahead = 2;  // plans that may be on their way at once, over all stages; > 0
 };
 
 // How far a stage has come with loading, in weights (elements, not bytes: those depend on a file's
@@ -32,10 +42,40 @@ struct LoadProgress {
 };
 
 struct StageInfo {
-  ModelConfig config;
+  ModelConfig config;      // of the whole model
   int64_t num_blocks = 0;  // KV blocks of kBlockSize tokens
   int64_t weight_bytes = 0;
   int64_t load_ns = 0;
+  LayerRange layers;
+  // Tells models apart: over the configuration and the name, type and shape of every tensor of the
+  // whole model. The same for every stage, whatever its layers.
+  uint64_t model_hash = 0;
+  int64_t block_bytes = 0;  // of one KV block of this stage's layers
+  std::string address;  // where other stages send to (worker/transport/transport.h); may be empty
+};
+
+// A new epoch: all slots and mailboxes are empty, the pipeline is connected anew.
+struct EpochStart {
+  uint32_t epoch = 0;       // from 1, only ever higher
+  uint64_t first_plan = 1;  // the number that comes first in it
+  int64_t num_blocks = 0;   // KV blocks that plans may name: the least over the stages
+  std::string next;   // address of the stage that takes the activations; empty: this is the last
+  std::string first;  // for the last of several stages, where sampled tokens go; else empty
+  int64_t connect_ns = 0;  // how long connecting may take
+};
+
+// What a stage tells of itself now and then, by a thread that no plan can hold up.
+struct StageBeat {
+  enum class Doing : uint8_t { kIdle, kWaitsForInput, kComputes, kSends };
+  uint32_t epoch = 0;
+  uint64_t done = 0;     // the last plan that it finished; 0: none in this epoch
+  uint64_t current = 0;  // the plan that it is at; 0: none
+  Doing doing = Doing::kIdle;
+  int64_t doing_ns = 0;        // for how long
+  int64_t queued = 0;          // plans that wait for it
+  int64_t resident_bytes = 0;  // of the process
+  int64_t cpu_ns = 0;          // processor time of the process, all threads
+  int64_t voids = 0;           // rows that were void since loading
 };
 
 }  // namespace penstock

@@ -56,7 +56,7 @@ StepResult ExampleResult() {
   StepResult result;
   result.number = 9;
   result.epoch = 2;
-  result.compute_ns = 123;
+  result.times.compute_ns = 123;
   result.samples = {{1, 4, 77, 50, -0.5f, {{50, -0.5f}, {0, -1.5f}}},
                     {2, 1, 3, 6, -INFINITY, {}},
                     {5, 1, 3, kNoToken, 0.0f, {}}};
@@ -197,7 +197,7 @@ TEST(WorkerCodecTest, ResultComesBack) {
   ASSERT_TRUE(IsOk(decoded));
   EXPECT_EQ(decoded->number, 9u);
   EXPECT_EQ(decoded->epoch, 2u);
-  EXPECT_EQ(decoded->compute_ns, 123);
+  EXPECT_EQ(decoded->times.compute_ns, 123);
   ASSERT_EQ(decoded->samples.size(), 3u);
   for (size_t i = 0; i < 3; ++i) {
     EXPECT_EQ(decoded->samples[i].slot, result.samples[i].slot);

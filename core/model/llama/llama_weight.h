@@ -3,17 +3,10 @@
 
 #include <vector>
 
+#include "core/model/layer_range.h"
 #include "core/weights/layer_weights.h"
 
 namespace penstock {
-
-// Layers [first, last) of a model.
-struct LayerRange {
-  int64_t first = 0;
-  int64_t last = 0;
-
-  int64_t count() const { return last - first; }
-};
 
 struct LlamaWeight final : BaseWeight {
   explicit LlamaWeight(LayerRange range) : layers_range(range) {}

@@ -1,0 +1,78 @@
+// Transport: how rows get from one stage to the next, and sampled tokens from the last to the
+// first.
+//
+// A lane goes one way between two stages and keeps order. Sending and receiving are enqueued on a
+// stream and never block the caller: what they do, they do when the stream gets there. What fails
+// there (time limit, dead peer, a transfer that is not the one expected) fails the stream.
+// A receiving end takes at most `window` transfers that nobody has asked for yet; then the sender's
+// stream waits. A lane belongs to one epoch: transfers of another are dropped and counted.
+//
+// Kinds: `local`, between stages of one process; `grpc`, between processes and hosts. To add one:
+// one .cc and a line in MakeTransport; tests/worker/transport/ has the suite that all of them pass.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/time/time.h"
+#include "core/base/status.h"
+#include "core/tensor/tensor.h"
+#include "worker/transport/stream.h"
+
+namespace penstock {
+
+enum class LaneKind : uint8_t {
+  kRows,    // activations, to the next stage: [num_tokens, hidden] f32
+  kTokens,  // sampled tokens, from the last stage to the first: [num_samples, 4] i64
+};
+
+// The sending end. One stream at a time.
+class SendLane {
+ public:
+  // Waits for a send that is under way at most as long as a cancelled call takes to end.
+  virtual ~SendLane() = default;
+  // Sends `tensor` (contiguous, on the stream's device) as transfer number `plan`, in order of
+  // calls. Its bytes may be changed by what is enqueued later: the lane has taken them by then.
+  // `limit`: how long it may wait for room at the receiver; then the stream fails,
+  // DEADLINE_EXCEEDED. A dead peer: UNAVAILABLE, at once.
+  virtual void Send(Stream& stream, const Tensor& tensor, uint64_t plan, absl::Duration limit) = 0;
+};
+
+// The receiving end. One stream at a time.
+class ReceiveLane {
+ public:
+  virtual ~ReceiveLane() = default;
+  // Waits for transfer number `plan` and copies it into `tensor`. A transfer of a lower number is
+  // passed over; another number, or another size, is the sender's mistake: the stream fails,
+  // INTERNAL. `limit` counts from when the stream gets here: DEADLINE_EXCEEDED.
+  virtual void Receive(Stream& stream, const Tensor& tensor, uint64_t plan,
+                       absl::Duration limit) = 0;
+  // How long the Receive that ran last has waited. From the stream's thread.
+  virtual int64_t waited_ns() const = 0;
+  // What waits here fails its stream, CANCELLED, at once; and so does what comes later. Any thread.
+  virtual void Cancel() = 0;
+};
+
+// One stage's door to the others. Thread rule: any thread.
+class Transport {
+ public:
+  virtual ~Transport() = default;
+  // What other stages pass to Connect.
+  virtual std::string address() const = 0;
+  // The receiving end of the one lane of this kind and epoch that another stage will connect to.
+  // It may be opened before or after that one connects. REQUIRES: none is open of this kind.
+  virtual std::unique_ptr<ReceiveLane> Open(LaneKind kind, uint32_t epoch) = 0;
+  // Errors: UNAVAILABLE if the peer cannot be reached, DEADLINE_EXCEEDED if it does not open its
+  // end within `limit`, FAILED_PRECONDITION if it is of another protocol version.
+  virtual absl::StatusOr<std::unique_ptr<SendLane>> Connect(const std::string& address,
+                                                            LaneKind kind, uint32_t epoch,
+                                                            absl::Duration limit) = 0;
+};
+
+struct TransportOptions {
+  int64_t window = 4;                      // transfers
+  int64_t max_transfer_bytes = 1ll << 30;  // of one; larger ones are refused
+};
+
+}  // namespace penstock
