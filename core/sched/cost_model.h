@@ -40,10 +40,11 @@ struct StageWork {
   int64_t head_bytes = 0;             // read once a plan that samples; not in weight_bytes
 };
 
-// What a machine does, to begin with; guesses are good enough. REQUIRES: rates > 0.
+// What a machine does, to begin with; guesses are good enough. These are of two processor cores.
+// REQUIRES: rates > 0.
 struct MachineRates {
-  int64_t bytes_per_second = 10'000'000'000;
-  int64_t flops_per_second = 50'000'000'000;
+  int64_t bytes_per_second = 20'000'000'000;
+  int64_t flops_per_second = 125'000'000'000;
   int64_t plan_overhead_ns = 50'000;
 };
 

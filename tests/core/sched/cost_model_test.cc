@@ -104,8 +104,8 @@ double MeanError(const Machine& machine, const StageCost& cost) {
 TEST(CostModel, BeginsWithTheRoofline) {
   const StageCost cost(SmallWork(), {});
   EXPECT_LT(MeanError(Machine(), cost), 1e-6);
-  // 50 us, 66 MB and 30 MB at 10 GB/s; 2 * (212 + 56) MFLOP at 50 GFLOP/s; 100 positions.
-  const double expected = 50e3 + 9.6e6 + 10.72e6 + 100 * (4608 + 1382.4);
+  // 50 us, 66 MB and 30 MB at 20 GB/s; 2 * (212 + 56) MFLOP at 125 GFLOP/s; 100 positions.
+  const double expected = 50e3 + 4.8e6 + 4.288e6 + 100 * (2304 + 552.96);
   EXPECT_NEAR(static_cast<double>(cost.PredictNs(DecodeShape(2, 100))), expected, 2);
 }
 
