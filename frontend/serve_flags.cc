@@ -40,6 +40,9 @@ void AddRequestLimits(CLI::App* serve, RequestLimits* limits, ServeFlags* flags)
   add("--max-stop-ids", &limits->max_stop_ids, "Most stop ids", "N", 0, 1 << 20);
   add("--max-logit-bias", &limits->max_logit_bias, "Most entries of logit_bias", "N", 0, 1 << 20);
   add("--max-bad-words", &limits->max_bad_words, "Most bad words", "N", 0, 1 << 16);
+  add("--max-priority", &limits->max_priority,
+      "Priorities that a request may have: from minus this to this; 0: all are equal", "N", 0,
+      kMany);
   const auto add_time = [serve](const char* name, double* seconds, const char* help) {
     serve->add_option(name, *seconds, help)
         ->capture_default_str()
