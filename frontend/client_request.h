@@ -77,6 +77,9 @@ struct RequestLimits {
   // Of a request without a deadline; of any request.
   absl::Duration default_timeout = absl::InfiniteDuration();
   absl::Duration max_timeout = absl::InfiniteDuration();
+  // What may wait for a client that reads slowly, and for how long more may (slow_reader.h).
+  int64_t max_stream_buffer_bytes = 2 << 20;
+  absl::Duration slow_reader_timeout = absl::Seconds(30);
 };
 
 }  // namespace penstock

@@ -11,6 +11,8 @@ struct ServeFlags {
   double drain_seconds = 30;
   double default_timeout_seconds = 600;
   double max_timeout_seconds = 0;
+  int64_t max_stream_buffer_kib = 2048;
+  double slow_reader_seconds = 30;
 };
 
 // What a request may ask for.
@@ -54,6 +56,14 @@ void AddRequestLimits(CLI::App* serve, RequestLimits* limits, ServeFlags* flags)
            "Time limit of a request that comes without a deadline; 0: none");
   add_time("--max-timeout", &flags->max_timeout_seconds,
            "Time limit of every request, whatever its deadline; 0: none");
+  add("--max-stream-buffer-kib", &flags->max_stream_buffer_kib,
+      "What may wait of a call's answers for a client that reads slowly, in KiB; four times as "
+      "much "
+      "ends the call",
+      "KIB", 1, 1 << 20);
+  add_time("--slow-reader-timeout", &flags->slow_reader_seconds,
+           "Seconds for which more than --max-stream-buffer-kib may wait before the call is ended "
+           "with RESOURCE_EXHAUSTED; 0: no limit");
 }
 
 absl::Duration TimeLimit(double seconds) {
@@ -142,6 +152,8 @@ Command AddServe(CLI::App* app) {
             options.drain_timeout = absl::Seconds(flags->drain_seconds);
             options.runtime.limits.default_timeout = TimeLimit(flags->default_timeout_seconds);
             options.runtime.limits.max_timeout = TimeLimit(flags->max_timeout_seconds);
+            options.runtime.limits.max_stream_buffer_bytes = flags->max_stream_buffer_kib << 10;
+            options.runtime.limits.slow_reader_timeout = TimeLimit(flags->slow_reader_seconds);
             return RunServe(options);
           }};
 }
