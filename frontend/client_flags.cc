@@ -47,6 +47,15 @@ Command AddGenerate(CLI::App* app) {
                      "tokens; without it they are ordinary text");
   flags->sampling.Add(generate, &options.sampling);
   flags->sampling.AddForScripts(generate, &options.sampling);
+  generate
+      ->add_option("--priority", options.priority,
+                   "Requests of a higher priority come first; the server bounds it")
+      ->capture_default_str()
+      ->type_name("N");
+  generate
+      ->add_option("--tenant", options.tenant,
+                   "For whom this is: the server shares its time fairly between tenants")
+      ->type_name("TEXT");
   const auto timeout = AddTimeout(generate, "Give up after this time (default: never)");
   flags->planned.AddPrecision(generate);
   generate->add_flag("--json", options.json,

@@ -45,10 +45,14 @@ struct ClientSampling {
   std::vector<std::string> bad_words;
 };
 
+inline constexpr int64_t kMaxTenantBytes = 256;
+
 struct ClientRequest {
   std::string model;  // empty: the one that is served
   ClientPrompt prompt;
   ClientSampling sampling;
+  int32_t priority = 0;
+  std::string tenant;
 };
 
 // What is served, and the settings that bound a request: all but the first three are flags of
@@ -69,9 +73,13 @@ struct RequestLimits {
   int64_t max_stop_ids = 256;
   int64_t max_logit_bias = 1024;
   int64_t max_bad_words = 128;
+  int32_t max_priority = 100;  // and at least its negative
   // Of a request without a deadline; of any request.
   absl::Duration default_timeout = absl::InfiniteDuration();
   absl::Duration max_timeout = absl::InfiniteDuration();
+  // What may wait for a client that reads slowly, and for how long more may (slow_reader.h).
+  int64_t max_stream_buffer_bytes = 2 << 20;
+  absl::Duration slow_reader_timeout = absl::Seconds(30);
 };
 
 }  // namespace penstock

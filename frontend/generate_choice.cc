@@ -9,6 +9,15 @@
 namespace penstock {
 namespace {
 
+template <typename T>
+int64_t Bytes(std::span<const T> entries) {
+  int64_t bytes = 0;
+  for (const T& entry : entries) {
+    bytes += static_cast<int64_t>(sizeof(T) + entry.top.size() * sizeof(TokenLogprob));
+  }
+  return bytes;
+}
+
 // Moves as many of the first entries out as one message may hold of them.
 template <typename T>
 std::vector<T> TakeSome(std::vector<T>& from, int32_t top) {
@@ -33,10 +42,12 @@ GenerateChoice::GenerateChoice(const Tokenizer& tokenizer, const CheckedRequest&
 
 void GenerateChoice::AddPrompt(std::span<const PromptLogprob> logprobs) {
   prompt_.insert(prompt_.end(), logprobs.begin(), logprobs.end());
+  buffered_bytes_ += Bytes(logprobs);
 }
 
 void GenerateChoice::AddTokens(std::span<const GeneratedToken> tokens) {
   tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
+  buffered_bytes_ += Bytes(tokens);
   past_prompt_ = true;
 }
 
@@ -47,13 +58,21 @@ void GenerateChoice::End(FinishReason reason, const absl::Status& status) {
   end_status_ = status;
 }
 
+void GenerateChoice::Discard() {
+  prompt_ = {};
+  tokens_ = {};
+  buffered_bytes_ = 0;
+}
+
 ChoiceWork GenerateChoice::Take() {
   ChoiceWork work;
   if (!prompt_.empty()) {
     work.prompt = TakeSome(prompt_, prompt_top_);
+    buffered_bytes_ -= Bytes<PromptLogprob>(work.prompt);
     return work;
   }
   work.tokens = TakeSome(tokens_, top_);
+  buffered_bytes_ -= Bytes<GeneratedToken>(work.tokens);
   work.last = ended_ && tokens_.empty();
   work.reason = reason_;
   work.status = end_status_;

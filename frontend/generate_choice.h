@@ -37,6 +37,9 @@ class GenerateChoice {
   void AddPrompt(std::span<const PromptLogprob> logprobs);
   void AddTokens(std::span<const GeneratedToken> tokens);
   void End(FinishReason reason, const absl::Status& status);
+  // What waits here to be sent, about; it is kept, or thrown away because nobody will send it.
+  int64_t buffered_bytes() const { return buffered_bytes_; }
+  void Discard();
   // The engine has made its last call.
   bool ended() const { return ended_; }
   // The prompt's log-probabilities have all come and been taken.
@@ -66,6 +69,7 @@ class GenerateChoice {
   // The call's mutex.
   std::vector<PromptLogprob> prompt_;
   std::vector<GeneratedToken> tokens_;
+  int64_t buffered_bytes_ = 0;
   bool past_prompt_ = false;
   bool ended_ = false;
   FinishReason reason_ = FinishReason::kError;

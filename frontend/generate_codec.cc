@@ -168,6 +168,8 @@ ClientRequest DecodeGenerateRequest(const v1::GenerateRequest& message) {
   if (message.has_chat()) prompt.chat = DecodeChat(message.chat());
   prompt.parse_special = message.parse_special();
   request.sampling = DecodeSampling(message.sampling());
+  request.priority = message.priority();
+  request.tenant = message.tenant();
   return request;
 }
 

@@ -26,6 +26,8 @@ v1::GenerateRequest MakeRequest(const GenerateOptions& options) {
   }
   request.set_parse_special(options.special);
   EncodeSampling(options.sampling, request.mutable_sampling());
+  request.set_priority(options.priority);
+  request.set_tenant(options.tenant);
   if (options.json && !options.sampling.logprobs) request.mutable_sampling()->set_logprobs(0);
   return request;
 }
@@ -114,6 +116,7 @@ absl::Status Generate(const GenerateOptions& options, Canceller& canceller) {
   if (options.prompt.has_value()) {
     PENSTOCK_RETURN_IF_ERROR(CheckUtf8("the prompt", *options.prompt));
   }
+  PENSTOCK_RETURN_IF_ERROR(CheckUtf8("--tenant", options.tenant));
   for (const auto* texts : {&options.sampling.stop, &options.sampling.bad_words}) {
     for (const std::string& text : *texts) {
       PENSTOCK_RETURN_IF_ERROR(

@@ -21,6 +21,8 @@ struct GenerateOptions {
   bool special = false;
   std::optional<std::string> precision;  // the server must have it
   ClientSampling sampling;
+  int32_t priority = 0;
+  std::string tenant;
   absl::Duration timeout = absl::InfiniteDuration();
   bool json = false;
 };

@@ -1,5 +1,8 @@
 #include "frontend/generate_handler.h"
 
+#include <grpc/grpc.h>
+#include <grpcpp/alarm.h>
+
 #include <algorithm>
 #include <chrono>
 #include <functional>
@@ -14,6 +17,7 @@
 #include "frontend/generate_choice.h"
 #include "frontend/generate_codec.h"
 #include "frontend/rpc_status.h"
+#include "frontend/slow_reader.h"
 
 namespace penstock {
 namespace {
@@ -29,17 +33,26 @@ absl::Time Deadline(const grpc::CallbackServerContext& context) {
                                                                   : absl::FromChrono(deadline);
 }
 
+absl::Status ReadsTooSlowly(const RequestLimits& limits) {
+  return absl::ResourceExhaustedError(absl::StrCat(
+      "the client reads too slowly: more than ", limits.max_stream_buffer_bytes >> 10,
+      " KiB of its answers waited for it for ", absl::FormatDuration(limits.slow_reader_timeout),
+      ", or ", SlowReader::kMostTimes,
+      " times as much: read faster, or ask for fewer answers or log-probabilities "
+      "(--max-stream-buffer-kib, --slow-reader-timeout)"));
+}
+
 // Held by gRPC until OnDone, by the engine until each choice's OnFinish and by its task of the
 // delivery thread.
 class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
                            public std::enable_shared_from_this<GenerateCall> {
  public:
-  explicit GenerateCall(TaskThread& delivery) : delivery_(delivery) {}
+  GenerateCall(TaskThread& delivery, grpc::CallbackServerContext& context)
+      : delivery_(delivery), context_(context) {}
 
-  void Begin(const ServiceState& state, const grpc::CallbackServerContext& context,
-             const grpc::ByteBuffer& bytes) {
+  void Begin(const ServiceState& state, const grpc::ByteBuffer& bytes) {
     self_ = shared_from_this();
-    const absl::Status status = Admit(state, context, bytes);
+    const absl::Status status = Admit(state, bytes);
     if (status.ok()) return;
     std::lock_guard<std::mutex> lock(mutex_);
     finished_ = true;
@@ -52,7 +65,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
     {
       std::lock_guard<std::mutex> lock(mutex_);
       writing_ = false;
-      if (!ok) gone_ = true;
+      if (!ok) Leave(absl::CancelledError("the client left"));
     }
     if (!ok) AbortAll();
     Pump();
@@ -61,7 +74,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   void OnCancel() override {
     {
       std::lock_guard<std::mutex> lock(mutex_);
-      gone_ = true;
+      Leave(absl::CancelledError("the client left"));
     }
     AbortAll();
     Pump();
@@ -90,8 +103,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
     const int32_t choice_;
   };
 
-  absl::Status Admit(const ServiceState& state, const grpc::CallbackServerContext& context,
-                     const grpc::ByteBuffer& bytes) {
+  absl::Status Admit(const ServiceState& state, const grpc::ByteBuffer& bytes) {
     PENSTOCK_ASSIGN_OR_RETURN(ModelRuntime* const runtime, state.Ready());
     v1::GenerateRequest message;
     PENSTOCK_RETURN_IF_ERROR(ParseMessage(bytes, &message));
@@ -100,7 +112,9 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
         ValidateRequest(DecodeGenerateRequest(message), runtime->limits(), runtime->tokenizer(),
                         runtime->chat_template(), FreshSeed()));
     GenerationRequest& generation = checked.generation;
-    generation.deadline = RequestDeadline(Deadline(context), absl::Now(), runtime->limits());
+    generation.deadline = RequestDeadline(Deadline(context_), absl::Now(), runtime->limits());
+    limits_ = &runtime->limits();
+    reader_.emplace(limits_->max_stream_buffer_bytes, limits_->slow_reader_timeout);
     prompt_ = generation.prompt;
     seed_ = generation.sampling.seed;
     tell_prompt_ = generation.sampling.prompt_logprobs >= 0;
@@ -116,13 +130,66 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
     engine_ = &runtime->engine();
     first_id_ = id;
     if (AnyHasWork()) WakeDelivery();
+    WatchReader();
     return absl::OkStatus();
   }
 
-  void Update(int32_t choice, const std::function<void(GenerateChoice&)>& change) {
+  void Update(int32_t index, const std::function<void(GenerateChoice&)>& change) {
     std::lock_guard<std::mutex> lock(mutex_);
-    change(*choices_[static_cast<size_t>(choice)]);
+    GenerateChoice& choice = *choices_[static_cast<size_t>(index)];
+    const int64_t before = choice.buffered_bytes();
+    change(choice);
+    if (gone_) choice.Discard();
+    reader_->Change(choice.buffered_bytes() - before, absl::Now());
     WakeDelivery();
+    WatchReader();
+  }
+
+  // Nobody takes the answers any more. REQUIRES: mutex_ held.
+  void Leave(const absl::Status& why) {
+    if (std::exchange(gone_, true)) return;
+    gone_status_ = why;
+    for (const auto& choice : choices_) choice->Discard();
+  }
+
+  // Has the reader looked at when its time is up. REQUIRES: mutex_ held.
+  void WatchReader() {
+    const absl::Time at = reader_->cut_at();
+    if (engine_ == nullptr || finished_ || gone_ || at >= watched_until_) return;
+    watched_until_ = at;
+    // Not here: the engine thread sets no timers of gRPC's and aborts nothing.
+    delivery_.Enqueue([call = shared_from_this()] { call->CheckReader(); });
+  }
+
+  void CheckReader() {
+    grpc_call* call = nullptr;
+    absl::Status status;
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      watched_until_ = absl::InfiniteFuture();
+      const absl::Time at = reader_->cut_at();
+      if (finished_ || gone_ || at == absl::InfiniteFuture()) return;
+      if (at > absl::Now()) {
+        watched_until_ = at;
+        alarm_ = std::make_unique<grpc::Alarm>();
+        alarm_->Set(absl::ToChronoTime(at), [self = shared_from_this()](bool due) {
+          if (due) self->CheckReader();
+        });
+        return;
+      }
+      status = ReadsTooSlowly(*limits_);
+      Leave(status);
+      // gRPC keeps the call as long as it has not been finished.
+      call = context_.c_call();
+      grpc_call_ref(call);
+    }
+    AbortAll();
+    // A Finish would wait behind the write that the client does not read; this ends it, and the
+    // client still learns why. gRPC's C++ has only TryCancel, which tells nothing.
+    const std::string message = Message(status);
+    grpc_call_cancel_with_status(call, GRPC_STATUS_RESOURCE_EXHAUSTED, message.c_str(), nullptr);
+    grpc_call_unref(call);
+    Pump();
   }
 
   // Of no effect on requests that have ended.
@@ -179,16 +246,18 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
       if (writing_ || finished_) return;
       if (gone_) {
         if (!AllEnded()) return;
-        finished_ = true;
+        SetFinished();
       } else {
         choice = NextChoice();
         if (!choice.has_value()) return;
+        const int64_t before = choices_[*choice]->buffered_bytes();
         work = choices_[*choice]->Take();
+        reader_->Change(choices_[*choice]->buffered_bytes() - before, absl::Now());
         writing_ = true;
       }
     }
     if (!choice.has_value()) {
-      Finish(ToRpcStatus(absl::CancelledError("the client left")));
+      Finish(ToRpcStatus(gone_status_));
       return;
     }
     v1::GenerateResponse response;
@@ -208,9 +277,15 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
     }
     {
       std::lock_guard<std::mutex> lock(mutex_);
-      finished_ = true;
+      SetFinished();
     }
     StartWriteAndFinish(&message_, grpc::WriteOptions(), ToRpcStatus(CallStatus()));
+  }
+
+  // REQUIRES: mutex_ held.
+  void SetFinished() {
+    finished_ = true;
+    alarm_ = nullptr;  // it holds this call
   }
 
   void SetUsage(v1::Usage* usage) const {
@@ -239,11 +314,13 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   }
 
   TaskThread& delivery_;
+  grpc::CallbackServerContext& context_;  // until finished_
   std::shared_ptr<GenerateCall> self_;
 
   // Constant once submitted.
   std::vector<std::unique_ptr<GenerateChoice>> choices_;
   std::vector<int32_t> prompt_;
+  const RequestLimits* limits_ = nullptr;
   bool tell_prompt_ = false;
   uint64_t seed_ = 0;
 
@@ -258,7 +335,11 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   size_t turn_ = 0;               // the choice that is looked at first
   bool woken_ = false;            // a task of the delivery thread will look
   bool writing_ = false;          // OnWriteDone will look
-  bool gone_ = false;             // the client has left
+  bool gone_ = false;             // the client has left, or was cut off
+  absl::Status gone_status_;      // constant once gone_
+  std::optional<SlowReader> reader_;
+  absl::Time watched_until_ = absl::InfiniteFuture();  // when CheckReader comes; infinite: never
+  std::unique_ptr<grpc::Alarm> alarm_;
   bool finished_ = false;
 };
 
@@ -268,8 +349,8 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* StartGenerate(const ServiceState& st
                                                           TaskThread& delivery,
                                                           grpc::CallbackServerContext* context,
                                                           const grpc::ByteBuffer& request) {
-  const auto call = std::make_shared<GenerateCall>(delivery);
-  call->Begin(state, *context, request);
+  const auto call = std::make_shared<GenerateCall>(delivery, *context);
+  call->Begin(state, request);
   return call.get();
 }
 

@@ -3,9 +3,10 @@
 //
 // A call has one sequence in the engine for each of its choices. The engine thread only appends to
 // the call's buffers; a delivery thread turns tokens into text and starts the writes. One write is
-// in flight; tokens that come meanwhile are merged into the choice's next message, so that a slow
-// client costs its answers' length and holds nobody up. No message passes kLogprobsPerMessage. A
-// client that leaves aborts its request in the engine at once; so does a stop text its choice.
+// in flight; tokens that come meanwhile are merged into the choice's next message. No message
+// passes kLogprobsPerMessage. A client that leaves aborts its request in the engine at once; so
+// does a stop text its choice. One that reads too slowly for its answers is cut off
+// (slow_reader.h): it holds nobody up and costs no more memory than that.
 //
 // How a call ends: OK if each choice came to its end. A choice whose numbers failed (INTERNAL) ends
 // with ERROR and leaves the others alone; if none came to its end, or one failed in another way

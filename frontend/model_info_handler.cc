@@ -21,8 +21,11 @@ void SetLimits(const RequestLimits& limits, v1::RequestLimits* message) {
   message->set_max_stop_ids(limits.max_stop_ids);
   message->set_max_logit_bias(limits.max_logit_bias);
   message->set_max_bad_words(limits.max_bad_words);
+  message->set_max_priority(limits.max_priority);
   message->set_default_timeout_seconds(Seconds(limits.default_timeout));
   message->set_max_timeout_seconds(Seconds(limits.max_timeout));
+  message->set_max_stream_buffer_bytes(limits.max_stream_buffer_bytes);
+  message->set_slow_reader_timeout_seconds(Seconds(limits.slow_reader_timeout));
 }
 
 }  // namespace

@@ -22,6 +22,19 @@ absl::StatusOr<int64_t> MaxTokens(const ClientSampling& sampling, const RequestL
   return max_tokens;
 }
 
+// Who asks, and how urgently.
+absl::Status CheckSender(const ClientRequest& request, const RequestLimits& limits) {
+  if (request.priority < -limits.max_priority || request.priority > limits.max_priority) {
+    return Bad(absl::StrCat("priority is ", request.priority, ": it must be ", -limits.max_priority,
+                            " to ", limits.max_priority, " (--max-priority)"));
+  }
+  if (static_cast<int64_t>(request.tenant.size()) > kMaxTenantBytes) {
+    return Bad(absl::StrCat("tenant has ", request.tenant.size(), " bytes: send at most ",
+                            kMaxTenantBytes));
+  }
+  return CheckUtf8("tenant", request.tenant);
+}
+
 }  // namespace
 
 absl::StatusOr<CheckedRequest> ValidateRequest(const ClientRequest& request,
@@ -31,6 +44,7 @@ absl::StatusOr<CheckedRequest> ValidateRequest(const ClientRequest& request,
                                                uint64_t fresh_seed) {
   const ClientSampling& sampling = request.sampling;
   PENSTOCK_RETURN_IF_ERROR(CheckModel(request.model, limits));
+  PENSTOCK_RETURN_IF_ERROR(CheckSender(request, limits));
   CheckedRequest checked;
   checked.n = sampling.n.value_or(1);
   if (checked.n < 1 || checked.n > limits.max_n) {
@@ -39,6 +53,8 @@ absl::StatusOr<CheckedRequest> ValidateRequest(const ClientRequest& request,
   PENSTOCK_ASSIGN_OR_RETURN(const int64_t max_tokens, MaxTokens(sampling, limits));
   PENSTOCK_RETURN_IF_ERROR(CheckStopTexts(sampling, limits));
   GenerationRequest& generation = checked.generation;
+  generation.priority = request.priority;
+  generation.tenant = request.tenant;
   PENSTOCK_ASSIGN_OR_RETURN(generation.sampling,
                             ValidateSampling(sampling, limits, tokenizer, fresh_seed));
   if (generation.sampling.min_tokens > max_tokens) {

@@ -11,6 +11,8 @@ struct ServeFlags {
   double drain_seconds = 30;
   double default_timeout_seconds = 600;
   double max_timeout_seconds = 0;
+  int64_t max_stream_buffer_kib = 2048;
+  double slow_reader_seconds = 30;
 };
 
 // What a request may ask for.
@@ -40,6 +42,9 @@ void AddRequestLimits(CLI::App* serve, RequestLimits* limits, ServeFlags* flags)
   add("--max-stop-ids", &limits->max_stop_ids, "Most stop ids", "N", 0, 1 << 20);
   add("--max-logit-bias", &limits->max_logit_bias, "Most entries of logit_bias", "N", 0, 1 << 20);
   add("--max-bad-words", &limits->max_bad_words, "Most bad words", "N", 0, 1 << 16);
+  add("--max-priority", &limits->max_priority,
+      "Priorities that a request may have: from minus this to this; 0: all are equal", "N", 0,
+      kMany);
   const auto add_time = [serve](const char* name, double* seconds, const char* help) {
     serve->add_option(name, *seconds, help)
         ->capture_default_str()
@@ -51,6 +56,14 @@ void AddRequestLimits(CLI::App* serve, RequestLimits* limits, ServeFlags* flags)
            "Time limit of a request that comes without a deadline; 0: none");
   add_time("--max-timeout", &flags->max_timeout_seconds,
            "Time limit of every request, whatever its deadline; 0: none");
+  add("--max-stream-buffer-kib", &flags->max_stream_buffer_kib,
+      "What may wait of a call's answers for a client that reads slowly, in KiB; four times as "
+      "much "
+      "ends the call",
+      "KIB", 1, 1 << 20);
+  add_time("--slow-reader-timeout", &flags->slow_reader_seconds,
+           "Seconds for which more than --max-stream-buffer-kib may wait before the call is ended "
+           "with RESOURCE_EXHAUSTED; 0: no limit");
 }
 
 absl::Duration TimeLimit(double seconds) {
@@ -139,6 +152,8 @@ Command AddServe(CLI::App* app) {
             options.drain_timeout = absl::Seconds(flags->drain_seconds);
             options.runtime.limits.default_timeout = TimeLimit(flags->default_timeout_seconds);
             options.runtime.limits.max_timeout = TimeLimit(flags->max_timeout_seconds);
+            options.runtime.limits.max_stream_buffer_bytes = flags->max_stream_buffer_kib << 10;
+            options.runtime.limits.slow_reader_timeout = TimeLimit(flags->slow_reader_seconds);
             return RunServe(options);
           }};
 }

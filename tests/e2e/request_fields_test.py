@@ -139,7 +139,7 @@ class LimitsTest(ProgramTest):
     def setUpClass(cls):
         cls.server = Server("--default-timeout", "1", "--max-new-tokens", "4000", "--max-n", "2",
                             "--max-logprobs", "0", "--max-prompt-bytes", "1000",
-                            "--max-queued-tokens", "8000", "--max-stop-texts", "1")
+                            "--max-queued-tokens", "8000", "--max-stop-texts", "1", "--max-priority", "5")
         cls.addClassCleanup(cls.server.close)
 
     def check(self, arguments, *words):
@@ -151,6 +151,10 @@ class LimitsTest(ProgramTest):
         self.check((*STORY, "--n", "3"), "INVALID_ARGUMENT", "1 to 2 .*--max-n")
         self.check((*STORY, "--logprobs", "1"), "INVALID_ARGUMENT", "--max-logprobs")
         self.check((*STORY, "--stop", "a", "--stop", "b"), "INVALID_ARGUMENT", "--max-stop-texts")
+        self.check((*STORY, "--priority", "-6"), "INVALID_ARGUMENT", "-5 to 5 .*--max-priority")
+        self.check((*STORY, "--tenant", "t" * 257), "INVALID_ARGUMENT", "257 bytes")
+        self.assertEqual(len(generate(*STORY, "--priority", "5", "--tenant", "t\u00e9am",
+                                      "--max-tokens", "2", server=self.server)["ids"]), 2)
         self.check(("--prompt", "a" * 1001), "OUT_OF_RANGE", "1001 bytes.*--max-prompt-bytes")
         self.check((*STORY, "--n", "2", "--max-tokens", "4000"), "OUT_OF_RANGE",
                    "for each of 2 answers", "--max-queued-tokens")

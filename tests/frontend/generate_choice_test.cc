@@ -52,6 +52,15 @@ TEST_F(GenerateChoiceTest, AnErrorIsTold) {
   EXPECT_EQ(choice.status().code(), absl::StatusCode::kInternal);
 }
 
+TEST_F(GenerateChoiceTest, WhatNobodyWillSendIsThrownAway) {
+  GenerateChoice choice(*tokenizer_, request_, 0);
+  choice.AddPrompt(std::vector<PromptLogprob>(3));
+  choice.AddTokens(Tokens(3, 2));
+  choice.Discard();
+  EXPECT_EQ(choice.buffered_bytes(), 0);
+  EXPECT_FALSE(choice.HasWork());
+}
+
 TEST_F(GenerateChoiceTest, NoMessagePassesItsLimit) {
   request_.tell_logprobs = true;
   request_.generation.sampling.logprobs = 20;
@@ -68,6 +77,10 @@ TEST_F(GenerateChoiceTest, NoMessagePassesItsLimit) {
   EXPECT_FALSE(choice.prompt_told());
   choice.AddTokens(Tokens(tokens, 20));
   choice.End(FinishReason::kLength, absl::OkStatus());
+  const auto waiting =
+      static_cast<int64_t>(prompt * (sizeof(PromptLogprob) + 3 * sizeof(TokenLogprob)) +
+                           tokens * (sizeof(GeneratedToken) + 20 * sizeof(TokenLogprob)));
+  EXPECT_EQ(choice.buffered_bytes(), waiting);
   int64_t prompt_told = 0, tokens_told = 0, messages = 0;
   for (; choice.HasWork() && !choice.done(); ++messages) {
     v1::GenerateResponse response;
@@ -85,6 +98,7 @@ TEST_F(GenerateChoiceTest, NoMessagePassesItsLimit) {
   EXPECT_EQ(prompt_told, prompt);
   EXPECT_EQ(tokens_told, tokens);
   EXPECT_EQ(messages, 4 + 4);
+  EXPECT_EQ(choice.buffered_bytes(), 0);
   EXPECT_TRUE(choice.done());
 }
 

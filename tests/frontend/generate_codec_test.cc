@@ -28,6 +28,8 @@ TEST(GenerateCodec, EveryFieldArrives) {
   message.mutable_chat()->add_messages()->set_role("user");
   message.mutable_chat()->mutable_messages(0)->set_content("hi");
   message.set_parse_special(true);
+  message.set_priority(-5);
+  message.set_tenant("t");
   v1::SamplingParams* sampling = message.mutable_sampling();
   sampling->set_max_tokens(11);
   sampling->set_temperature(0.5f);
@@ -58,6 +60,8 @@ TEST(GenerateCodec, EveryFieldArrives) {
   EXPECT_EQ((*request.prompt.chat)[0].role, "user");
   EXPECT_EQ((*request.prompt.chat)[0].content, "hi");
   EXPECT_TRUE(request.prompt.parse_special);
+  EXPECT_EQ(request.priority, -5);
+  EXPECT_EQ(request.tenant, "t");
   const ClientSampling& got = request.sampling;
   EXPECT_EQ(got.max_tokens, 11);
   EXPECT_EQ(got.temperature, 0.5f);

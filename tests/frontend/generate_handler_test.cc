@@ -109,6 +109,8 @@ TEST_F(GenerateHandlerTest, ACancelledCallEndsAllItsAnswers) {
   ASSERT_TRUE(reader->Read(&response));
   context.TryCancel();
   EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::CANCELLED);
+  // The server has heard of it: those end first that are in no plan.
+  EXPECT_TRUE(Eventually([this] { return runtime_->engine().stats().waiting == 0; }));
   control_->Release();
   EXPECT_TRUE(Eventually([this] { return EngineIsEmpty(); }));
   EXPECT_LT(runtime_->engine().stats().generated_tokens, 200);
@@ -268,6 +270,96 @@ TEST_F(GenerateHandlerTest, TellsThePromptsLogprobsOnceAndFirst) {
     EXPECT_EQ(told[i].top_size(), 2);
   }
   for (const auto& [index, choice] : choices) EXPECT_EQ(choice.ids, AloneAs(request, index));
+}
+
+// A client that asks for much and reads nothing.
+class SlowReaderTest : public GenerateHandlerTest {
+ protected:
+  static constexpr int64_t kTokens = 254;  // what the context leaves
+  static constexpr int64_t kTokenBytes = 32 + 20 * 8;
+
+  std::unique_ptr<grpc::ClientReader<v1::GenerateResponse>> Ask(int32_t n) {
+    grpc::ChannelArguments arguments;
+    arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);  // its window stays at 64 KiB
+    slow_stub_ = v1::Inference::NewStub(grpc::CreateCustomChannel(
+        server_->address().ToString(), grpc::InsecureChannelCredentials(), arguments));
+    v1::GenerateRequest request;
+    request.mutable_token_ids()->add_ids(10);
+    request.mutable_token_ids()->add_ids(11);
+    v1::SamplingParams* sampling = request.mutable_sampling();
+    sampling->set_max_tokens(kTokens);
+    sampling->set_ignore_eos(true);
+    sampling->set_logprobs(20);
+    sampling->set_n(n);
+    return slow_stub_->Generate(&context_, request);
+  }
+  void ExpectCut(grpc::ClientReader<v1::GenerateResponse>& reader) {
+    v1::GenerateResponse response;
+    while (reader.Read(&response)) EXPECT_FALSE(response.has_usage());
+    const grpc::Status status = reader.Finish();
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+    EXPECT_NE(status.error_message().find("reads too slowly"), std::string::npos)
+        << status.error_message();
+    EXPECT_NE(status.error_message().find("--slow-reader-timeout"), std::string::npos);
+  }
+
+  std::unique_ptr<v1::Inference::Stub> slow_stub_;
+  grpc::ClientContext context_;
+};
+
+TEST_F(SlowReaderTest, IsCutWhenItsTimeIsUp) {
+  options_.limits.max_n = 24;
+  options_.limits.max_stream_buffer_bytes = 256 << 10;
+  options_.limits.slow_reader_timeout = absl::Milliseconds(50);
+  StartAll();
+  control_->Hold();
+  const auto reader = Ask(24);
+  control_->WaitForPlans(1);
+  // Eight answers are whole, eight begun, eight wait; too much for the buffer, not four times so.
+  constexpr int64_t kPlans = 400;
+  ASSERT_LT(8 * kPlans * kTokenBytes, 4 * options_.limits.max_stream_buffer_bytes);
+  control_->Permit(kPlans);
+  // Its sequences end, those first that are in no plan.
+  EXPECT_TRUE(Eventually([this] { return runtime_->engine().stats().waiting == 0; }));
+  control_->Release();
+  EXPECT_TRUE(Eventually([this] { return EngineIsEmpty(); }));
+  EXPECT_LE(runtime_->engine().stats().generated_tokens, 8 * (kPlans + 2));
+  ExpectCut(*reader);
+}
+
+TEST_F(SlowReaderTest, IsCutAtOnceForMuchMoreAndOthersLoseNothing) {
+  options_.limits.max_stream_buffer_bytes = 64 << 10;
+  options_.limits.slow_reader_timeout = absl::InfiniteDuration();
+  StartAll();
+  const v1::GenerateRequest other = Endless(100);
+  const auto reader = Ask(16);
+  for (int i = 0; i < 3; ++i) {
+    Responses responses;
+    EXPECT_TRUE(Generate(other, &responses).ok());
+    EXPECT_EQ(Sort(responses).at(0).ids, Alone(other));
+  }
+  EXPECT_TRUE(Eventually([this] { return EngineIsEmpty(); }));
+  ExpectCut(*reader);
+}
+
+TEST_F(SlowReaderTest, ThatReadsInTimeGetsAll) {
+  options_.limits.max_stream_buffer_bytes = 256 << 10;
+  options_.limits.slow_reader_timeout = absl::Hours(1);
+  StartAll();
+  const auto reader = Ask(16);
+  ASSERT_TRUE(Eventually([this] {
+    return runtime_->engine().stats().generated_tokens == 16 * kTokens && EngineIsEmpty();
+  }));
+  Responses responses;
+  v1::GenerateResponse response;
+  while (reader->Read(&response)) responses.push_back(response);
+  EXPECT_TRUE(reader->Finish().ok());
+  const std::map<int32_t, Choice> choices = Sort(responses);
+  ASSERT_EQ(choices.size(), 16u);
+  for (const auto& [index, choice] : choices) {
+    EXPECT_EQ(static_cast<int64_t>(choice.ids.size()), kTokens);
+    EXPECT_EQ(choice.reason, v1::FINISH_REASON_LENGTH);
+  }
 }
 
 }  // namespace

@@ -125,6 +125,36 @@ TEST_F(RequestValidatorTest, RefusesWithCodeAndReason) {
       Fails(Validate(request), absl::StatusCode::kNotFound, {"gpt\\xff", "ask for \"Small\""}));
 }
 
+TEST_F(RequestValidatorTest, WhoAsksAndHowUrgently) {
+  constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
+  ClientRequest request;
+  request.prompt.text.emplace("hello");
+  ASSERT_TRUE(IsOk(Validate(request)));
+  EXPECT_EQ(Validate(request)->generation.priority, 0);
+  EXPECT_EQ(Validate(request)->generation.tenant, "");
+  limits_.max_priority = 7;
+  for (const int32_t priority : {-7, -1, 0, 7}) {
+    request.priority = priority;
+    ASSERT_TRUE(IsOk(Validate(request)));
+    EXPECT_EQ(Validate(request)->generation.priority, priority);
+  }
+  for (const int32_t priority : {-8, 8, INT32_MIN, INT32_MAX}) {
+    request.priority = priority;
+    EXPECT_TRUE(Fails(Validate(request), kInvalid,
+                      {absl::StrCat("priority is ", priority), "-7 to 7", "--max-priority"}));
+  }
+  limits_.max_priority = 0;
+  EXPECT_TRUE(Fails(Validate(request), kInvalid, {"0 to 0"}));
+  request.priority = 0;
+  request.tenant = std::string(254, 't') + "\xc3\xa9";
+  ASSERT_TRUE(IsOk(Validate(request)));
+  EXPECT_EQ(Validate(request)->generation.tenant, request.tenant);
+  request.tenant.insert(0, "t");
+  EXPECT_TRUE(Fails(Validate(request), kInvalid, {"tenant has 257 bytes", "at most 256"}));
+  request.tenant = "a\xff";
+  EXPECT_TRUE(Fails(Validate(request), kInvalid, {"tenant", "UTF-8", "byte 1"}));
+}
+
 class ChatValidatorTest : public RequestValidatorTest {
  protected:
   ChatValidatorTest() {

@@ -162,6 +162,12 @@ ClientRequest Request(std::string_view bytes) {
       case 6:
         request.prompt.chat = Chat(field.payload);
         break;
+      case 7:
+        request.priority = Int(field);
+        break;
+      case 8:
+        request.tenant = field.payload;
+        break;
       default:
         break;
     }
@@ -193,6 +199,7 @@ struct Served {
     limits.max_stop_ids = 4;
     limits.max_logit_bias = 4;
     limits.max_bad_words = 4;
+    limits.max_priority = 3;
   }
   std::unique_ptr<Tokenizer> tokenizer;
   absl::StatusOr<ChatTemplate> chat = absl::UnknownError("");
@@ -255,6 +262,10 @@ void CheckPassed(const ClientRequest& asked, const CheckedRequest& checked, cons
   PENSTOCK_CHECK(length + generation.max_tokens <= served.limits.context_length);
   PENSTOCK_CHECK(generation.sampling.min_tokens >= 0 &&
                  generation.sampling.min_tokens <= generation.max_tokens);
+  PENSTOCK_CHECK(std::abs(generation.priority) <= served.limits.max_priority);
+  PENSTOCK_CHECK_EQ(generation.tenant, asked.tenant);
+  PENSTOCK_CHECK(!FindInvalidUtf8(generation.tenant) &&
+                 static_cast<int64_t>(generation.tenant.size()) <= kMaxTenantBytes);
   PENSTOCK_CHECK(checked.n >= 1 && checked.n <= served.limits.max_n);
   CheckSampling(asked.sampling, generation.sampling, served);
   PENSTOCK_CHECK(static_cast<int64_t>(checked.stop.size()) <= served.limits.max_stop_texts);
@@ -340,10 +351,14 @@ fuzz::Words Seeds() {
   PutText(text, 2, "hello ab \xC3\xA9<|end|>");
   PutInt(text, 4, 1);
   PutText(text, 5, FullSampling());
+  PutInt(text, 7, 3);
+  PutText(text, 8, "team \xC3\xA9");
   PutText(packed, 1, "\x05\x40\x41\x42\x43\x43\xFF\x01");
   PutText(ids, 1, "Small");
   PutText(ids, 3, packed);
   PutText(ids, 5, FullSampling());
+  PutInt(ids, 7, static_cast<uint64_t>(int64_t{-3}));
+  PutText(ids, 8, std::string(static_cast<size_t>(kMaxTenantBytes), 't'));
   PutText(message, 1, "user");
   PutText(message, 2, "hello");
   PutText(messages, 1, message);
