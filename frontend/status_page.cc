@@ -65,6 +65,10 @@ std::string Sentence(const StatusReport& report) {
 double Seconds(int64_t ns) { return static_cast<double>(ns) * 1e-9; }
 double Mib(int64_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
 
+LayerRange Layers(const StageInfo& info) {
+  return info.layers.count() > 0 ? info.layers : LayerRange{0, info.config.num_layers};
+}
+
 // Of the time in which a stage was known to do something or wait for it.
 double BusyShare(const StageNumbers& numbers) {
   const int64_t all =
@@ -162,8 +166,8 @@ HttpResponse StatusJson(const StatusReport& report) {
                   {"cpu_seconds", Seconds(numbers.cpu_ns)}};
     if (i < report.stages.size()) {
       const StageInfo& info = report.stages[i];
-      stage["first_layer"] = info.layers.first;
-      stage["last_layer"] = info.layers.last - 1;
+      stage["first_layer"] = Layers(info).first;
+      stage["last_layer"] = Layers(info).last - 1;
       stage["weight_bytes"] = info.weight_bytes;
       stage["kv_bytes"] = info.num_blocks * info.block_bytes;
       stage["load_seconds"] = Seconds(info.load_ns);

@@ -21,6 +21,7 @@ StatusReport Report(PipelineState state) {
   report.numbers[1].compute_ns = 3'000'000'000;
   report.numbers[1].wait_input_ns = 1'000'000'000;
   report.stages.resize(2);
+  report.stages[0].config.num_layers = 8;  // and no range: all of them
   report.stages[1].layers = {4, 8};
   report.stages[1].num_blocks = 40;
   report.stages[1].block_bytes = 1000;
@@ -64,6 +65,8 @@ TEST(StatusPageTest, JsonHoldsTheStages) {
   EXPECT_EQ(json["uptime_seconds"], 90.5);
   ASSERT_EQ(json["stages"].size(), 2u);
   EXPECT_EQ(json["stages"][0]["up"], false);
+  EXPECT_EQ(json["stages"][0]["first_layer"], 0);
+  EXPECT_EQ(json["stages"][0]["last_layer"], 7);
   EXPECT_EQ(json["stages"][1]["first_layer"], 4);
   EXPECT_EQ(json["stages"][1]["last_layer"], 7);
   EXPECT_EQ(json["stages"][1]["kv_bytes"], 40'000);
