@@ -62,6 +62,12 @@ if(PENSTOCK_SERVICE)
   as_static(grpc_libs -lgrpc++_reflection -lprotobuf ${grpc_flags})
   link_as_group(penstock_rpc ${grpc_libs})
   target_link_options(penstock_rpc INTERFACE ${hide_archives})
+  # The text of /metrics, and the HTTP server. Debian has no archive of either. Not by find_package:
+  # prometheus-cpp's looks for CURL, which only its push gateway needs.
+  add_library(penstock_http INTERFACE)
+  find_library(PROMETHEUS_CORE prometheus-cpp-core REQUIRED)
+  find_library(CIVETWEB civetweb REQUIRED)
+  target_link_libraries(penstock_http INTERFACE ${PROMETHEUS_CORE} ${CIVETWEB})
 endif()
 
 # Header-only, in the one .cc that logs: Debian has no archive of spdlog or fmt.

@@ -25,6 +25,7 @@ Command AddGenerate(CLI::App* app);
 Command AddChat(CLI::App* app);
 Command AddTokenize(CLI::App* app);
 Command AddInspect(CLI::App* app);
+Command AddBench(CLI::App* app);
 
 // Flags of how a model runs in this process, in the units of people. The object must live until
 // after the parsing.

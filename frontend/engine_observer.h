@@ -1,5 +1,5 @@
-// EngineObserver: what the engine tells of its work to metrics and traces. All calls come from the
-// engine thread; none may block or call back into the engine. Plain values only.
+// EngineObserver: what the engine tells of its work to metrics and traces. All calls but OnRefused
+// come from the engine thread; none may block or call back into the engine. Plain values only.
 #pragma once
 
 #include <cstdint>
@@ -60,6 +60,9 @@ class EngineObserver {
  public:
   virtual ~EngineObserver() = default;
   virtual void OnRequest(const RequestRecord&) {}
+  // A request that was not taken in: the queue is full (RESOURCE_EXHAUSTED), it fits nowhere, the
+  // server drains or has failed. Any thread.
+  virtual void OnRefused(absl::StatusCode) {}
   // Between two tokens of one request.
   virtual void OnTokenGap(absl::Duration) {}
   virtual void OnFirstToken(absl::Duration /*since_arrival*/) {}

@@ -23,15 +23,15 @@ int TryToBind(const addrinfo& address) {
   return error;
 }
 
-absl::Status Explain(const ListenAddress& address, int error) {
+absl::Status Explain(const ListenAddress& address, const std::string& flag, int error) {
   const std::string where = address.ToString();
   switch (error) {
     case EADDRINUSE:
-      return absl::AlreadyExistsError(
-          absl::StrCat(where, " is in use by another program: choose another --listen or stop it"));
+      return absl::AlreadyExistsError(absl::StrCat(
+          where, " is in use by another program: choose another ", flag, " or stop it"));
     case EACCES:
       return absl::PermissionDeniedError(absl::StrCat(
-          where, ": this user may not listen there: choose a --listen port above 1023"));
+          where, ": this user may not listen there: choose a ", flag, " port above 1023"));
     default:
       return absl::InvalidArgumentError(absl::StrCat("cannot listen on ", where, ": ",
                                                      strerror(error),
@@ -67,7 +67,7 @@ absl::StatusOr<ListenAddress> ParseListenAddress(const std::string& text) {
   return address;
 }
 
-absl::Status CheckListenAddress(const ListenAddress& address) {
+absl::Status CheckListenAddress(const ListenAddress& address, const std::string& flag) {
   addrinfo hints = {};
   hints.ai_family = AF_UNSPEC;
   hints.ai_socktype = SOCK_STREAM;
@@ -91,8 +91,8 @@ absl::Status CheckListenAddress(const ListenAddress& address) {
     if (first_error == 0) first_error = error;
   }
   freeaddrinfo(found);
-  if (taken) return Explain(address, EADDRINUSE);
-  if (!possible) return Explain(address, first_error);
+  if (taken) return Explain(address, flag, EADDRINUSE);
+  if (!possible) return Explain(address, flag, first_error);
   return absl::OkStatus();
 }
 

@@ -1,4 +1,4 @@
-// HOST:PORT of --listen, and why a server could not have it.
+// HOST:PORT of --listen and --metrics-listen, and why a server could not have it.
 #pragma once
 
 #include <string>
@@ -19,9 +19,9 @@ struct ListenAddress {
 absl::StatusOr<ListenAddress> ParseListenAddress(const std::string& text);
 
 // Tries every address that the host stands for, and lets go of it again. gRPC is content with one
-// of them and does not say why it got none.
+// of them and does not say why it got none. `flag` is what an error tells to change.
 // Errors: ALREADY_EXISTS if another program has the port, INVALID_ARGUMENT if the host cannot be
 // found or is not this machine's, PERMISSION_DENIED.
-absl::Status CheckListenAddress(const ListenAddress& address);
+absl::Status CheckListenAddress(const ListenAddress& address, const std::string& flag = "--listen");
 
 }  // namespace penstock

@@ -5,8 +5,6 @@
 #include <chrono>
 #include <condition_variable>
 #include <csignal>
-#include <cstdio>
-#include <fstream>
 #include <mutex>
 #include <optional>
 #include <utility>
@@ -16,6 +14,7 @@
 #include "core/base/kv_block.h"
 #include "core/base/log.h"
 #include "frontend/loading_display.h"
+#include "frontend/port_file.h"
 #include "frontend/signal_thread.h"
 #include "frontend/startup_check.h"
 
@@ -57,20 +56,6 @@ class StopSwitch {
   bool stop_ = false;   // guarded by mutex_
 };
 
-// In one step, so that whoever waits for the file never reads half a number.
-absl::Status WritePortFile(const std::string& path, int port) {
-  const std::string temporary = absl::StrCat(path, ".", getpid());
-  std::ofstream file(temporary);
-  file << port << "\n";
-  file.close();
-  if (!file || rename(temporary.c_str(), path.c_str()) != 0) {
-    unlink(temporary.c_str());
-    return absl::InvalidArgumentError(
-        absl::StrCat("cannot write the port file ", path, ": name a file in a writable folder"));
-  }
-  return absl::OkStatus();
-}
-
 std::string Describe(const ModelRuntime& runtime) {
   const StageInfo& info = runtime.info();
   return absl::StrFormat(
@@ -111,14 +96,18 @@ absl::StatusOr<std::unique_ptr<ModelRuntime>> Load(const ServeOptions& options) 
 
 absl::Status Serve(const ServeOptions& options, StopSwitch& stop) {
   PENSTOCK_ASSIGN_OR_RETURN(const ListenAddress listen, ParseListenAddress(options.listen));
-  // Before the server, which uses it until it is gone.
+  // Each is used by the next until that is gone.
+  std::unique_ptr<Monitoring> monitoring;
   std::unique_ptr<ModelRuntime> runtime;
   PENSTOCK_ASSIGN_OR_RETURN(std::unique_ptr<GrpcServer> server,
                             GrpcServer::Start({listen, options.max_message_bytes}));
+  PENSTOCK_ASSIGN_OR_RETURN(monitoring, Monitoring::Start(options.monitoring, /*num_stages=*/1));
   const std::string address = server->address().ToString();
   LogInfo(absl::StrCat("listening on ", address, "; loading ", options.runtime.stage.model));
   PENSTOCK_ASSIGN_OR_RETURN(runtime, Load(options));
+  monitoring->SetModel(runtime->limits().model, {runtime->info()});
   server->SetReady(runtime.get());
+  monitoring->SetReady();
   stop.SetReady();
   LogInfo(Describe(*runtime));
   if (!options.port_file.empty()) {
@@ -139,6 +128,7 @@ absl::Status Serve(const ServeOptions& options, StopSwitch& stop) {
                        absl::FormatDuration(options.drain_timeout),
                        " to finish, new requests are refused; a second signal ends at once"));
   server->SetDraining();
+  monitoring->SetDraining();
   runtime->engine().Drain(options.drain_timeout);
   server->Shutdown(kLastWrites);
   LogInfo("stopped");

@@ -6,6 +6,7 @@
 #include "absl/time/time.h"
 #include "frontend/grpc_server.h"
 #include "frontend/model_runtime.h"
+#include "frontend/monitoring.h"
 
 namespace penstock {
 
@@ -15,6 +16,7 @@ struct ServeOptions {
   int64_t max_message_bytes = 4 << 20;
   absl::Duration drain_timeout = absl::Seconds(30);
   std::string port_file;  // empty: none
+  MonitoringOptions monitoring;
   // Before ready: the known-answer check, and the check file's hashes and answer if one lies beside
   // the model (startup_check.h).
   bool startup_check = true;

@@ -13,7 +13,37 @@ struct ServeFlags {
   double max_timeout_seconds = 0;
   int64_t max_stream_buffer_kib = 2048;
   double slow_reader_seconds = 30;
+  int64_t trace_max_mib = 1024;
 };
+
+// What the server shows of itself.
+void AddMonitoring(CLI::App* serve, MonitoringOptions* options, int64_t* trace_max_mib) {
+  const std::string group = "Monitoring";
+  serve
+      ->add_option(
+          "--metrics-listen", options->metrics_listen,
+          "Where Prometheus' /metrics, the probes /livez and /readyz and a status page are "
+          "served, in plain HTTP over IPv4; port 0: a free one; off: nowhere")
+      ->capture_default_str()
+      ->type_name("HOST:PORT")
+      ->group(group);
+  serve
+      ->add_option("--metrics-port-file", options->metrics_port_file,
+                   "Write the port of --metrics-listen to this file")
+      ->type_name("FILE")
+      ->group(group);
+  serve
+      ->add_option("--trace-file", options->trace_file,
+                   "Write a timeline of the plans on every stage to this file, for "
+                   "https://ui.perfetto.dev")
+      ->type_name("FILE")
+      ->group(group);
+  serve->add_option("--trace-max-mib", *trace_max_mib, "Where that file ends, in MiB")
+      ->capture_default_str()
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
+      ->type_name("MIB")
+      ->group(group);
+}
 
 // What a request may ask for.
 void AddRequestLimits(CLI::App* serve, RequestLimits* limits, ServeFlags* flags) {
@@ -139,6 +169,7 @@ Command AddServe(CLI::App* app) {
                    "Once ready, write the port to this file (for scripts that use port 0)")
       ->type_name("FILE");
   AddRequestLimits(serve, &options.runtime.limits, flags.get());
+  AddMonitoring(serve, &options.monitoring, &flags->trace_max_mib);
   serve->add_flag("!--no-startup-check", options.startup_check,
                   "Get ready without the check that the model answers the same by every path, and "
                   "without the check file");
@@ -149,6 +180,7 @@ Command AddServe(CLI::App* app) {
             if (!flags->planned.Check()) return kUsageError;
             ServeOptions& options = flags->options;
             flags->runtime.Apply(&options.runtime);
+            options.monitoring.trace_max_bytes = flags->trace_max_mib << 20;
             options.drain_timeout = absl::Seconds(flags->drain_seconds);
             options.runtime.limits.default_timeout = TimeLimit(flags->default_timeout_seconds);
             options.runtime.limits.max_timeout = TimeLimit(flags->max_timeout_seconds);

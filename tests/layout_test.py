@@ -38,6 +38,8 @@ LIBRARIES = (
     ("protobuf", r"google/protobuf/|.*\.pb\.h$", RPC_PLACES + r"|proto/"),
     ("CLI11", r"CLI/", r"frontend/(main\.cc|command_flags\.h)$"),
     ("spdlog", r"spdlog/|fmt/", r"core/base/log\.cc$"),
+    ("prometheus-cpp", r"prometheus/", r"frontend/metric_set\.cc$"),
+    ("civetweb", r"civetweb\.h$|CivetServer\.h$", r"frontend/http_server\.cc$"),
 )
 IN_ONE_FILE = ("NCCL", "sentencepiece")
 
@@ -259,7 +261,8 @@ class TheChecks(unittest.TestCase):
                 ("core/a.cc", "grpc/support/log.h"), ("proto/a.h", "grpcpp/grpcpp.h"),
                 ("worker/stage.cc", "google/protobuf/arena.h"), ("worker/stage.h", "x/worker.pb.h"),
                 ("frontend/serve.cc", "CLI/CLI.hpp"), ("core/io/a.cc", "spdlog/spdlog.h"),
-                ("worker/a.cc", "fmt/format.h")):
+                ("worker/a.cc", "fmt/format.h"), ("frontend/metrics.cc", "prometheus/counter.h"),
+                ("frontend/status_page.cc", "civetweb.h")):
             self.includes_caught(check_libraries, path, header, "is not allowed there")
         self.includes_caught(check_libraries, "proto/a.cc", "penstock/v1/x.grpc.pb.h", "gRPC")
         for path, header in (
@@ -269,7 +272,9 @@ class TheChecks(unittest.TestCase):
                 ("worker/worker_service.h", "grpcpp/grpcpp.h"), ("frontend/a.h", "grpcpp/server.h"),
                 ("worker/transport/grpc_transport.cc", "x/worker.pb.h"),
                 ("proto/codec.cc", "google/protobuf/arena.h"), ("frontend/main.cc", "CLI/CLI.hpp"),
-                ("core/base/log.cc", "spdlog/spdlog.h"), ("tests/e2e/a_test.cc", "grpcpp/grpcpp.h"),
+                ("core/base/log.cc", "spdlog/spdlog.h"), ("frontend/http_server.cc", "civetweb.h"),
+                ("frontend/metric_set.cc", "prometheus/text_serializer.h"),
+                ("tests/e2e/a_test.cc", "grpcpp/grpcpp.h"),
                 ("worker/a.cc", "cuda/cuda_backend.h")):
             self.includes_allowed(check_libraries, path, header)
 

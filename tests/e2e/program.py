@@ -61,11 +61,13 @@ class Server:
     def __init__(self, *arguments, model=MODEL):
         self._folder = tempfile.TemporaryDirectory(prefix="penstock-test-")
         port_file = pathlib.Path(self._folder.name, "port")
+        metrics_file = pathlib.Path(self._folder.name, "metrics_port")
         self._log_path = pathlib.Path(self._folder.name, "log")
         with open(self._log_path, "wb") as log:
             self.process = subprocess.Popen(
                 [BINARY, "serve", "--model", str(model), "--listen", "127.0.0.1:0", "--port-file",
-                 str(port_file), *arguments], stdout=subprocess.DEVNULL, stderr=log)
+                 str(port_file), "--metrics-listen", "127.0.0.1:0", "--metrics-port-file",
+                 str(metrics_file), *arguments], stdout=subprocess.DEVNULL, stderr=log)
         until = time.monotonic() + TIMEOUT
         while not port_file.exists():
             if self.process.poll() is not None or time.monotonic() > until:
@@ -74,6 +76,7 @@ class Server:
                 raise AssertionError(f"the server did not get ready:\n{log}")
             time.sleep(0.01)
         self.address = "127.0.0.1:" + port_file.read_text().strip()
+        self.metrics = "http://127.0.0.1:" + metrics_file.read_text().strip()
 
     def log(self):
         return text(self._log_path.read_bytes())

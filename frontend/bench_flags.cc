@@ -1,0 +1,68 @@
+#include "frontend/bench_serve_command.h"
+#include "frontend/command_flags.h"
+
+namespace penstock {
+
+Command AddBench(CLI::App* app) {
+  const auto owned = std::make_shared<BenchServeOptions>();
+  BenchServeOptions& options = *owned;
+  CLI::App* bench = app->add_subcommand("bench", "Measure");
+  bench->require_subcommand(1);
+  CLI::App* serve = bench->add_subcommand("serve",
+                                          "Replay a trace of requests against a server, check the "
+                                          "answers and print how fast they came");
+  serve->footer(
+      "Example:\n"
+      "  tests/bench/trace.py --requests 200 --rate 4 > trace.jsonl\n"
+      "  penstock bench serve --server 127.0.0.1:50051 --trace trace.jsonl --check 8");
+  serve->add_option("--server,--address", options.server, "The server")
+      ->capture_default_str()
+      ->type_name("HOST:PORT");
+  serve
+      ->add_option("--trace", options.trace,
+                   "The trace, as tests/bench/trace.py makes it: a JSON object a line with arrival "
+                   "(seconds), prompt, output (tokens) and seed; -: standard input")
+      ->required()
+      ->type_name("FILE");
+  const auto count = [serve](const char* name, int64_t* value, const char* help) {
+    serve->add_option(name, *value, help)
+        ->capture_default_str()
+        ->check(CLI::Range(int64_t{0}, int64_t{1} << 30))
+        ->type_name("N");
+  };
+  count("--limit", &options.limit, "Only the first N requests; 0: all");
+  count("--max-prompt", &options.max_prompt, "Cut longer prompts to N tokens; 0: to the context");
+  count("--max-output", &options.max_output, "Cut longer answers to N tokens; 0: to the context");
+  count("--concurrency", &options.run.concurrency,
+        "At most N requests under way, others wait for one to end; 0: no limit");
+  count("--seed", &options.run.seed,
+        "Added to each request's seed: other prompts of the same lengths");
+  count("--check", &options.check,
+        "Send the first N requests once more, alone: the answers must be the same");
+  serve
+      ->add_option("--rate-scale", options.run.rate_scale,
+                   "Requests come so many times as fast as the trace says")
+      ->capture_default_str()
+      ->check(CLI::Range(1e-6, 1e6))
+      ->type_name("X");
+  serve->add_option("--connections", options.connections, "Over so many connections")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1024))
+      ->type_name("N");
+  const auto target = [serve](const char* name, double* value, const char* help) {
+    serve->add_option(name, *value, help)->check(CLI::Range(0.0, 1e9))->type_name("MS");
+  };
+  target("--slo-ttft-ms", &options.targets.first_token_ms,
+         "Goodput counts answers whose first token came within this time");
+  target("--slo-itl-ms", &options.targets.token_gap_ms,
+         "Goodput counts answers whose mean time between tokens is at most this");
+  serve->add_option("--json", options.json, "Write the figures to this file as a JSON object")
+      ->type_name("FILE");
+  const auto timeout = AddTimeout(serve, "Give a request up after this time (default: never)");
+  return {bench, [owned, timeout] {
+            owned->run.timeout = timeout();
+            return RunBenchServe(*owned);
+          }};
+}
+
+}  // namespace penstock
