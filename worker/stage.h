@@ -44,10 +44,10 @@ class StageExecutor {
   // [num_samples, kTokenRowSize] i64, one row a sample of a plan (worker/token_mailbox.h): the last
   // stage leaves them here, on the first they are put here for TakeTokens.
   virtual Tensor TokenRows(int64_t /*num_samples*/) { return {}; }
-  // The first of several stages: TokenRows(num_samples) are those of `plan`. To be called before
+  // The first of several stages: TokenRows(num_samples) are those of this plan. To be called before
   // Execute of the first plan with a row whose token_from is that plan. Errors: FAILED_PRECONDITION
   // for rows that name no slot or token.
-  virtual absl::Status TakeTokens(uint64_t /*plan*/, int64_t /*num_samples*/) {
+  virtual absl::Status TakeTokens(uint32_t /*epoch*/, uint64_t /*plan*/, int64_t /*num_samples*/) {
     return absl::OkStatus();
   }
   // Rows that were void since loading. Any thread.

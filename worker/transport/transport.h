@@ -17,6 +17,7 @@
 
 #include "absl/time/time.h"
 #include "core/base/status.h"
+#include "core/sched/stage_types.h"
 #include "core/tensor/tensor.h"
 #include "worker/transport/stream.h"
 
@@ -71,7 +72,9 @@ class Transport {
 };
 
 struct TransportOptions {
-  int64_t window = 4;                      // transfers
+  // Transfers. Not fewer than plans may be on their way, or tokens that no plan has asked for yet
+  // would hold up the last stage.
+  int64_t window = kMaxPlansAhead;
   int64_t max_transfer_bytes = 1ll << 30;  // of one; larger ones are refused
 };
 
