@@ -47,8 +47,7 @@ class CpuStage final : public StageExecutor {
  private:
   absl::StatusOr<StageInfo> LoadModel(const StageOptions& options,
                                       const ProgressCallback& progress);
-  absl::Status MakeRoom(const StageOptions& options, const ModelConfig& config,
-                        int64_t num_blocks);
+  absl::Status MakeRoom(const StageOptions& options, const ModelConfig& config, int64_t num_blocks);
   void LookUpTokens(const StepPlan& plan);
   absl::Status LeaveTokens(const StepResult& result);
 
@@ -127,8 +126,7 @@ absl::Status CpuStage::MakeRoom(const StageOptions& options, const ModelConfig& 
                                 int64_t num_blocks) {
   limits_ = {options.max_step_tokens, options.max_sequences, config.context_length, num_blocks,
              config.vocab_size};
-  PENSTOCK_ASSIGN_OR_RETURN(cache_,
-                            KvCache::Make(config, layers_.count(), num_blocks, allocator_));
+  PENSTOCK_ASSIGN_OR_RETURN(cache_, KvCache::Make(config, layers_.count(), num_blocks, allocator_));
   PENSTOCK_ASSIGN_OR_RETURN(batcher_, StepBatcher::Make(limits_, allocator_));
   slots_.emplace(options.max_sequences, /*samples=*/is_last_);
   if (is_last_) {
@@ -177,8 +175,8 @@ absl::StatusOr<StepResult> CpuStage::Execute(const StepPlan& plan) {
   return result;
 }
 
-// What rows feed whose tokens the front end did not know. Ends of the pipeline only: a stage between
-// them computes with what it is given.
+// What rows feed whose tokens the front end did not know. Ends of the pipeline only: a stage
+// between them computes with what it is given.
 void CpuStage::LookUpTokens(const StepPlan& plan) {
   fed_.clear();
   if (!mailbox_) return;

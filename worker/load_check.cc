@@ -43,8 +43,8 @@ absl::Status CheckStageOptions(const StageOptions& options, const ModelConfig& c
     return refuse("the last stage ends with the last layer, and no other does");
   }
   if (options.plans_ahead < 1 || options.plans_ahead > kMaxPlansAhead) {
-    return absl::InvalidArgumentError(absl::StrCat("plans_ahead is ", options.plans_ahead,
-                                                   "; set it to 1 to ", kMaxPlansAhead));
+    return absl::InvalidArgumentError(
+        absl::StrCat("plans_ahead is ", options.plans_ahead, "; set it to 1 to ", kMaxPlansAhead));
   }
   return absl::OkStatus();
 }

@@ -1,5 +1,5 @@
-// Holds what a stage is told to load against the model that it has opened, before it reads a weight.
-// Pure functions, thread-safe.
+// Holds what a stage is told to load against the model that it has opened, before it reads a
+// weight. Pure functions, thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -13,8 +13,8 @@ namespace penstock {
 LayerRange StageLayers(const StageOptions& options, const ModelConfig& config);
 
 // Errors: FAILED_PRECONDITION for another model than options.model_hash says; INVALID_ARGUMENT for
-// layers out of the model, a place in the pipeline that does not fit them, or plans_ahead out of its
-// bounds. All say what to do.
+// layers out of the model, a place in the pipeline that does not fit them, or plans_ahead out of
+// its bounds. All say what to do.
 absl::Status CheckStageOptions(const StageOptions& options, const ModelConfig& config,
                                uint64_t model_hash);
 

@@ -65,6 +65,7 @@ class PipelineStage final : public StageHost {
   absl::Status Connect(const EpochStart& start);
   void EndEpoch();
   void CancelLanes();
+  bool abandoned();
 
   // On the caller's thread: enqueue parts of a plan.
   void ReceiveTokens(const std::shared_ptr<Job>& job);
@@ -83,14 +84,16 @@ class PipelineStage final : public StageHost {
   StageOptions options_;
   PlanLimits limits_;
   bool loaded_ = false;
+  uint32_t epoch_ = 0;         // the last one that a start has named
   bool taking_plans_ = false;  // an epoch was entered, and all its plans so far could be run
   PlanOrder order_;
   std::deque<Transfer> transfers_;  // the first of several stages: not asked for yet
 
-  std::mutex lanes_mutex_;
-  Lanes lanes_;             // guarded by lanes_mutex_; used by the stream as long as it is not fenced
-  bool cancelled_ = true;   // guarded by lanes_mutex_: the epoch is over, nobody wants an answer
-  bool abandoned_ = false;  // guarded by lanes_mutex_
+  std::mutex mutex_;
+  // Set and used on the caller's thread, and by the stream until it is fenced; cancelled by any.
+  Lanes lanes_;             // changed with mutex_ held
+  bool cancelled_ = true;   // guarded by mutex_: the epoch is over, nobody wants an answer
+  bool abandoned_ = false;  // guarded by mutex_
 
   mutable std::mutex beat_mutex_;
   StageBeat beat_;           // guarded by beat_mutex_

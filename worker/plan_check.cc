@@ -179,8 +179,8 @@ absl::Status CheckPlan(const StepPlan& plan, const PlanLimits& limits) {
 
 absl::Status PlanOrder::Take(const StepPlan& plan) {
   if (plan.epoch != epoch_) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "plan ", plan.number, " is of epoch ", plan.epoch, ", but this is epoch ", epoch_));
+    return absl::FailedPreconditionError(absl::StrCat("plan ", plan.number, " is of epoch ",
+                                                      plan.epoch, ", but this is epoch ", epoch_));
   }
   if (plan.number != next_) {
     return absl::FailedPreconditionError(
@@ -191,10 +191,10 @@ absl::Status PlanOrder::Take(const StepPlan& plan) {
     const bool is_known = row.token_from >= first_ && row.token_from < plan.number &&
                           plan.number - row.token_from <= static_cast<uint64_t>(plans_ahead_);
     if (is_known) continue;
-    return absl::FailedPreconditionError(absl::StrCat(
-        "the row of slot ", row.slot, " in plan ", plan.number, " feeds the token of plan ",
-        row.token_from, "; the epoch began with plan ", first_, ", and this stage keeps tokens of ",
-        plans_ahead_, " plans"));
+    return absl::FailedPreconditionError(
+        absl::StrCat("the row of slot ", row.slot, " in plan ", plan.number,
+                     " feeds the token of plan ", row.token_from, "; the epoch began with plan ",
+                     first_, ", and this stage keeps tokens of ", plans_ahead_, " plans"));
   }
   ++next_;
   return absl::OkStatus();

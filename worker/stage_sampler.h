@@ -28,9 +28,9 @@ class StageSampler {
     Model& model;
     Ops& ops;
   };
-  // Fills the result's samples (those of void rows last) and prompt_logprobs, and the histories with
-  // what was sampled. REQUIRES: slots.Admit and batcher.Build have taken the plan, and the model has
-  // run the batch.
+  // Fills the result's samples (those of void rows last) and prompt_logprobs, and the histories
+  // with what was sampled. REQUIRES: slots.Admit and batcher.Build have taken the plan, and the
+  // model has run the batch.
   void Run(const Step& step, StageSlots& slots, StepResult* result);
 
  private:

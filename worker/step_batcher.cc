@@ -31,8 +31,7 @@ absl::StatusOr<StepBatcher> StepBatcher::Make(const PlanLimits& limits, BaseAllo
   return batcher;
 }
 
-absl::StatusOr<StepBatch> StepBatcher::Build(const StepPlan& plan,
-                                             std::span<const int32_t> fed) {
+absl::StatusOr<StepBatch> StepBatcher::Build(const StepPlan& plan, std::span<const int32_t> fed) {
   PENSTOCK_RETURN_IF_ERROR(CheckPlan(plan, limits_));
   const auto num_rows = static_cast<int64_t>(plan.rows.size());
   const int64_t num_tokens = plan.num_tokens();

@@ -21,9 +21,9 @@ class StepBatcher {
   void LimitBlocks(int64_t num_blocks) { limits_.num_blocks = num_blocks; }
 
   // The batch of a plan, valid until the next call. `fed`, by row of the plan: what a row with
-  // token_from feeds, kVoidToken if it is void. A void row keeps its place, so that every stage runs
-  // the same batch, but feeds token 0 and is not sampled. Empty on a stage that does not know: those
-  // rows feed token 0, and nobody looks. Errors: CheckPlan's.
+  // token_from feeds, kVoidToken if it is void. A void row keeps its place, so that every stage
+  // runs the same batch, but feeds token 0 and is not sampled. Empty on a stage that does not know:
+  // those rows feed token 0, and nobody looks. Errors: CheckPlan's.
   absl::StatusOr<StepBatch> Build(const StepPlan& plan, std::span<const int32_t> fed = {});
 
   // The plan's rows in the order of the batch; those that sample, and the void ones, in that order.

@@ -16,8 +16,8 @@
 
 namespace penstock {
 
-// What crosses from the last stage to the first: rows of slot, generation, position, token (i64), one
-// a sample of a plan. The token is kVoidToken where the sequence ends there.
+// What crosses from the last stage to the first: rows of slot, generation, position, token (i64),
+// one a sample of a plan. The token is kVoidToken where the sequence ends there.
 inline constexpr int64_t kTokenRowSize = 4;
 
 class TokenMailbox {
