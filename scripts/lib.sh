@@ -7,7 +7,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 packages_build=(ca-certificates g++ cmake ninja-build ccache pkgconf libgrpc++-dev libprotobuf-dev
                 protobuf-compiler protobuf-compiler-grpc grpc-proto libabsl-dev libcli11-dev
                 libspdlog-dev libfmt-dev nlohmann-json3-dev libpcre2-dev libhwy-dev libgtest-dev
-                libssl-dev zlib1g-dev prometheus-cpp-dev libcivetweb-dev)
+                libbenchmark-dev libssl-dev zlib1g-dev prometheus-cpp-dev libcivetweb-dev)
 packages_model=(ca-certificates python3 python3-venv)
 packages_test=(python3)
 packages_lint=(clang-format clang-tidy python3)
