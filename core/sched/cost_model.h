@@ -1,13 +1,17 @@
 // Cost model: how long a plan takes on a stage, and what follows for micro-batches. It starts from
 // a roofline of the stage's bytes and operations, and is refined by the times that results carry.
-// Source of the roofline: Williams, Waterman, Patterson, CACM 2009. Answers depend on it in no way:
-// it only decides what runs together.
+// Source of the roofline: Williams, Waterman, Patterson, CACM 2009; the roofs are added here, where
+// theirs takes the greater: at most twice as much, and linear, so that times can be fitted. Answers
+// depend on it in no way: it only decides what runs together.
 // Thread rule: one thread, the scheduler's.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <utility>
 #include <vector>
+
+#include "core/sched/step_plan.h"
 
 namespace penstock {
 
@@ -20,6 +24,12 @@ struct PlanShape {
   int64_t samples = 0;
 };
 
+// Of a plan; `sliding_window` is the model's (0: none).
+PlanShape ShapeOf(const StepPlan& plan, int64_t sliding_window);
+
+// Of a decode step of `rows` sequences that see `context` positions together.
+PlanShape DecodeShape(int64_t rows, int64_t context);
+
 // What a stage reads and computes; of a stage of a real model core/sched/layer_split.h tells it.
 struct StageWork {
   int64_t weight_bytes = 0;           // read once a plan
@@ -27,28 +37,51 @@ struct StageWork {
   int64_t kv_bytes_per_position = 0;  // of this stage's layers
   int64_t flops_per_pair = 0;         // attention: token times position
   int64_t head_flops_per_sample = 0;  // LM head, on the last stage
+  int64_t head_bytes = 0;             // read once a plan that samples; not in weight_bytes
 };
 
-// What a machine does, to begin with; guesses are good enough.
+// What a machine does, to begin with; guesses are good enough. REQUIRES: rates > 0.
 struct MachineRates {
   int64_t bytes_per_second = 10'000'000'000;
   int64_t flops_per_second = 50'000'000'000;
   int64_t plan_overhead_ns = 50'000;
 };
 
+// The time is a sum of three parts, each the roofline's times a scale: what a plan costs whatever
+// its rows (overhead, weights read), what each token and sample costs, and attention. The scales
+// are fitted to the observations, weighted by age, so that the sum of the relative errors'
+// absolute values is least (iteratively reweighted least squares): an outlier, a thread that the
+// host took away, counts as one vote and no more. Plans of all sizes are remembered, so that an
+// hour of decodes does not forget what a prompt costs.
 class StageCost {
  public:
-  StageCost(const StageWork& work, const MachineRates& rates);
+  StageCost(const StageWork& work, const MachineRates& rates) : work_(work), rates_(rates) {}
+
+  // > 0.
   int64_t PredictNs(const PlanShape& shape) const;
-  // A result's compute_ns. Outliers (a thread that the host took away) move it little.
+  // A result's compute_ns; what is not positive is ignored.
   void Observe(const PlanShape& shape, int64_t compute_ns);
 
  private:
+  static constexpr int kParts = 3;
+  static constexpr int kSizes = 16;  // classes of plans, by the power of two of their tokens
+  static constexpr int kKept = 8;    // latest observations of each
+  using Parts = std::array<double, kParts>;
+
+  struct Observation {
+    Parts share = {};    // the roofline's parts, divided by the time that was measured
+    int64_t number = 0;  // from 1; 0: none
+  };
+
+  Parts Roofline(const PlanShape& shape) const;  // nanoseconds
+  void Refit();
+
   StageWork work_;
   MachineRates rates_;
-  // Correction of the roofline, refined in service.
-  double fixed_scale_ = 1;
-  double variable_scale_ = 1;
+  Parts scales_ = {1, 1, 1};
+  std::array<std::array<Observation, kKept>, kSizes> kept_ = {};
+  std::array<int64_t, kSizes> seen_ = {};
+  int64_t observed_ = 0;
 };
 
 class PipelineCost {
@@ -63,6 +96,9 @@ class PipelineCost {
   int64_t Groups(int64_t rows, int64_t context, int64_t max_groups) const;
   // Through all stages, one after the other.
   int64_t PredictNs(const PlanShape& shape) const;
+  // On the stage that takes longest: how often such plans can follow each other.
+  int64_t PredictSlowestNs(const PlanShape& shape) const;
+  // REQUIRES: 0 <= stage < num_stages().
   void Observe(int64_t stage, const PlanShape& shape, int64_t compute_ns);
 
  private:
