@@ -16,6 +16,7 @@ SchedulerOptions MakeSchedulerOptions(const EngineOptions& options, int64_t num_
   result.num_blocks = num_blocks;
   result.max_sequences = options.max_sequences;
   result.max_step_tokens = options.max_step_tokens;
+  result.plans_ahead = 1;  // one stage gains nothing from a plan that waits behind another
   return result;
 }
 
@@ -46,7 +47,8 @@ EngineLoop::EngineLoop(EngineOptions options, const StageInfo& info,
       wakeup_(std::make_shared<Wakeup>()),
       coordinator_(coordinator),
       queue_({options_.max_queued_requests, options_.max_queued_tokens}, wakeup_),
-      scheduler_(MakeSchedulerOptions(options_, info.num_blocks)) {
+      scheduler_(MakeSchedulerOptions(options_, info.num_blocks),
+                 PipelineCost({StageCost({}, {})})) {
   coordinator_.SetWakeup(wakeup_);
   Publish(false);
   thread_ = std::thread([this] { Run(); });
@@ -158,7 +160,8 @@ void EngineLoop::TakeArrivals() {
     if (request.deadline != absl::InfiniteFuture()) {
       deadlines_.emplace(request.deadline, arrival.id);
     }
-    scheduler_.Add(arrival.id, std::move(request.prompt), request.max_tokens, request.sampling);
+    scheduler_.Add(arrival.id,
+                   {std::move(request.prompt), request.max_tokens, std::move(request.sampling)});
   }
   for (RequestId id : batch.aborts) {
     Finish(id, FinishReason::kAbort, absl::CancelledError("the request was cancelled"));
@@ -168,7 +171,7 @@ void EngineLoop::TakeArrivals() {
 void EngineLoop::TakeResults() {
   while (std::optional<PipelineCoordinator::Outcome> outcome = coordinator_.Take()) {
     if (!outcome->result.ok()) {
-      const size_t hit = scheduler_.Fail(outcome->number).size();
+      const size_t hit = scheduler_.BeginEpoch().size();
       LogError(absl::StrCat("plan ", outcome->number, " with ", hit,
                             " sequences failed: ", outcome->result.status().message()));
       continue;  // EndIfStageLost tells them, and all others
@@ -223,7 +226,6 @@ void EngineLoop::EndIfStageLost() {
 }
 
 void EngineLoop::SubmitPlan() {
-  // One stage gains nothing from a plan that waits behind another.
   if (!coordinator_.status().ok() || coordinator_.num_in_flight() > 0) return;
   if (std::optional<StepPlan> plan = scheduler_.Schedule()) coordinator_.Submit(std::move(*plan));
 }

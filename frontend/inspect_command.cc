@@ -8,6 +8,7 @@
 #include "core/base/checked_size.h"
 #include "core/io/check_file.h"
 #include "core/io/dummy_model.h"
+#include "core/io/model_bytes.h"
 #include "core/io/model_file.h"
 #include "core/model/kv_cache.h"
 #include "core/model/model_limits.h"
@@ -77,6 +78,35 @@ void InspectTokenizer(const std::string& path, ModelReport* report) {
   report->chat_template = chat.ok() ? std::string(chat->layout()) : Message(chat.status());
 }
 
+absl::StatusOr<StagesReport> InspectStages(const InspectOptions& options, const ModelFile& file,
+                                           int64_t workspace_bytes) {
+  StagesReport report;
+  SplitOptions& split = report.options;
+  if (!options.split.empty()) {
+    const auto layers = ParseLayerCounts(options.split);
+    if (!layers.ok()) return Annotate(layers.status(), "--split");
+    split.layers = *layers;
+  }
+  split.num_stages =
+      options.stages > 0 ? options.stages : static_cast<int64_t>(split.layers.size());
+  split.kv_memory = options.kv_memory;
+  split.workspace = workspace_bytes;
+  PENSTOCK_ASSIGN_OR_RETURN(const ModelBytes bytes, MeasureModel(file));
+  // More stages than layers are told apart before memory is laid out for them.
+  if (options.stage_memory > 0 && split.num_stages <= file.config.num_layers) {
+    split.memory.assign(static_cast<size_t>(split.num_stages), options.stage_memory);
+  }
+  PENSTOCK_ASSIGN_OR_RETURN(report.split, SplitLayers(file.config, bytes, split));
+  for (const int64_t batch : StagesReport::kBatches) {
+    std::vector<int64_t>& times = report.step_ns.emplace_back();
+    for (const StageSplit& stage : report.split.stages) {
+      times.push_back(
+          StageCost(stage.work, split.rates).PredictNs(DecodeShape(batch, batch * split.context)));
+    }
+  }
+  return report;
+}
+
 absl::Status WriteCheck(const InspectOptions& options) {
   PENSTOCK_ASSIGN_OR_RETURN(const ModelFile file, OpenModel(options.model));
   ModelCheck check;
@@ -130,6 +160,9 @@ absl::StatusOr<ModelReport> InspectModel(const InspectOptions& options) {
           .value()
           .value_or(INT64_MAX);
   report.workspace_bytes = WorkspaceBytes(config, options);
+  if (options.stages > 0 || !options.split.empty()) {
+    PENSTOCK_ASSIGN_OR_RETURN(report.stages, InspectStages(options, file, report.workspace_bytes));
+  }
   return report;
 }
 

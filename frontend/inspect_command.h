@@ -3,12 +3,13 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "core/base/status.h"
 #include "core/model/model_config.h"
+#include "core/sched/layer_split.h"
 #include "core/tensor/tensor.h"
 #include "frontend/model_runtime.h"
 
@@ -23,6 +24,11 @@ struct InspectOptions {
   bool json = false;
   bool write_check = false;
   int threads = 0;  // of the generation for the check file
+
+  int64_t stages = 0;             // tell how the layers are shared out over so many; 0: do not
+  std::string split;              // the layers of each stage, "10,12,8"; empty: the best
+  int64_t stage_memory = 0;       // bytes of each stage; 0: unknown
+  int64_t kv_memory = 1LL << 30;  // bytes of each stage for KV
 };
 
 struct InspectedTensor {
@@ -30,6 +36,15 @@ struct InspectedTensor {
   std::string type;
   Shape shape;
   int64_t bytes = 0;
+};
+
+// How the layers are shared out.
+struct StagesReport {
+  static constexpr int64_t kBatches[] = {1, 16};  // decodes together, of which times are predicted
+
+  SplitOptions options;
+  LayerSplit split;
+  std::vector<std::vector<int64_t>> step_ns;  // [batch][stage]
 };
 
 // What is told of a model.
@@ -48,9 +63,10 @@ struct ModelReport {
   int64_t kv_token_bytes = 0;   // of one token
   int64_t kv_bytes = 0;         // of all sequences at their longest
   int64_t workspace_bytes = 0;  // of a step, about
+  std::optional<StagesReport> stages;
 };
 
-// Errors: the file's.
+// Errors: the file's; SplitLayers'.
 absl::StatusOr<ModelReport> InspectModel(const InspectOptions& options);
 
 // For people, and as one JSON object; both with a line break at the end.

@@ -28,11 +28,14 @@ Command AddTokenize(CLI::App* app) {
 
 Command AddInspect(CLI::App* app) {
   const auto options = std::make_shared<InspectOptions>();
+  const auto kv_memory_mib = std::make_shared<int64_t>(1024);
+  const auto stage_memory_mib = std::make_shared<int64_t>(0);
   CLI::App* inspect = app->add_subcommand(
       "inspect", "Tell what a model is, how it is quantized and how much memory it needs");
   inspect->footer(
       "Examples:\n"
       "  penstock inspect SmolLM2-135M-Instruct.Q4_1.gguf --max-sequences 8 --context 2048\n"
+      "  penstock inspect SmolLM2-135M-Instruct.Q4_1.gguf --stages 3\n"
       "  penstock inspect SmolLM2-135M-Instruct.Q4_1.gguf --write-check");
   inspect->add_option("model", options->model, "A .gguf file or a Hugging Face folder")
       ->required()
@@ -53,6 +56,27 @@ Command AddInspect(CLI::App* app) {
       ->capture_default_str()
       ->check(CLI::Range(1, 1 << 16))
       ->type_name("N");
+  inspect
+      ->add_option("--stages", options->stages,
+                   "Tell how the layers are shared out over so many stages, and what each takes")
+      ->check(CLI::Range(1, 1 << 16))
+      ->type_name("N");
+  inspect
+      ->add_option("--split", options->split,
+                   "The layers of each stage, such as 10,12,8 (default: the split that is fastest)")
+      ->type_name("LIST");
+  inspect
+      ->add_option("--kv-memory-mib", *kv_memory_mib,
+                   "Memory of each stage for keys and values, in MiB")
+      ->capture_default_str()
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 24))
+      ->type_name("N");
+  inspect
+      ->add_option("--stage-memory-mib", *stage_memory_mib,
+                   "Memory of each stage for all it holds, in MiB, which no stage may exceed "
+                   "(default: unknown)")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 24))
+      ->type_name("N");
   inspect->add_flag("--tensors", options->tensors, "List all tensors, with types and shapes");
   inspect->add_flag("--json", options->json, "Print one JSON object");
   inspect->add_flag("--write-check", options->write_check,
@@ -64,7 +88,11 @@ Command AddInspect(CLI::App* app) {
       ->capture_default_str()
       ->check(CLI::Range(0, 1024))
       ->type_name("N");
-  return {inspect, [options] { return RunInspect(*options); }};
+  return {inspect, [options, kv_memory_mib, stage_memory_mib] {
+            options->kv_memory = *kv_memory_mib << 20;
+            options->stage_memory = *stage_memory_mib << 20;
+            return RunInspect(*options);
+          }};
 }
 
 }  // namespace penstock

@@ -1,4 +1,5 @@
 // How `penstock inspect` says what it found.
+#include <algorithm>
 #include <map>
 #include <nlohmann/json.hpp>
 
@@ -67,6 +68,65 @@ Json ConfigJson(const ModelConfig& config) {
           {"tied_embeddings", config.tied_embeddings}};
 }
 
+double Ms(int64_t ns) { return static_cast<double>(ns) * 1e-6; }
+
+// Of the slowest stage's time: what of its time this one works when all are fed.
+double Share(const std::vector<int64_t>& times, size_t stage) {
+  return static_cast<double>(times[stage]) /
+         static_cast<double>(*std::max_element(times.begin(), times.end()));
+}
+
+std::string StagesToText(const StagesReport& report) {
+  const LayerSplit& split = report.split;
+  const SplitOptions& options = report.options;
+  std::string text = absl::StrFormat(
+      "stages           %d, %s; steps of decodes at %d tokens each, predicted\n"
+      "  for %.0f GB/s and %.0f GFLOP/s a stage, with the share of the slowest one's time\n"
+      "  stage layers       weights  KV a token",
+      options.num_stages,
+      options.layers.empty() ? "the split that is fastest" : "split as asked for", options.context,
+      static_cast<double>(options.rates.bytes_per_second) * 1e-9,
+      static_cast<double>(options.rates.flops_per_second) * 1e-9);
+  for (const int64_t batch : StagesReport::kBatches) {
+    absl::StrAppendFormat(&text, "  %16s", absl::StrCat("batch ", batch));
+  }
+  text += "   max blocks      unused\n";
+  for (size_t i = 0; i < split.stages.size(); ++i) {
+    const StageSplit& stage = split.stages[i];
+    absl::StrAppendFormat(&text, "  %5d %-7s %12s  %10d", i,
+                          absl::StrCat(stage.layers.first, "-", stage.layers.last - 1),
+                          Mb(stage.weight_bytes), stage.block_bytes / kBlockSize);
+    for (const std::vector<int64_t>& times : report.step_ns) {
+      absl::StrAppendFormat(&text, "  %7.2f ms (%3.0f%%)", Ms(times[i]), 100 * Share(times, i));
+    }
+    absl::StrAppendFormat(&text, "  %11d  %10s\n", stage.max_blocks, Mb(stage.unused_bytes));
+  }
+  absl::StrAppendFormat(&text, "  KV blocks      %d of %d tokens, the least over the stages\n",
+                        split.num_blocks, kBlockSize);
+  return text;
+}
+
+Json StagesJson(const StagesReport& report) {
+  Json stages = Json::array();
+  for (size_t i = 0; i < report.split.stages.size(); ++i) {
+    const StageSplit& stage = report.split.stages[i];
+    Json steps = Json::array();
+    for (size_t batch = 0; batch < report.step_ns.size(); ++batch) {
+      steps.push_back({{"batch", StagesReport::kBatches[batch]},
+                       {"ms", Ms(report.step_ns[batch][i])},
+                       {"share", Share(report.step_ns[batch], i)}});
+    }
+    stages.push_back({{"first_layer", stage.layers.first},
+                      {"layers", stage.layers.count()},
+                      {"weights", stage.weight_bytes},
+                      {"kv_per_token", stage.block_bytes / kBlockSize},
+                      {"steps", std::move(steps)},
+                      {"max_blocks", stage.max_blocks},
+                      {"unused", stage.unused_bytes}});
+  }
+  return stages;
+}
+
 }  // namespace
 
 std::string ReportToText(const ModelReport& report, bool tensors) {
@@ -99,6 +159,7 @@ std::string ReportToText(const ModelReport& report, bool tensors) {
                         "  workspace      about %s\n",
                         Mb(report.weight_bytes), Mb(report.kv_bytes), report.kv_token_bytes,
                         report.sequences, report.context, Mb(report.workspace_bytes));
+  if (report.stages.has_value()) text += StagesToText(*report.stages);
   if (!tensors) return text;
   for (const InspectedTensor& tensor : report.tensors) {
     absl::StrAppendFormat(&text, "%-44s %-6s %-16s %d\n", tensor.name, tensor.type,
@@ -124,6 +185,10 @@ std::string ReportToJson(const ModelReport& report, bool tensors) {
   json["memory"] = {{"weights", report.weight_bytes}, {"kv_per_token", report.kv_token_bytes},
                     {"sequences", report.sequences},  {"context", report.context},
                     {"kv", report.kv_bytes},          {"workspace", report.workspace_bytes}};
+  if (report.stages.has_value()) {
+    json["stages"] = StagesJson(*report.stages);
+    json["kv_blocks"] = report.stages->split.num_blocks;
+  }
   if (tensors) {
     Json& list = json["tensors"] = Json::array();
     for (const InspectedTensor& tensor : report.tensors) {

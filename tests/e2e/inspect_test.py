@@ -51,6 +51,43 @@ class InspectTest(ProgramTest):
         for words in ("134.5 million parameters", "chat template +smollm2", "46080 bytes a token"):
             self.assertRegex(text(result.stdout), words)
 
+    def test_how_layers_are_shared_out(self):
+        report = inspect("--stages", "3", "--kv-memory-mib", "100")
+        stages = report["stages"]
+        self.assertEqual(len(stages), 3)
+        self.assertEqual([stage["first_layer"] for stage in stages],
+                         [0, stages[0]["layers"], 30 - stages[2]["layers"]])
+        self.assertEqual(sum(stage["layers"] for stage in stages), 30)
+        self.assertLess(stages[2]["layers"], stages[0]["layers"])  # it has the LM head
+        # The tied table is on the first stage and on the last.
+        self.assertEqual(sum(stage["weights"] for stage in stages),
+                         report["memory"]["weights"] + 30081024)
+        self.assertEqual(sum(stage["kv_per_token"] for stage in stages), 46080)
+        self.assertEqual(report["kv_blocks"], min(stage["max_blocks"] for stage in stages))
+        for stage in stages:
+            self.assertEqual(stage["max_blocks"], (100 << 20) // (64 * stage["kv_per_token"]))
+            self.assertEqual(stage["unused"],
+                             (100 << 20) - report["kv_blocks"] * 64 * stage["kv_per_token"])
+        for batch in range(2):
+            steps = [stage["steps"][batch] for stage in stages]
+            self.assertEqual(max(step["share"] for step in steps), 1)
+            self.assertGreater(min(step["ms"] for step in steps), 0)
+        self.assertNotIn("stages", inspect())
+
+    def test_a_split_of_ones_own(self):
+        stages = inspect("--split", "10,12,8")["stages"]
+        self.assertEqual([stage["layers"] for stage in stages], [10, 12, 8])
+        listed = run("inspect", MODEL, "--split", "10,12,8")
+        self.assertEqual(listed.returncode, 0, text(listed.stderr))
+        self.assertRegex(text(listed.stdout), r"\n +1 10-21 .*ms")
+        self.assertFails(run("inspect", MODEL, "--split", "10,12"), 1, "model's 30", "add up")
+        self.assertFails(run("inspect", MODEL, "--split", "10;20"), 1, "--split", "10,12,8")
+        self.assertFails(run("inspect", MODEL, "--split", "10,20", "--stages", "3"), 1,
+                         "there are 3")
+        self.assertFails(run("inspect", MODEL, "--stages", "31"), 1, "ask for 1 to 30")
+        self.assertFails(run("inspect", MODEL, "--stages", "2", "--stage-memory-mib", "50"), 1,
+                         "does not fit", "MiB")
+
     def test_what_is_no_model(self):
         self.assertFails(run("inspect", "/none.gguf"), 1, "/none.gguf")
         self.assertFails(run("inspect"), 2, "model")
