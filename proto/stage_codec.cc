@@ -11,9 +11,6 @@
 namespace penstock {
 namespace {
 
-// Plans that may be on their way at once.
-constexpr int64_t kMaxPlansAhead = 1 << 16;
-
 void CheckLength(std::string_view field, const std::string& text, RangeCheck* check) {
   check->Integer(std::string(field) + ".size", static_cast<int64_t>(text.size()), 0, kMaxTextBytes);
 }
