@@ -113,7 +113,7 @@ absl::Status CheckAdmission(const Admission& admission, const PlanLimits& limits
   return CheckSampling(admission.sampling, check);
 }
 
-absl::Status CheckRow(const PlanRow& row, const PlanLimits& limits) {
+absl::Status CheckRow(const PlanRow& row, uint64_t number, const PlanLimits& limits) {
   const PartCheck check(absl::StrCat("row of slot ", row.slot, " at position ", row.position),
                         limits);
   const auto count = static_cast<int64_t>(row.tokens.size());
@@ -131,7 +131,23 @@ absl::Status CheckRow(const PlanRow& row, const PlanLimits& limits) {
       return check.Refuse(absl::StrCat("names KV block ", block, " of ", limits.num_blocks));
     }
   }
-  PENSTOCK_RETURN_IF_ERROR(check.Tokens("feeds", row.tokens));
+  if (row.token_from == 0) {
+    PENSTOCK_RETURN_IF_ERROR(check.Tokens("feeds", row.tokens));
+  } else if (count != 1 || row.tokens[0] != kNoToken) {
+    return check.Refuse(absl::StrCat("feeds the token of plan ", row.token_from,
+                                     " and others beside it, or in its place"));
+  } else if (!row.targets.empty()) {
+    return check.Refuse(
+        absl::StrCat("feeds the token of plan ", row.token_from, " and has targets"));
+  } else if (row.token_from >= number) {
+    return check.Refuse(
+        absl::StrCat("feeds the token of plan ", row.token_from, ", but is of plan ", number));
+  }
+  if (row.mask != -1 || row.num_drafts != 0) {
+    return absl::UnimplementedError(absl::StrCat(
+        "the plan's row of slot ", row.slot, " has mask ", row.mask, " and ", row.num_drafts,
+        " drafts, which this version does not know: use front end and workers of one version"));
+  }
   const auto targets = static_cast<int64_t>(row.targets.size());
   if (targets != 0 && targets != count && targets != count - 1) {
     return check.Refuse(absl::StrCat("has ", targets, " targets for ", count, " tokens"));
@@ -150,12 +166,37 @@ absl::Status CheckPlan(const StepPlan& plan, const PlanLimits& limits) {
   for (const Admission& admission : plan.admissions) {
     PENSTOCK_RETURN_IF_ERROR(CheckAdmission(admission, limits));
   }
-  for (const PlanRow& row : plan.rows) PENSTOCK_RETURN_IF_ERROR(CheckRow(row, limits));
+  for (const PlanRow& row : plan.rows) {
+    PENSTOCK_RETURN_IF_ERROR(CheckRow(row, plan.number, limits));
+  }
   const int64_t num_tokens = plan.num_tokens();
   if (num_tokens > limits.max_tokens) {
     return absl::FailedPreconditionError(
         absl::StrCat("the plan has ", num_tokens, " tokens; this stage takes ", limits.max_tokens));
   }
+  return absl::OkStatus();
+}
+
+absl::Status PlanOrder::Take(const StepPlan& plan) {
+  if (plan.epoch != epoch_) {
+    return absl::FailedPreconditionError(absl::StrCat("plan ", plan.number, " is of epoch ",
+                                                      plan.epoch, ", but this is epoch ", epoch_));
+  }
+  if (plan.number != next_) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("plan ", plan.number, " comes where plan ", next_, " is expected"));
+  }
+  for (const PlanRow& row : plan.rows) {
+    if (row.token_from == 0) continue;
+    const bool is_known = row.token_from >= first_ && row.token_from < plan.number &&
+                          plan.number - row.token_from <= static_cast<uint64_t>(plans_ahead_);
+    if (is_known) continue;
+    return absl::FailedPreconditionError(
+        absl::StrCat("the row of slot ", row.slot, " in plan ", plan.number,
+                     " feeds the token of plan ", row.token_from, "; the epoch began with plan ",
+                     first_, ", and this stage keeps tokens of ", plans_ahead_, " plans"));
+  }
+  ++next_;
   return absl::OkStatus();
 }
 

@@ -1,5 +1,6 @@
 // Stage: one worker's part of the pipeline. It owns the weights of its layers and the KV bytes of
-// its blocks, and executes plans in number order.
+// its blocks, and executes plans in number order. It neither sends nor waits: PipelineStage
+// (worker/pipeline_stage.h) puts it between its neighbours.
 // Thread rule: one thread at a time.
 #pragma once
 
@@ -9,23 +10,48 @@
 #include "core/base/status.h"
 #include "core/sched/stage_types.h"
 #include "core/sched/step_plan.h"
+#include "core/tensor/tensor.h"
 
 namespace penstock {
 
-// The interface that the coordinator's links drive; tests put a fake behind it.
+// What PipelineStage drives; tests put a fake behind it.
 class StageExecutor {
  public:
   virtual ~StageExecutor() = default;
   // Calls `progress` on this thread as the loading goes on, for every tensor.
   using ProgressCallback = std::function<void(const LoadProgress&)>;
+  // Errors: INVALID_ARGUMENT for options that do not fit the model, FAILED_PRECONDITION for another
+  // model than options.model_hash says or a second call; the file's and the allocator's.
   virtual absl::StatusOr<StageInfo> Load(const StageOptions& options,
                                          const ProgressCallback& progress) = 0;
   absl::StatusOr<StageInfo> Load(const StageOptions& options) {
     return Load(options, [](const LoadProgress&) {});
   }
+  // Empties all slots and forgets all tokens; plans may name start.num_blocks blocks from now on.
+  // Errors: FAILED_PRECONDITION if those are more than the stage has.
+  virtual absl::Status BeginEpoch(const EpochStart& /*start*/) { return absl::OkStatus(); }
   // Errors: FAILED_PRECONDITION for a plan that this stage cannot run (before Load, wrong
   // generation, a block or position out of range): the epoch ends.
   virtual absl::StatusOr<StepResult> Execute(const StepPlan& plan) = 0;
+
+  // What a stage of several takes and leaves beside plan and result. Rows and TokenRows are views
+  // of memory made while loading: any thread may ask for them, their bytes belong to the thread of
+  // Execute. An executor that only ever runs whole models needs none of these.
+
+  // [num_tokens, hidden] f32, the residual stream: what goes into the first layer (all stages but
+  // the first; put there before Execute) and what has come out of the last one (all but the last).
+  virtual Tensor Rows(int64_t /*num_tokens*/) { return {}; }
+  // [num_samples, kTokenRowSize] i64, one row a sample of a plan (worker/token_mailbox.h): the last
+  // stage leaves them here, on the first they are put here for TakeTokens.
+  virtual Tensor TokenRows(int64_t /*num_samples*/) { return {}; }
+  // The first of several stages: TokenRows(num_samples) are those of this plan. To be called before
+  // Execute of the first plan with a row whose token_from is that plan. Errors: FAILED_PRECONDITION
+  // for rows that name no slot or token.
+  virtual absl::Status TakeTokens(uint32_t /*epoch*/, uint64_t /*plan*/, int64_t /*num_samples*/) {
+    return absl::OkStatus();
+  }
+  // Rows that were void since loading. Any thread.
+  virtual int64_t voids() const { return 0; }
 };
 
 // The real one, on the CPU backend.

@@ -22,66 +22,28 @@ absl::StatusOr<StageSampler> StageSampler::Make(const PlanLimits& limits,
   PENSTOCK_RETURN_IF_ERROR(make(out.top_tokens, DataType::kI32, {rows, columns}));
   PENSTOCK_RETURN_IF_ERROR(make(out.top_logprobs, DataType::kF32, {rows, columns}));
   sampler.vocab_size_ = limits.vocab_size;
-  sampler.slots_.resize(static_cast<size_t>(limits.max_sequences));
   sampler.rows_.reserve(static_cast<size_t>(rows));
   sampler.wanted_.reserve(static_cast<size_t>(rows));
   return sampler;
 }
 
-absl::Status StageSampler::Admit(const StepPlan& plan) {
-  for (const Admission& admission : plan.admissions) {
-    Slot& slot = At(admission.slot);
-    slot = Slot();
-    slot.used = true;
-    slot.generation = admission.generation;
-    slot.sampling = admission.sampling;
-    slot.prompt_tokens = admission.prompt_tokens;
-    if (slot.sampling.needs_history()) {
-      slot.history = TokenHistory(admission.history, admission.prompt_tokens);
-    }
+void StageSampler::Run(const Step& step, StageSlots& slots, StepResult* result) {
+  if (!step.batcher.sampled().empty()) Sample(step, slots, result);
+  for (const PlanRow* row : step.batcher.voids()) {
+    if (!row->sample) continue;
+    SampledToken& sample = result->samples.emplace_back();
+    sample.slot = row->slot;
+    sample.generation = row->generation;
+    sample.position = row->position + 1;
+    sample.token = kVoidToken;
   }
-  absl::Status fits;
-  for (const PlanRow& row : plan.rows) {
-    if (fits.ok()) fits = CheckRow(row);
-  }
-  for (Slot& slot : slots_) slot.in_plan = false;
-  return fits;
+  if (step.batcher.num_targets() > 0) TellPrompts(step, slots, result);
 }
 
-absl::Status StageSampler::CheckRow(const PlanRow& row) {
-  const auto refuse = [&row](const std::string& what) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("slot ", row.slot, " of generation ", row.generation, " ", what));
-  };
-  if (row.slot < 0 || row.slot >= static_cast<int64_t>(slots_.size()) || !At(row.slot).used ||
-      At(row.slot).generation != row.generation) {
-    return refuse("was not admitted to this stage");
-  }
-  Slot& slot = At(row.slot);
-  if (std::exchange(slot.in_plan, true)) return refuse("has two rows in the plan");
-  if (!row.targets.empty() && slot.sampling.prompt_logprobs < 0) {
-    return refuse("has targets, but asked for no log-probabilities of its prompt");
-  }
-  const auto known = static_cast<int64_t>(slot.history.tokens().size());
-  const int64_t position = row.position + static_cast<int64_t>(row.tokens.size());
-  if (row.sample && slot.sampling.needs_history() && position != known) {
-    return refuse(
-        absl::StrCat("samples position ", position, ", but its history has ", known, " tokens"));
-  }
-  return absl::OkStatus();
-}
-
-void StageSampler::Run(const StepPlan& plan, const StepBatcher& batcher, const StepBatch& batch,
-                       Model& model, Ops& ops, StepResult* result) {
-  if (!batcher.sampled().empty()) Sample(batcher, batch, model, ops, result);
-  if (batcher.num_targets() > 0) TellPrompts(plan, batcher, model, ops, result);
-}
-
-void StageSampler::Sample(const StepBatcher& batcher, const StepBatch& batch, Model& model,
-                          Ops& ops, StepResult* result) {
+void StageSampler::Sample(const Step& step, StageSlots& slots, StepResult* result) {
   rows_.clear();
-  for (const PlanRow* row : batcher.sampled()) {
-    const Slot& slot = At(row->slot);
+  for (const PlanRow* row : step.batcher.sampled()) {
+    const StageSlots::Slot& slot = slots.At(row->slot);
     SamplingRow& how = rows_.emplace_back();
     how.params = &slot.sampling;
     how.position = row->position + static_cast<int64_t>(row->tokens.size());
@@ -90,11 +52,11 @@ void StageSampler::Sample(const StepBatcher& batcher, const StepBatch& batch, Mo
     how.counts = slot.history.counts();
     how.top = slot.sampling.logprobs;
   }
-  ops.Sampling(model.Logits(batch.sample_tokens), rows_, out_);
+  step.ops.Sampling(step.model.Logits(step.batch.sample_tokens), rows_, out_);
   const auto* tokens = static_cast<const int32_t*>(std::as_const(out_.tokens).raw());
   const auto* logprobs = static_cast<const float*>(std::as_const(out_.logprobs).raw());
   for (size_t i = 0; i < rows_.size(); ++i) {
-    const PlanRow& row = *batcher.sampled()[i];
+    const PlanRow& row = *step.batcher.sampled()[i];
     SampledToken& sample = result->samples.emplace_back();
     sample.slot = row.slot;
     sample.generation = row.generation;
@@ -103,25 +65,24 @@ void StageSampler::Sample(const StepBatcher& batcher, const StepBatch& batch, Mo
     if (sample.token == kNoToken) continue;
     sample.logprob = logprobs[i];
     sample.top = Top(i);
-    Slot& slot = At(row.slot);
+    StageSlots::Slot& slot = slots.At(row.slot);
     if (slot.sampling.needs_history()) slot.history.Append(sample.token);
   }
 }
 
-void StageSampler::TellPrompts(const StepPlan& plan, const StepBatcher& batcher, Model& model,
-                               Ops& ops, StepResult* result) {
+void StageSampler::TellPrompts(const Step& step, const StageSlots& slots, StepResult* result) {
   int64_t done = 0;
   rows_.clear();
   wanted_.clear();
   const auto flush = [&] {
     const auto count = static_cast<int64_t>(rows_.size());
-    TellTile(model, ops, batcher.target_tokens(done, count), result);
+    TellTile(step, step.batcher.target_tokens(done, count), result);
     done += count;
     rows_.clear();
     wanted_.clear();
   };
-  for (const PlanRow& row : plan.rows) {
-    const Slot& slot = At(row.slot);
+  for (const PlanRow& row : step.plan.rows) {
+    const StageSlots::Slot& slot = slots.At(row.slot);
     for (size_t i = 0; i < row.targets.size(); ++i) {
       SamplingRow& how = rows_.emplace_back();
       how.params = &slot.sampling;
@@ -136,8 +97,8 @@ void StageSampler::TellPrompts(const StepPlan& plan, const StepBatcher& batcher,
 }
 
 // The logits at `places`, whose rows are rows_ and wanted_.
-void StageSampler::TellTile(Model& model, Ops& ops, const Tensor& places, StepResult* result) {
-  ops.Sampling(model.Logits(places), rows_, out_);
+void StageSampler::TellTile(const Step& step, const Tensor& places, StepResult* result) {
+  step.ops.Sampling(step.model.Logits(places), rows_, out_);
   const auto* tokens = static_cast<const int32_t*>(std::as_const(out_.tokens).raw());
   const auto* logprobs = static_cast<const float*>(std::as_const(out_.logprobs).raw());
   for (size_t i = 0; i < rows_.size(); ++i) {

@@ -6,6 +6,7 @@
 #include "core/tensor/tensor_wrapper.h"
 
 namespace penstock {
+
 absl::StatusOr<StepBatcher> StepBatcher::Make(const PlanLimits& limits, BaseAllocator& allocator) {
   StepBatcher batcher;
   batcher.limits_ = limits;
@@ -30,12 +31,13 @@ absl::StatusOr<StepBatcher> StepBatcher::Make(const PlanLimits& limits, BaseAllo
   return batcher;
 }
 
-absl::StatusOr<StepBatch> StepBatcher::Build(const StepPlan& plan) {
+absl::StatusOr<StepBatch> StepBatcher::Build(const StepPlan& plan, std::span<const int32_t> fed) {
   PENSTOCK_RETURN_IF_ERROR(CheckPlan(plan, limits_));
   const auto num_rows = static_cast<int64_t>(plan.rows.size());
   const int64_t num_tokens = plan.num_tokens();
   rows_.clear();
   sampled_.clear();
+  voids_.clear();
   extents_.clear();
   first_tokens_.assign(plan.rows.size(), 0);
   for (const PlanRow& row : plan.rows) rows_.push_back(&row);
@@ -56,12 +58,16 @@ absl::StatusOr<StepBatch> StepBatcher::Build(const StepPlan& plan) {
     const PlanRow& row = *rows_[static_cast<size_t>(r)];
     if (r == batch.num_prefill_rows) batch.num_prefill_tokens = token;
     starts[r] = static_cast<int32_t>(token);
-    first_tokens_[static_cast<size_t>(&row - plan.rows.data())] = token;
+    const auto place = static_cast<size_t>(&row - plan.rows.data());
+    first_tokens_[place] = token;
+    const int32_t from_mailbox = row.token_from == 0 || fed.empty() ? 0 : fed[place];
+    const bool is_void = from_mailbox == kVoidToken;
+    if (is_void) voids_.push_back(&row);
     const auto used = std::min<size_t>(row.blocks.size(), static_cast<size_t>(max_row_blocks_));
     std::copy_n(row.blocks.begin(), used, tables.row(r));
     for (size_t i = 0; i < row.tokens.size(); ++i, ++token) {
       const int64_t position = row.position + static_cast<int64_t>(i);
-      ids[token] = row.tokens[i];
+      ids[token] = row.token_from == 0 ? row.tokens[i] : std::max(from_mailbox, 0);
       positions[token] = static_cast<int32_t>(position);
       slots[token] = row.blocks[static_cast<size_t>(position / kBlockSize)] * kBlockSize +
                      position % kBlockSize;
@@ -69,7 +75,7 @@ absl::StatusOr<StepBatch> StepBatcher::Build(const StepPlan& plan) {
     const auto count = static_cast<int64_t>(row.tokens.size());
     extents_.push_back({count, row.position + count});
     lens[r] = static_cast<int32_t>(row.position + count);
-    if (row.sample) {
+    if (row.sample && !is_void) {
       samples[static_cast<int64_t>(sampled_.size())] = static_cast<int32_t>(token - 1);
       sampled_.push_back(&row);
     }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "core/model/model.h"
@@ -16,12 +17,19 @@ class StepBatcher {
   // Errors: the allocator's.
   static absl::StatusOr<StepBatcher> Make(const PlanLimits& limits, BaseAllocator& allocator);
 
-  // The batch of a plan, valid until the next call. Errors: CheckPlan's.
-  absl::StatusOr<StepBatch> Build(const StepPlan& plan);
+  // Plans may name the first `num_blocks` KV blocks only, from now on.
+  void LimitBlocks(int64_t num_blocks) { limits_.num_blocks = num_blocks; }
 
-  // The plan's rows in the order of the batch; those that sample, in that order.
+  // The batch of a plan, valid until the next call. `fed`, by row of the plan: what a row with
+  // token_from feeds, kVoidToken if it is void. A void row keeps its place, so that every stage
+  // runs the same batch, but feeds token 0 and is not sampled. Empty on a stage that does not know:
+  // those rows feed token 0, and nobody looks. Errors: CheckPlan's.
+  absl::StatusOr<StepBatch> Build(const StepPlan& plan, std::span<const int32_t> fed = {});
+
+  // The plan's rows in the order of the batch; those that sample, and the void ones, in that order.
   const std::vector<const PlanRow*>& rows() const { return rows_; }
   const std::vector<const PlanRow*>& sampled() const { return sampled_; }
+  const std::vector<const PlanRow*>& voids() const { return voids_; }
 
   // Places in the batch of the tokens whose targets are asked for, in the order of the plan's rows
   // and targets: `count` of them from the first-th on. REQUIRES: inside num_targets(); count > 0.
@@ -46,6 +54,7 @@ class StepBatcher {
   std::vector<int64_t> first_tokens_;  // in the batch, by row of the plan
   std::vector<const PlanRow*> rows_;
   std::vector<const PlanRow*> sampled_;
+  std::vector<const PlanRow*> voids_;
 };
 
 }  // namespace penstock

@@ -39,12 +39,18 @@ class Model {
  public:
   virtual ~Model() = default;
 
-  // Runs the batch and fills its keys and values into the cache.
+  // Runs the batch through the stage's layers and fills their keys and values into the cache.
   virtual void Forward(const StepBatch& batch, const KvCache& cache) = 0;
+
+  // What crosses from stage to stage: the residual stream [num_tokens, hidden] f32 of a batch,
+  // after one layer's FFN has been added to it and before the next layer's norm. Of all stages but
+  // the first it has to be here before Forward; of all but the last it is here after it. Memory of
+  // the model, the same at each call. REQUIRES: num_tokens <= the limits' max_tokens.
+  virtual Tensor Residual(int64_t num_tokens) = 0;
 
   // The logits [n, vocab] f32 that follow `tokens` [n] i32, which are places in the last batch
   // (as StepBatch::sample_tokens are). They stay valid until the next call.
-  // REQUIRES: 1 <= n <= the limits' max_samples; Forward has run.
+  // REQUIRES: the last layer is the stage's; 1 <= n <= the limits' max_samples; Forward has run.
   virtual Tensor Logits(const Tensor& tokens) = 0;
 
   virtual int64_t weight_bytes() const = 0;

@@ -9,9 +9,9 @@
 
 namespace penstock {
 
-// Loads layers `range` from the source and makes the model of config.architecture. `ops` and
-// `allocator` must outlive it. Errors: UNIMPLEMENTED for an unknown architecture, naming the
-// known ones; the source's and the allocator's.
+// Loads layers `range`, not empty, from the source and makes the model of config.architecture.
+// `ops` and `allocator` must outlive it. Errors: UNIMPLEMENTED for an unknown architecture, naming
+// the known ones; the source's and the allocator's.
 absl::StatusOr<std::unique_ptr<Model>> MakeModel(const ModelConfig& config, LayerRange range,
                                                  const WeightSource& source,
                                                  const ModelLimits& limits, Ops& ops,

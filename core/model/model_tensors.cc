@@ -31,19 +31,31 @@ void AddLayer(const ModelConfig& config, int64_t layer, std::vector<ModelTensor>
 }  // namespace
 
 std::vector<ModelTensor> ModelTensors(const ModelConfig& config) {
+  return ModelTensors(config, {0, config.num_layers});
+}
+
+std::vector<ModelTensor> ModelTensors(const ModelConfig& config, LayerRange range) {
+  const bool is_first = range.first == 0;
+  const bool is_last = range.last == config.num_layers;
+  const Shape table{config.vocab_size, config.hidden_size};
   std::vector<ModelTensor> tensors;
-  tensors.push_back({"embed_tokens.weight", {config.vocab_size, config.hidden_size}});
-  for (int64_t i = 0; i < config.num_layers; ++i) AddLayer(config, i, &tensors);
-  tensors.push_back({"norm.weight", {config.hidden_size}});
-  if (!config.tied_embeddings) {
-    tensors.push_back({"lm_head.weight", {config.vocab_size, config.hidden_size}});
+  if (is_first || (is_last && config.tied_embeddings)) {
+    tensors.push_back({"embed_tokens.weight", table});
   }
+  for (int64_t i = range.first; i < range.last; ++i) AddLayer(config, i, &tensors);
+  if (!is_last) return tensors;
+  tensors.push_back({"norm.weight", {config.hidden_size}});
+  if (!config.tied_embeddings) tensors.push_back({"lm_head.weight", table});
   return tensors;
 }
 
 int64_t NumParameters(const ModelConfig& config) {
+  return NumParameters(config, {0, config.num_layers});
+}
+
+int64_t NumParameters(const ModelConfig& config, LayerRange range) {
   int64_t sum = 0;
-  for (const ModelTensor& tensor : ModelTensors(config)) sum += tensor.shape.num_elements();
+  for (const ModelTensor& tensor : ModelTensors(config, range)) sum += tensor.shape.num_elements();
   return sum;
 }
 

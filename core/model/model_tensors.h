@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "core/model/layer_range.h"
 #include "core/model/model_config.h"
 #include "core/tensor/tensor.h"
 
@@ -19,7 +20,13 @@ struct ModelTensor {
 // REQUIRES: Validate(config) is OK.
 std::vector<ModelTensor> ModelTensors(const ModelConfig& config);
 
+// Those that a stage of these layers reads: the embedding table if it has the first layer, and the
+// last norm and the LM head (the embedding table where it is tied) if it has the last.
+// REQUIRES: the range lies in the model.
+std::vector<ModelTensor> ModelTensors(const ModelConfig& config, LayerRange range);
+
 // Elements of all of them: what people call parameters.
 int64_t NumParameters(const ModelConfig& config);
+int64_t NumParameters(const ModelConfig& config, LayerRange range);
 
 }  // namespace penstock

@@ -11,6 +11,9 @@
 
 namespace penstock {
 
+// The most that StageOptions::plans_ahead may be.
+inline constexpr int32_t kMaxPlansAhead = 64;
+
 // All limits are settings of the front end.
 struct StageOptions {
   std::string model;              // path of the model file
@@ -30,7 +33,7 @@ struct StageOptions {
   LayerRange layers = {};   // count() 0: all
   uint64_t model_hash = 0;  // what StageInfo::model_hash must be; 0: any
   int64_t num_blocks = 0;   // KV blocks, exactly; 0: as many as kv_memory_bytes holds
-  int32_t plans_ahead = 2;  // plans that may be on their way at once, over all stages; > 0
+  int32_t plans_ahead = 2;  // that may be on their way at once, over all stages; > 0
 };
 
 // How far a stage has come with loading, in weights (elements, not bytes: those depend on a file's

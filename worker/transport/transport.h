@@ -5,10 +5,13 @@
 // stream and never block the caller: what they do, they do when the stream gets there. What fails
 // there (time limit, dead peer, a transfer that is not the one expected) fails the stream.
 // A receiving end takes at most `window` transfers that nobody has asked for yet; then the sender's
-// stream waits. A lane belongs to one epoch: transfers of another are dropped and counted.
+// stream waits. A lane belongs to one epoch: who connects in one that is over is refused.
+// The ends may be destroyed in any order, and do not need the transport that made them; streams
+// must outlive what was enqueued on them.
 //
-// Kinds: `local`, between stages of one process; `grpc`, between processes and hosts. To add one:
-// one .cc and a line in MakeTransport; tests/worker/transport/ has the suite that all of them pass.
+// Kinds: `local` (local_transport.h), between stages of one process; `grpc` (grpc_transport.h),
+// between processes and hosts. To add one: one .cc, and a line in tests/worker/transport/, whose
+// suite all of them pass.
 #pragma once
 
 #include <cstdint>
@@ -17,6 +20,7 @@
 
 #include "absl/time/time.h"
 #include "core/base/status.h"
+#include "core/sched/stage_types.h"
 #include "core/tensor/tensor.h"
 #include "worker/transport/stream.h"
 
@@ -30,22 +34,26 @@ enum class LaneKind : uint8_t {
 // The sending end. One stream at a time.
 class SendLane {
  public:
-  // Waits for a send that is under way at most as long as a cancelled call takes to end.
+  // Cancels. What has not reached the receiver by now is lost; what has come whole can be taken.
   virtual ~SendLane() = default;
   // Sends `tensor` (contiguous, on the stream's device) as transfer number `plan`, in order of
   // calls. Its bytes may be changed by what is enqueued later: the lane has taken them by then.
   // `limit`: how long it may wait for room at the receiver; then the stream fails,
   // DEADLINE_EXCEEDED. A dead peer: UNAVAILABLE, at once.
   virtual void Send(Stream& stream, const Tensor& tensor, uint64_t plan, absl::Duration limit) = 0;
+  // What waits here fails its stream, CANCELLED, at once; and so does what comes later. Any thread.
+  virtual void Cancel() = 0;
 };
 
 // The receiving end. One stream at a time.
 class ReceiveLane {
  public:
+  // Cancels. The sender's stream fails, UNAVAILABLE.
   virtual ~ReceiveLane() = default;
   // Waits for transfer number `plan` and copies it into `tensor`. A transfer of a lower number is
   // passed over; another number, or another size, is the sender's mistake: the stream fails,
-  // INTERNAL. `limit` counts from when the stream gets here: DEADLINE_EXCEEDED.
+  // INTERNAL. `limit` counts from when the stream gets here: DEADLINE_EXCEEDED. A dead peer, once
+  // all that came whole is taken: UNAVAILABLE, at once.
   virtual void Receive(Stream& stream, const Tensor& tensor, uint64_t plan,
                        absl::Duration limit) = 0;
   // How long the Receive that ran last has waited. From the stream's thread.
@@ -64,14 +72,17 @@ class Transport {
   // It may be opened before or after that one connects. REQUIRES: none is open of this kind.
   virtual std::unique_ptr<ReceiveLane> Open(LaneKind kind, uint32_t epoch) = 0;
   // Errors: UNAVAILABLE if the peer cannot be reached, DEADLINE_EXCEEDED if it does not open its
-  // end within `limit`, FAILED_PRECONDITION if it is of another protocol version.
+  // end within `limit`, FAILED_PRECONDITION if it is of another protocol version or the epoch is
+  // over, ALREADY_EXISTS if another has connected to this lane.
   virtual absl::StatusOr<std::unique_ptr<SendLane>> Connect(const std::string& address,
                                                             LaneKind kind, uint32_t epoch,
                                                             absl::Duration limit) = 0;
 };
 
 struct TransportOptions {
-  int64_t window = 4;                      // transfers
+  // Transfers. Not fewer than plans may be on their way, or tokens that no plan has asked for yet
+  // would hold up the last stage.
+  int64_t window = kMaxPlansAhead;
   int64_t max_transfer_bytes = 1ll << 30;  // of one; larger ones are refused
 };
 

@@ -21,16 +21,20 @@ class Llama final : public Model {
   absl::Status MakeWorkspace(const ModelLimits& limits, BaseAllocator& allocator);
 
   void Forward(const StepBatch& batch, const KvCache& cache) override;
+  Tensor Residual(int64_t num_tokens) override { return residual_.Slice(0, num_tokens); }
   Tensor Logits(const Tensor& tokens) override;
   int64_t weight_bytes() const override { return weight_.bytes(); }
 
  private:
+  bool is_first() const { return weight_.layers_range.first == 0; }
+  bool is_last() const { return weight_.layers_range.last == config_.num_layers; }
   // What bias_rope is told of `qkv`, rows of this layer that begin at `token` of the step. Borrows.
   BiasRopeArgs BiasRope(const AttentionWeight& weight, const Tensor& qkv,
                         const Tensor& rope) const {
     return {qkv,  weight.qkv_bias, weight.q_norm.gain, weight.k_norm.gain, config_.rms_norm_eps,
             rope, heads_};
   }
+  const NormWeight& NormAfter(size_t i) const;
   void ContextAttention(const StepBatch& batch, const AttentionWeight& weight, const Tensor& kv);
   void DecoderSelfAttention(const StepBatch& batch, const AttentionWeight& weight,
                             const Tensor& kv);
@@ -54,8 +58,8 @@ class Llama final : public Model {
   Tensor attention_;  // [max_tokens, q]
   Tensor gate_up_;    // [max_tokens, 2 * intermediate]
   Tensor gated_;      // [max_tokens, intermediate]
-  Tensor last_;       // [max_samples, hidden]
-  Tensor logits_;     // [max_samples, vocab]
+  Tensor last_;       // [max_samples, hidden], last stage
+  Tensor logits_;     // [max_samples, vocab], last stage
 };
 
 absl::Status Llama::MakeWorkspace(const ModelLimits& limits, BaseAllocator& allocator) {
@@ -72,8 +76,10 @@ absl::Status Llama::MakeWorkspace(const ModelLimits& limits, BaseAllocator& allo
   PENSTOCK_RETURN_IF_ERROR(make(attention_, tokens, config_.q_size()));
   PENSTOCK_RETURN_IF_ERROR(make(gate_up_, tokens, 2 * config_.intermediate_size));
   PENSTOCK_RETURN_IF_ERROR(make(gated_, tokens, config_.intermediate_size));
-  PENSTOCK_RETURN_IF_ERROR(make(last_, limits.max_samples, config_.hidden_size));
-  PENSTOCK_RETURN_IF_ERROR(make(logits_, limits.max_samples, config_.vocab_size));
+  if (is_last()) {
+    PENSTOCK_RETURN_IF_ERROR(make(last_, limits.max_samples, config_.hidden_size));
+    PENSTOCK_RETURN_IF_ERROR(make(logits_, limits.max_samples, config_.vocab_size));
+  }
   if (limits.prefill_attention == PrefillAttention::kPadded) {
     PENSTOCK_ASSIGN_OR_RETURN(padded_, PaddedAttention::Make(config_, limits, allocator));
   }
@@ -83,14 +89,15 @@ absl::Status Llama::MakeWorkspace(const ModelLimits& limits, BaseAllocator& allo
 void Llama::Forward(const StepBatch& batch, const KvCache& cache) {
   const int64_t tokens = batch.num_tokens();
   const float eps = config_.rms_norm_eps;
-  const Tensor x = residual_.Slice(0, tokens);       // [num_tokens, hidden]
+  const Tensor x = Residual(tokens);                 // [num_tokens, hidden]
   const Tensor norm = norm_.Slice(0, tokens);        // [num_tokens, hidden]
   const Tensor delta = delta_.Slice(0, tokens);      // [num_tokens, hidden]
   const Tensor qkv = qkv_.Slice(0, tokens);          // [num_tokens, q + k + v]
   const Tensor mixed = attention_.Slice(0, tokens);  // [num_tokens, q]
 
   ops_.RopeTable(frequencies_, batch.positions, rope_.Slice(0, tokens));
-  ops_.Embedding(batch.token_ids, weight_.embedding.table, x);
+  if (is_first()) ops_.Embedding(batch.token_ids, weight_.embedding.table, x);
+  // Between two layers of a stage the residual sum does this norm on its way; it is the same one.
   ops_.RmsNorm(x, weight_.layers[0].input_norm.gain, eps, norm);
   for (size_t i = 0; i < weight_.layers.size(); ++i) {
     const LayerWeight& layer = weight_.layers[i];
@@ -103,10 +110,15 @@ void Llama::Forward(const StepBatch& batch, const KvCache& cache) {
     ops_.FusedResidualNorm(x, delta, Tensor(), layer.post_attention_norm.gain, eps, norm);
 
     Ffn(layer.ffn, norm, delta);
-    const bool is_last = i + 1 == weight_.layers.size();
-    const NormWeight& next = is_last ? weight_.norm : weight_.layers[i + 1].input_norm;
-    ops_.FusedResidualNorm(x, delta, Tensor(), next.gain, eps, norm);
+    ops_.FusedResidualNorm(x, delta, Tensor(), NormAfter(i).gain, eps, norm);
   }
+}
+
+// The norm that follows the stage's layer i. Where the next layer is another stage's only the sum
+// counts, and that stage does the norm: any gain will do.
+const NormWeight& Llama::NormAfter(size_t i) const {
+  if (i + 1 < weight_.layers.size()) return weight_.layers[i + 1].input_norm;
+  return is_last() ? weight_.norm : weight_.layers[i].post_attention_norm;
 }
 
 Tensor Llama::Logits(const Tensor& tokens) {
@@ -176,7 +188,7 @@ void Llama::Linear(const Tensor& x, const PackedWeight& weight, const Tensor& ou
 absl::StatusOr<std::unique_ptr<Model>> MakeLlama(const ModelConfig& config, LlamaWeight weight,
                                                  const ModelLimits& limits, Ops& ops,
                                                  BaseAllocator& allocator) {
-  PENSTOCK_CHECK_EQ(weight.layers_range.count(), config.num_layers);
+  PENSTOCK_CHECK(!weight.layers.empty());
   auto llama = std::make_unique<Llama>(config, std::move(weight), ops);
   PENSTOCK_RETURN_IF_ERROR(llama->MakeWorkspace(limits, allocator));
   return llama;

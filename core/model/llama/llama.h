@@ -11,8 +11,10 @@
 
 namespace penstock {
 
-// Takes loaded weights of all layers. `ops` and `allocator` must outlive the model.
-// Errors: the allocator's, and those of PaddedAttention::Make if the limits ask for it.
+// Takes loaded weights of a slice of layers, not empty. A slice without the first layer takes rows
+// of the residual stream, one without the last leaves them; the hand-over changes no bit of an
+// answer. `ops` and `allocator` must outlive the model. Errors: the allocator's, and those of
+// PaddedAttention::Make if the limits ask for it.
 absl::StatusOr<std::unique_ptr<Model>> MakeLlama(const ModelConfig& config, LlamaWeight weight,
                                                  const ModelLimits& limits, Ops& ops,
                                                  BaseAllocator& allocator);

@@ -1,0 +1,26 @@
+// Holds what a stage is told to load against the model that it has opened, before it reads a
+// weight. Pure functions, thread-safe.
+#pragma once
+
+#include <cstdint>
+
+#include "core/base/status.h"
+#include "core/sched/stage_types.h"
+
+namespace penstock {
+
+// The layers that the options name, all of them where they name none.
+LayerRange StageLayers(const StageOptions& options, const ModelConfig& config);
+
+// Errors: FAILED_PRECONDITION for another model than options.model_hash says; INVALID_ARGUMENT for
+// layers out of the model, a place in the pipeline that does not fit them, or plans_ahead out of
+// its bounds. All say what to do.
+absl::Status CheckStageOptions(const StageOptions& options, const ModelConfig& config,
+                               uint64_t model_hash);
+
+// How many KV blocks of `block_bytes` the stage makes. Errors: INVALID_ARGUMENT with the setting if
+// the memory holds none.
+absl::StatusOr<int64_t> StageBlocks(const StageOptions& options, const ModelConfig& config,
+                                    int64_t block_bytes);
+
+}  // namespace penstock

@@ -1,0 +1,298 @@
+#include "worker/pipeline_stage.h"
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+namespace penstock {
+namespace {
+
+int64_t NowNs() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(
+             std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
+// A limit of a plan or of connecting; 0: none.
+absl::Duration Limit(int64_t ns) {
+  return ns == 0 ? absl::InfiniteDuration() : absl::Nanoseconds(ns);
+}
+
+absl::Status Cancelled() {
+  return absl::CancelledError("the epoch has ended: a new one was begun, or the stage is given up");
+}
+
+}  // namespace
+
+// A plan on its way through the stage.
+struct PipelineStage::Job {
+  StepPlan plan;
+  ResultCallback callback;
+  int64_t num_tokens = 0;
+  int64_t num_samples = 0;
+  StageTimes times;
+  int64_t sending_since = 0;  // ns
+  StepResult result;
+
+  absl::Duration limit() const { return Limit(plan.limit_ns); }
+};
+
+PipelineStage::PipelineStage(std::unique_ptr<StageExecutor> executor, Transport* transport)
+    : executor_(std::move(executor)), transport_(transport), doing_since_(NowNs()) {}
+
+PipelineStage::~PipelineStage() {
+  Abandon();
+  EndEpoch();
+}
+
+absl::StatusOr<StageInfo> PipelineStage::Load(const StageOptions& options,
+                                              const ProgressCallback& progress) {
+  if (options.num_stages > 1 && transport_ == nullptr) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "this worker is to be one of ", options.num_stages,
+        " stages, but has no transport to the others: start penstock-worker processes"));
+  }
+  PENSTOCK_ASSIGN_OR_RETURN(StageInfo info, executor_->Load(options, progress));
+  if (transport_ != nullptr) info.address = transport_->address();
+  options_ = options;
+  limits_ = {options.max_step_tokens, options.max_sequences, info.config.context_length,
+             info.num_blocks, info.config.vocab_size};
+  loaded_ = true;
+  return info;
+}
+
+absl::Status PipelineStage::CheckStart(const EpochStart& start) const {
+  const auto refuse = [&start](std::string_view what) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the start of epoch ", start.epoch, " does not fit this stage: ", Abs(what)));
+  };
+  if (!loaded_) return refuse("it has loaded no model");
+  if (start.epoch <= epoch_) return refuse(absl::StrCat("it has seen epoch ", epoch_));
+  if (start.first_plan == 0) return refuse("plans are numbered from 1");
+  if (start.next.empty() != is_last()) {
+    return refuse(is_last() ? "the last stage sends its rows to no other"
+                            : "no stage is named that takes its rows");
+  }
+  const bool sends_tokens = is_last() && !is_first();
+  if (start.first.empty() == sends_tokens) {
+    return refuse(sends_tokens ? "no stage is named that takes its tokens"
+                               : "only the last of several stages sends tokens");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status PipelineStage::BeginEpoch(const EpochStart& start) {
+  EndEpoch();
+  PENSTOCK_RETURN_IF_ERROR(CheckStart(start));
+  if (abandoned()) return Cancelled();
+  epoch_ = start.epoch;
+  PENSTOCK_RETURN_IF_ERROR(executor_->BeginEpoch(start));
+  if (absl::Status connected = Connect(start); !connected.ok()) {
+    EndEpoch();
+    return connected;
+  }
+  limits_.num_blocks = start.num_blocks;
+  order_ = PlanOrder(start.epoch, start.first_plan, options_.plans_ahead);
+  transfers_.clear();
+  {
+    std::lock_guard<std::mutex> lock(beat_mutex_);
+    beat_ = StageBeat();
+    beat_.epoch = start.epoch;
+    beat_.voids = executor_->voids();
+    doing_since_ = NowNs();
+  }
+  last_end_ns_ = 0;
+  failed_ = false;
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (abandoned_) return Cancelled();
+  cancelled_ = false;
+  taking_plans_ = true;
+  return absl::OkStatus();
+}
+
+bool PipelineStage::abandoned() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return abandoned_;
+}
+
+// Receiving ends first: a neighbour that connects waits for nothing but this stage's getting here.
+absl::Status PipelineStage::Connect(const EpochStart& start) {
+  Lanes lanes;
+  if (!is_first()) lanes.rows_in = transport_->Open(LaneKind::kRows, start.epoch);
+  if (is_first() && !is_last()) {
+    lanes.tokens_in = transport_->Open(LaneKind::kTokens, start.epoch);
+  }
+  const absl::Duration limit = Limit(start.connect_ns);
+  if (!is_last()) {
+    PENSTOCK_ASSIGN_OR_RETURN(lanes.rows_out,
+                              transport_->Connect(start.next, LaneKind::kRows, start.epoch, limit));
+  } else if (!is_first()) {
+    PENSTOCK_ASSIGN_OR_RETURN(
+        lanes.tokens_out, transport_->Connect(start.first, LaneKind::kTokens, start.epoch, limit));
+  }
+  std::lock_guard<std::mutex> lock(mutex_);
+  lanes_ = std::move(lanes);
+  return absl::OkStatus();
+}
+
+void PipelineStage::EndEpoch() {
+  taking_plans_ = false;
+  CancelLanes();
+  stream_.Fence();
+  Lanes old;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    old = std::move(lanes_);
+    lanes_ = Lanes();
+  }
+  stream_.Reset();
+}
+
+// From here on nothing of the epoch waits, computes or is answered, but for what runs right now.
+void PipelineStage::CancelLanes() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  cancelled_ = true;
+  stream_.Fail(Cancelled());
+  if (lanes_.rows_in) lanes_.rows_in->Cancel();
+  if (lanes_.tokens_in) lanes_.tokens_in->Cancel();
+  if (lanes_.rows_out) lanes_.rows_out->Cancel();
+  if (lanes_.tokens_out) lanes_.tokens_out->Cancel();
+}
+
+void PipelineStage::Abandon() {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    abandoned_ = true;
+  }
+  CancelLanes();
+}
+
+void PipelineStage::Submit(const StepPlan& plan, ResultCallback callback) {
+  if (!taking_plans_) return;
+  const auto job = std::make_shared<Job>();
+  job->plan = plan;
+  job->callback = std::move(callback);
+  job->num_tokens = plan.num_tokens();
+  job->num_samples = std::count_if(plan.rows.begin(), plan.rows.end(),
+                                   [](const PlanRow& row) { return row.sample; });
+  {
+    std::lock_guard<std::mutex> lock(beat_mutex_);
+    ++beat_.queued;
+  }
+  absl::Status fits = order_.Take(plan);
+  if (fits.ok()) fits = CheckPlan(plan, limits_);
+  taking_plans_ = fits.ok();
+  stream_.Enqueue([this, job] { Start(*job); });
+  if (fits.ok()) {
+    ReceiveTokens(job);
+    ReceiveRows(job);
+    stream_.Enqueue([this, job] { Compute(*job); });
+    SendOutput(job);
+  } else {
+    stream_.Enqueue([this, fits] { stream_.Fail(fits); });
+  }
+  stream_.Enqueue([this, job] { Finish(*job); });
+}
+
+// Tokens are taken in order, up to the last that this plan feeds. Those that every plan from now on
+// is too late to feed are taken too: their plans have been answered, or this one would not be here.
+void PipelineStage::ReceiveTokens(const std::shared_ptr<Job>& job) {
+  if (!is_first() || is_last()) return;
+  const uint64_t number = job->plan.number;
+  const auto ahead = static_cast<uint64_t>(options_.plans_ahead);
+  uint64_t last = number > ahead ? number - ahead : 0;
+  for (const PlanRow& row : job->plan.rows) last = std::max(last, row.token_from);
+  ReceiveLane& lane = *lanes_.tokens_in;
+  while (!transfers_.empty() && transfers_.front().plan <= last) {
+    const Transfer transfer = transfers_.front();
+    transfers_.pop_front();
+    lane.Receive(stream_, executor_->TokenRows(transfer.samples), transfer.plan, job->limit());
+    stream_.Enqueue([this, job, transfer, &lane] {
+      job->times.wait_input_ns += lane.waited_ns();
+      if (!stream_.status().ok()) return;
+      stream_.Fail(executor_->TakeTokens(job->plan.epoch, transfer.plan, transfer.samples));
+    });
+  }
+  if (job->num_samples > 0) transfers_.push_back({number, job->num_samples});
+}
+
+void PipelineStage::ReceiveRows(const std::shared_ptr<Job>& job) {
+  if (is_first()) return;
+  ReceiveLane& lane = *lanes_.rows_in;
+  lane.Receive(stream_, executor_->Rows(job->num_tokens), job->plan.number, job->limit());
+  stream_.Enqueue([job, &lane] { job->times.wait_input_ns += lane.waited_ns(); });
+}
+
+void PipelineStage::SendOutput(const std::shared_ptr<Job>& job) {
+  if (!is_last()) {
+    lanes_.rows_out->Send(stream_, executor_->Rows(job->num_tokens), job->plan.number,
+                          job->limit());
+  } else if (!is_first() && job->num_samples > 0) {
+    lanes_.tokens_out->Send(stream_, executor_->TokenRows(job->num_samples), job->plan.number,
+                            job->limit());
+  }
+}
+
+void PipelineStage::Start(Job& job) {
+  if (last_end_ns_ != 0) job.times.wait_plan_ns = NowNs() - last_end_ns_;
+  std::lock_guard<std::mutex> lock(beat_mutex_);
+  --beat_.queued;
+  beat_.current = job.plan.number;
+  beat_.doing = StageBeat::Doing::kWaitsForInput;
+  doing_since_ = NowNs();
+}
+
+void PipelineStage::Compute(Job& job) {
+  if (!stream_.status().ok()) return;
+  SetDoing(StageBeat::Doing::kComputes);
+  job.times.start_ns = NowNs();
+  absl::StatusOr<StepResult> result = executor_->Execute(job.plan);
+  job.sending_since = NowNs();
+  job.times.compute_ns = job.sending_since - job.times.start_ns;
+  SetDoing(StageBeat::Doing::kSends);
+  if (result.ok()) {
+    job.result = *std::move(result);
+  } else {
+    stream_.Fail(result.status());
+  }
+}
+
+void PipelineStage::Finish(Job& job) {
+  const absl::Status status = stream_.status();
+  const int64_t now = NowNs();
+  job.times.send_ns = now - job.sending_since;
+  last_end_ns_ = now;
+  {
+    std::lock_guard<std::mutex> lock(beat_mutex_);
+    if (status.ok()) beat_.done = job.plan.number;
+    beat_.current = 0;
+    beat_.doing = StageBeat::Doing::kIdle;
+    beat_.voids = executor_->voids();
+    doing_since_ = now;
+  }
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (cancelled_) return;
+  }
+  if (status.ok()) {
+    job.result.times = job.times;
+    job.callback(std::move(job.result));
+  } else if (!std::exchange(failed_, true)) {
+    job.callback(status);
+  }
+}
+
+void PipelineStage::SetDoing(StageBeat::Doing doing) {
+  std::lock_guard<std::mutex> lock(beat_mutex_);
+  beat_.doing = doing;
+  doing_since_ = NowNs();
+}
+
+StageBeat PipelineStage::beat() const {
+  std::lock_guard<std::mutex> lock(beat_mutex_);
+  StageBeat beat = beat_;
+  beat.doing_ns = NowNs() - doing_since_;
+  return beat;
+}
+
+}  // namespace penstock

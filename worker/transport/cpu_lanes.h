@@ -1,0 +1,38 @@
+// The two ends of a lane between stages on the CPU: what both transports (local, grpc) have in
+// common. Streams given to them are CpuStreams.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "core/base/status.h"
+#include "worker/transport/deadline.h"
+#include "worker/transport/lane_table.h"
+#include "worker/transport/transport.h"
+
+namespace penstock {
+
+// What a transport adds: where a transfer goes. Thread rule: Send from one thread at a time, the
+// others from any.
+class SendEnd {
+ public:
+  virtual ~SendEnd() = default;
+  // Returns once the bytes are taken. Errors as of SendLane::Send.
+  virtual absl::Status Send(std::span<const std::byte> bytes, uint64_t plan,
+                            const Deadline& deadline) = 0;
+  // What waits in Send, and comes later, fails at once.
+  virtual void Cancel() = 0;
+  // Tells the receiver that nothing more comes. No Send runs or comes.
+  virtual void Close() = 0;
+};
+
+std::unique_ptr<SendLane> MakeCpuSendLane(std::shared_ptr<SendEnd> end,
+                                          const TransportOptions& options);
+
+// Opens the table's lane, and closes it when it is destroyed.
+std::unique_ptr<ReceiveLane> MakeCpuReceiveLane(std::shared_ptr<LaneTable> table, LaneKind kind,
+                                                uint32_t epoch);
+
+}  // namespace penstock

@@ -1,0 +1,88 @@
+// ReceiveQueue: the receiving end of a lane: the transfers that have come and that nobody has asked
+// for yet, in order, at most `window` of them. Bytes are kept in the pieces they came in, so that
+// what is said of a transfer's size allocates nothing.
+//
+// Two sides meet in it. The receiver takes, cancels, closes; the sender (LaneSender: of the same
+// process, or the call that stands for one) adds, and says when it is gone.
+// Thread rule: any thread; one takes at a time. LaneSender is called without locks held.
+#pragma once
+
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/base/status.h"
+#include "worker/transport/deadline.h"
+#include "worker/transport/transport.h"
+
+namespace penstock {
+
+class ReceiveQueue;
+
+// The sending end, as the receiving one sees it. OnClosed may overtake OnOpened.
+class LaneSender {
+ public:
+  virtual ~LaneSender() = default;
+  // The lane is open: there is room for `window` transfers.
+  virtual void OnOpened(const std::shared_ptr<ReceiveQueue>& queue) = 0;
+  // It will not be: another epoch, another sender, the end.
+  virtual void OnRefused(const absl::Status& why) = 0;
+  // A transfer has left the queue.
+  virtual void OnRoom() = 0;
+  // The receiving end is gone.
+  virtual void OnClosed() = 0;
+};
+
+class ReceiveQueue {
+ public:
+  explicit ReceiveQueue(const TransportOptions& options) : options_(options) {}
+
+  int64_t window() const { return options_.window; }
+
+  // For the receiver.
+  // Waits for transfer `plan` and copies it into `bytes`; errors as of ReceiveLane::Receive, and
+  // UNAVAILABLE if the sender is gone and all that came whole was taken.
+  absl::Status Take(uint64_t plan, std::span<std::byte> bytes, const Deadline& deadline);
+  void Cancel();
+  void Close();  // cancels, drops what is here, tells the sender
+
+  // For the sender.
+  void Attach(std::shared_ptr<LaneSender> sender);  // once
+  // A piece of a transfer of `total_bytes`; the pieces of one follow each other. Errors: INTERNAL
+  // if what is said does not fit together or is too much; the receiver gets it too.
+  absl::Status Add(uint64_t plan, int64_t total_bytes, int64_t offset, std::string piece);
+  void SenderGone(const absl::Status& why);
+
+ private:
+  struct Transfer {
+    uint64_t plan = 0;
+    int64_t total_bytes = 0;
+    int64_t bytes = 0;  // that are here
+    std::vector<std::string> pieces;
+    bool whole() const { return bytes == total_bytes; }
+  };
+
+  // REQUIRES: mutex_ held.
+  absl::Status CheckPiece(uint64_t plan, int64_t total_bytes, int64_t offset,
+                          const std::string& piece) const;
+  bool begun() const { return !transfers_.empty() && !transfers_.back().whole(); }
+  bool ready() const { return !transfers_.empty() && transfers_.front().whole(); }
+
+  const TransportOptions options_;
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  // All below is guarded by mutex_.
+  std::deque<Transfer> transfers_;  // all whole, but perhaps the last
+  std::shared_ptr<LaneSender> sender_;
+  absl::Status broken_;  // the sender is gone, or has made a mistake
+  bool cancelled_ = false;
+};
+
+}  // namespace penstock

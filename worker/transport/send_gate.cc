@@ -1,0 +1,36 @@
+#include "worker/transport/send_gate.h"
+
+#include "absl/strings/str_cat.h"
+
+namespace penstock {
+
+absl::Status SendGate::Pass(const Deadline& deadline) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  const bool in_time = deadline.Wait(changed_, lock, [this] { return !closed_.ok() || room_ > 0; });
+  if (!closed_.ok()) return closed_;
+  if (!in_time) {
+    return absl::DeadlineExceededError(absl::StrCat("the receiving stage has made no room for ",
+                                                    absl::FormatDuration(deadline.limit()),
+                                                    ": it hangs, or is that much slower"));
+  }
+  --room_;
+  return absl::OkStatus();
+}
+
+void SendGate::Add(int64_t transfers) {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    room_ += transfers;
+  }
+  changed_.notify_one();
+}
+
+void SendGate::Close(const absl::Status& reason) {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    closed_.Update(reason);
+  }
+  changed_.notify_one();
+}
+
+}  // namespace penstock
