@@ -126,6 +126,7 @@ Command AddServe(CLI::App* app) {
                    "Once ready, write the port to this file (for scripts that use port 0)")
       ->type_name("FILE");
   AddRequestLimits(serve, &options.runtime.limits, flags.get());
+  AddPipelineFlags(serve, &options.runtime);
   serve->add_flag("!--no-startup-check", options.startup_check,
                   "Get ready without the check that the model answers the same by every path, and "
                   "without the check file");
