@@ -9,7 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "frontend/inference_client.h"
-#include "frontend/listen_address.h"
+#include "core/base/listen_address.h"
 #include "frontend/model_connection.h"
 
 namespace penstock {

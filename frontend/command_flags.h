@@ -26,6 +26,7 @@ Command AddChat(CLI::App* app);
 Command AddTokenize(CLI::App* app);
 Command AddInspect(CLI::App* app);
 Command AddBench(CLI::App* app);
+Command AddReplay(CLI::App* app);
 
 // Flags of how a model runs in this process, in the units of people. The object must live until
 // after the parsing.
@@ -41,6 +42,9 @@ class RuntimeFlags {
   std::string prefill_attention_ = "flash";
   int64_t padded_memory_mib_ = 2048;
 };
+
+// Limits of the pipeline, and its flight recorder.
+void AddPipelineFlags(CLI::App* app, RuntimeOptions* options);
 
 // --precision and --stages, of which only one value works so far.
 class PlannedFlags {

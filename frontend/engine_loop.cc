@@ -1,53 +1,18 @@
 #include "frontend/engine_loop.h"
 
 #include <algorithm>
-#include <optional>
 #include <string>
-
-#include "core/base/check.h"
-#include "core/base/log.h"
+#include <utility>
 
 namespace penstock {
-namespace {
 
-SchedulerOptions MakeSchedulerOptions(const EngineOptions& options, int64_t num_blocks) {
-  PENSTOCK_CHECK(Validate(options).ok());
-  SchedulerOptions result;
-  result.num_blocks = num_blocks;
-  result.max_sequences = options.max_sequences;
-  result.max_step_tokens = options.max_step_tokens;
-  return result;
-}
-
-}  // namespace
-
-absl::Status Validate(const EngineOptions& options) {
-  if (options.max_sequences < 1 || options.max_sequences > INT32_MAX) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--max-sequences is ", options.max_sequences, ": at least 1 is needed"));
-  }
-  if (options.max_step_tokens < options.max_sequences) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "--max-step-tokens is ", options.max_step_tokens, ": it must be at least --max-sequences, ",
-        options.max_sequences, ", since a step feeds one token of every running sequence"));
-  }
-  if (options.max_queued_requests < 1 || options.max_queued_tokens < 1) {
-    return absl::InvalidArgumentError(
-        "--max-queued-requests and --max-queued-tokens must be at least 1: every request passes "
-        "through the queue");
-  }
-  return absl::OkStatus();
-}
-
-EngineLoop::EngineLoop(EngineOptions options, const StageInfo& info,
-                       PipelineCoordinator& coordinator)
+EngineLoop::EngineLoop(EngineOptions options, PipelineCost cost, PipelineCoordinator& coordinator,
+                       EngineObserver* observer)
     : options_(std::move(options)),
-      num_blocks_(info.num_blocks),
-      wakeup_(std::make_shared<Wakeup>()),
       coordinator_(coordinator),
+      wakeup_(coordinator.wakeup()),
       queue_({options_.max_queued_requests, options_.max_queued_tokens}, wakeup_),
-      scheduler_(MakeSchedulerOptions(options_, info.num_blocks)) {
-  coordinator_.SetWakeup(wakeup_);
+      engine_(options_, std::move(cost), coordinator, observer) {
   Publish(false);
   thread_ = std::thread([this] { Run(); });
 }
@@ -63,12 +28,15 @@ absl::StatusOr<RequestId> EngineLoop::Submit(GenerationRequest request,
 
 absl::StatusOr<RequestId> EngineLoop::SubmitChoices(GenerationRequest request,
                                                     std::vector<std::shared_ptr<TokenSink>> sinks) {
+  const int64_t num_blocks = coordinator_.info().num_blocks;
   const int64_t tokens = static_cast<int64_t>(request.prompt.size()) + request.max_tokens;
-  if (BlocksFor(tokens - 1) > num_blocks_) {
+  if (BlocksFor(tokens - 1) > num_blocks) {
     return absl::OutOfRangeError(absl::StrCat(
         "the request needs room for ", tokens - 1, " tokens (prompt and max_tokens) and the ",
-        "server's KV memory holds ", num_blocks_ * kBlockSize, ": ask for fewer tokens"));
+        "server's KV memory holds ", num_blocks * kBlockSize, ": ask for fewer tokens"));
   }
+  // From the caller's clock to the engine's.
+  request.deadline += options_.now() - options_.wall();
   return queue_.Push(std::move(request), std::move(sinks));
 }
 
@@ -102,6 +70,11 @@ bool EngineLoop::healthy() const {
   return control_.healthy;
 }
 
+bool EngineLoop::ready() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return control_.ready;
+}
+
 EngineStats EngineLoop::stats() const {
   EngineStats stats;
   {
@@ -122,134 +95,42 @@ void EngineLoop::Run() {
       draining = control_.draining;
       drain_until = control_.drain_until;
     }
-    // Results first: a token that is here before its request's deadline or abort is delivered.
-    TakeResults();
-    TakeArrivals();
+    if (draining) engine_.SetDraining();
     const absl::Time now = options_.now();
-    ExpireDeadlines(now);
-    EndIfStageLost();
-    const bool out_of_time = draining && now >= drain_until;
-    if (out_of_time) {
-      FinishAll(absl::UnavailableError("the server shut down before the answer was complete"));
+    engine_.Turn(now, queue_.Take());
+    CloseIfGivenUp();
+    if (draining && now >= drain_until) {
+      engine_.FinishAll(
+          absl::UnavailableError("the server shut down before the answer was complete"));
     }
-    SubmitPlan();
-    const bool drained =
-        draining && live_.empty() && (out_of_time || coordinator_.num_in_flight() == 0);
+    const bool drained = draining && engine_.empty();
     Publish(drained);
 
-    absl::Time next = draining && !drained ? drain_until : absl::InfiniteFuture();
-    if (!deadlines_.empty()) next = std::min(next, deadlines_.begin()->first);
+    absl::Time next = engine_.NextTime();
+    if (draining && !drained) next = std::min(next, drain_until);
     wakeup_->Wait(next - now);
   }
   // The queue was closed before `stop` was set, so these are the last ones.
-  TakeArrivals();
-  FinishAll(absl::UnavailableError("the server stopped before the answer was complete"));
+  engine_.Turn(options_.now(), queue_.Take());
+  engine_.FinishAll(absl::UnavailableError("the server stopped before the answer was complete"));
   Publish(true);
 }
 
-void EngineLoop::TakeArrivals() {
-  RequestQueue::Batch batch = queue_.Take();
-  for (RequestQueue::Arrival& arrival : batch.arrivals) {
-    GenerationRequest& request = arrival.request;
-    Live& live = live_[arrival.id];
-    live.sink = std::move(arrival.sink);
-    live.deadline = request.deadline;
-    live.prompt_tokens = static_cast<int64_t>(request.prompt.size());
-    if (request.deadline != absl::InfiniteFuture()) {
-      deadlines_.emplace(request.deadline, arrival.id);
-    }
-    scheduler_.Add(arrival.id, std::move(request.prompt), request.max_tokens, request.sampling);
-  }
-  for (RequestId id : batch.aborts) {
-    Finish(id, FinishReason::kAbort, absl::CancelledError("the request was cancelled"));
-  }
-}
-
-void EngineLoop::TakeResults() {
-  while (std::optional<PipelineCoordinator::Outcome> outcome = coordinator_.Take()) {
-    if (!outcome->result.ok()) {
-      const size_t hit = scheduler_.Fail(outcome->number).size();
-      LogError(absl::StrCat("plan ", outcome->number, " with ", hit,
-                            " sequences failed: ", outcome->result.status().message()));
-      continue;  // EndIfStageLost tells them, and all others
-    }
-    const std::vector<SequenceProgress> progress = scheduler_.Commit(*std::move(outcome->result));
-    ++stats_.steps;
-    for (const SequenceProgress& step : progress) Deliver(step);
-  }
-}
-
-void EngineLoop::Deliver(const SequenceProgress& progress) {
-  if (progress.end == SequenceEnd::kFailed) {
-    Finish(
-        progress.id, FinishReason::kError,
-        absl::InternalError("the model computed no numbers for this request (NaN or infinity), or "
-                            "no token was left to choose from: other requests go on"));
-    return;
-  }
-  Live& live = live_.at(progress.id);
-  if (!progress.prompt_logprobs.empty()) live.sink->OnPrompt(progress.prompt_logprobs);
-  if (!progress.token.has_value()) return;
-  stats_.prompt_tokens += std::exchange(live.prompt_tokens, 0);
-  ++stats_.generated_tokens;
-  const GeneratedToken token{progress.token->token, progress.token->logprob, progress.token->top};
-  live.sink->OnTokens({&token, 1});
-  if (progress.end == SequenceEnd::kStop) {
-    Finish(progress.id, FinishReason::kStop, absl::OkStatus());
-  } else if (progress.end == SequenceEnd::kLength) {
-    Finish(progress.id, FinishReason::kLength, absl::OkStatus());
-  }
-}
-
-void EngineLoop::ExpireDeadlines(absl::Time now) {
-  while (!deadlines_.empty() && deadlines_.begin()->first <= now) {
-    Finish(deadlines_.begin()->second, FinishReason::kError,
-           absl::DeadlineExceededError("the request's time limit (the client's deadline or the "
-                                       "server's) passed before its answer was complete: allow "
-                                       "more time or ask for fewer tokens"));
-  }
-}
-
 // In every turn: what slipped in before the queue was closed arrives in a later one.
-void EngineLoop::EndIfStageLost() {
-  const absl::Status& lost = coordinator_.status();
-  if (lost.ok()) return;
-  queue_.Close(absl::UnavailableError(absl::StrCat(
-      "the server lost the stage that runs the model (", lost.message(), "): try another one")));
-  const absl::StatusCode code = lost.code() == absl::StatusCode::kUnavailable
-                                    ? absl::StatusCode::kUnavailable
-                                    : absl::StatusCode::kInternal;
-  FinishAll({code, absl::StrCat("the stage that runs the model failed: ", lost.message())});
-}
-
-void EngineLoop::SubmitPlan() {
-  // One stage gains nothing from a plan that waits behind another.
-  if (!coordinator_.status().ok() || coordinator_.num_in_flight() > 0) return;
-  if (std::optional<StepPlan> plan = scheduler_.Schedule()) coordinator_.Submit(std::move(*plan));
-}
-
-void EngineLoop::Finish(RequestId id, FinishReason reason, const absl::Status& status) {
-  const auto found = live_.find(id);
-  if (found == live_.end()) return;
-  const Live live = std::move(found->second);
-  live_.erase(found);
-  deadlines_.erase({live.deadline, id});
-  scheduler_.Abort(id);  // of no effect where the scheduler ended it
-  live.sink->OnFinish(reason, status);
-}
-
-void EngineLoop::FinishAll(const absl::Status& status) {
-  while (!live_.empty()) Finish(live_.begin()->first, FinishReason::kError, status);
+void EngineLoop::CloseIfGivenUp() {
+  if (engine_.alive()) return;
+  queue_.Close(
+      absl::UnavailableError(absl::StrCat("the server lost the stages that run the model (",
+                                          coordinator_.status().message(), "): try another one")));
 }
 
 void EngineLoop::Publish(bool drained) {
-  queue_.SetBacklog(scheduler_.num_waiting(), scheduler_.waiting_tokens());
-  stats_.running = scheduler_.num_running();
-  stats_.blocks_free = scheduler_.blocks().num_free();
-  stats_.blocks_total = num_blocks_;
+  const Scheduler& scheduler = engine_.scheduler();
+  queue_.SetBacklog(scheduler.num_waiting(), scheduler.waiting_tokens());
   std::lock_guard<std::mutex> lock(mutex_);
-  control_.stats = stats_;
-  control_.healthy = coordinator_.status().ok();
+  control_.stats = engine_.stats();
+  control_.healthy = engine_.alive();
+  control_.ready = engine_.ready();
   if (drained) {
     control_.drained = true;
     drained_.notify_all();

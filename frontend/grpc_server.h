@@ -16,7 +16,7 @@
 #include "core/base/status.h"
 #include "core/base/task_thread.h"
 #include "frontend/health_service.h"
-#include "frontend/listen_address.h"
+#include "core/base/listen_address.h"
 #include "frontend/service_state.h"
 
 namespace penstock {

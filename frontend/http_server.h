@@ -13,7 +13,7 @@
 
 #include "absl/time/time.h"
 #include "core/base/status.h"
-#include "frontend/listen_address.h"
+#include "core/base/listen_address.h"
 
 struct mg_connection;
 struct mg_context;

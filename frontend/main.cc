@@ -12,7 +12,8 @@ int Run(int argc, char** argv) {
   app.require_subcommand(1);
   app.footer("Each subcommand explains itself: penstock serve --help");
   const Command commands[] = {AddServe(&app),    AddGenerate(&app), AddChat(&app),
-                              AddTokenize(&app), AddInspect(&app),  AddBench(&app)};
+                              AddTokenize(&app), AddInspect(&app),  AddBench(&app),
+                              AddReplay(&app)};
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

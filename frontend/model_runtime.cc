@@ -2,14 +2,49 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <random>
 #include <utility>
 
 #include "core/base/kv_block.h"
 #include "core/base/utf8.h"
+#include "core/io/model_bytes.h"
 #include "core/io/model_file.h"
-#include "frontend/worker_link.h"
+#include "core/io/model_hash.h"
+#include "core/sched/layer_split.h"
+#include "frontend/embedded_worker.h"
+#include "frontend/flight_file.h"
 
 namespace penstock {
+namespace {
+
+struct Stages {
+  std::vector<LayerRange> layers;
+  std::vector<StageCost> costs;
+  uint64_t model_hash = 0;
+};
+
+absl::StatusOr<Stages> ShareOut(const RuntimeOptions& options) {
+  PENSTOCK_ASSIGN_OR_RETURN(const ModelFile file, OpenModel(options.stage.model));
+  PENSTOCK_ASSIGN_OR_RETURN(const ModelBytes bytes, MeasureModel(file));
+  SplitOptions split;
+  split.num_stages = options.num_stages;
+  split.layers = options.split;
+  PENSTOCK_ASSIGN_OR_RETURN(const LayerSplit shares, SplitLayers(file.config, bytes, split));
+  Stages stages;
+  stages.model_hash = ModelHash(file.config, *file.weights);
+  for (const StageSplit& stage : shares.stages) {
+    stages.layers.push_back(stage.layers);
+    stages.costs.emplace_back(stage.work, split.rates);
+  }
+  return stages;
+}
+
+uint64_t Secret() {
+  std::random_device device;
+  return uint64_t{device()} << 32 | device();
+}
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<ModelRuntime>> ModelRuntime::Load(const RuntimeOptions& options) {
   PENSTOCK_ASSIGN_OR_RETURN(ModelTokenizer file, OpenTokenizer(options.stage.model));
@@ -18,44 +53,86 @@ absl::StatusOr<std::unique_ptr<ModelRuntime>> ModelRuntime::Load(const RuntimeOp
   if (!options.chat.layout.empty()) PENSTOCK_RETURN_IF_ERROR(chat.status());
   PENSTOCK_ASSIGN_OR_RETURN(std::unique_ptr<Tokenizer> tokenizer,
                             MakeTokenizer(std::move(file.spec)));
-  return Start(options, std::move(tokenizer), MakeCpuStage(), std::move(chat));
+  PENSTOCK_ASSIGN_OR_RETURN(Stages stages, ShareOut(options));
+  std::unique_ptr<StageProvider> provider;
+  if (options.make_stages) {
+    PENSTOCK_ASSIGN_OR_RETURN(provider, options.make_stages());
+  } else if (options.num_stages == 1) {
+    provider = std::make_unique<EmbeddedWorker>(MakeCpuStage);
+  } else {
+    return absl::InvalidArgumentError(
+        absl::StrCat(options.num_stages, " stages need workers: start them with --stages or name ",
+                     "them with --workers"));
+  }
+  RuntimeOptions with_hash = options;
+  with_hash.stage.model_hash = stages.model_hash;
+  std::unique_ptr<ModelRuntime> runtime(new ModelRuntime(std::move(tokenizer), std::move(chat)));
+  PENSTOCK_RETURN_IF_ERROR(runtime->StartEngine(with_hash, std::move(provider),
+                                                std::move(stages.layers),
+                                                PipelineCost(std::move(stages.costs))));
+  return runtime;
 }
 
 absl::StatusOr<std::unique_ptr<ModelRuntime>> ModelRuntime::Start(
     const RuntimeOptions& options, std::unique_ptr<Tokenizer> tokenizer,
     std::unique_ptr<StageExecutor> executor, absl::StatusOr<ChatTemplate> chat_template) {
   std::unique_ptr<ModelRuntime> runtime(
-      new ModelRuntime(std::move(tokenizer), std::move(executor), std::move(chat_template)));
-  PENSTOCK_RETURN_IF_ERROR(runtime->StartEngine(options));
+      new ModelRuntime(std::move(tokenizer), std::move(chat_template)));
+  PENSTOCK_RETURN_IF_ERROR(
+      runtime->StartEngine(options, std::make_unique<EmbeddedWorker>(std::move(executor)),
+                           {LayerRange{}}, PipelineCost({StageCost(StageWork(), MachineRates())})));
   return runtime;
 }
 
 ModelRuntime::ModelRuntime(std::unique_ptr<Tokenizer> tokenizer,
-                           std::unique_ptr<StageExecutor> executor,
                            absl::StatusOr<ChatTemplate> chat_template)
-    : tokenizer_(std::move(tokenizer)),
-      chat_template_(std::move(chat_template)),
-      worker_(std::move(executor)),
-      coordinator_(std::make_unique<WorkerLink>(worker_.channel())) {}
+    : tokenizer_(std::move(tokenizer)), chat_template_(std::move(chat_template)) {}
 
-absl::Status ModelRuntime::StartEngine(const RuntimeOptions& options) {
+absl::Status ModelRuntime::StartEngine(const RuntimeOptions& options,
+                                       std::unique_ptr<StageProvider> provider,
+                                       std::vector<LayerRange> layers, PipelineCost cost) {
+  const auto num_stages = static_cast<int64_t>(layers.size());
   EngineOptions engine = options.engine;
   engine.max_step_tokens = options.stage.max_step_tokens;
   engine.max_sequences = options.stage.max_sequences;
+  engine.plans_ahead = options.plans_ahead > 0 ? options.plans_ahead : 2 * num_stages;
+  for (uint64_t& half : engine.cache_key) half = Secret();
   PENSTOCK_RETURN_IF_ERROR(Validate(engine));
-  PENSTOCK_ASSIGN_OR_RETURN(info_, coordinator_.Load(options.stage, options.progress));
+
+  PipelineOptions pipeline = options.pipeline;
+  pipeline.stage = options.stage;
+  pipeline.stage.plans_ahead = static_cast<int32_t>(engine.plans_ahead);
+  pipeline.layers = std::move(layers);
+  coordinator_ = std::make_unique<PipelineCoordinator>(std::move(provider), std::move(pipeline),
+                                                       options.observer);
+  coordinator_->SetProgress(options.progress);
+  if (!options.flight_recorder_dir.empty()) {
+    coordinator_->SetFlightRecorder(std::make_unique<FlightRecorder>(
+        options.flight_recorder_plans, MakeFlightWriter(options.flight_recorder_dir)));
+  }
+  coordinator_->Start(engine.now());
+  while (true) {
+    const absl::Time now = engine.now();
+    coordinator_->Advance(now);
+    if (coordinator_->state() != PipelineState::kLoading) break;
+    coordinator_->wakeup()->Wait(coordinator_->NextTime(now) - now);
+  }
+  coordinator_->SetProgress([](const LoadProgress&) {});
+  if (coordinator_->state() == PipelineState::kFailed) return coordinator_->status();
+
   // A sampled id must have a text, and an id from a client a row of the embedding table.
-  if (info_.config.vocab_size != tokenizer_->vocab_size()) {
+  if (info().config.vocab_size != tokenizer_->vocab_size()) {
     return absl::InvalidArgumentError(
-        absl::StrCat(options.stage.model, ": the model has ", info_.config.vocab_size,
+        absl::StrCat(options.stage.model, ": the model has ", info().config.vocab_size,
                      " rows of embeddings and the tokenizer ", tokenizer_->vocab_size(),
                      " tokens: the file does not fit together; convert the model again"));
   }
   limits_ = options.limits;
-  limits_.model = ServedName(info_.config, options.stage.model);
-  limits_.vocab_size = info_.config.vocab_size;
-  limits_.context_length = std::min(info_.config.context_length, info_.num_blocks * kBlockSize);
-  engine_ = std::make_unique<EngineLoop>(std::move(engine), info_, coordinator_);
+  limits_.model = ServedName(info().config, options.stage.model);
+  limits_.vocab_size = info().config.vocab_size;
+  limits_.context_length = std::min(info().config.context_length, info().num_blocks * kBlockSize);
+  engine_ = std::make_unique<EngineLoop>(std::move(engine), std::move(cost), *coordinator_,
+                                         options.observer);
   return absl::OkStatus();
 }
 

@@ -170,6 +170,7 @@ Command AddServe(CLI::App* app) {
       ->type_name("FILE");
   AddRequestLimits(serve, &options.runtime.limits, flags.get());
   AddMonitoring(serve, &options.monitoring, &flags->trace_max_mib);
+  AddPipelineFlags(serve, &options.runtime);
   serve->add_flag("!--no-startup-check", options.startup_check,
                   "Get ready without the check that the model answers the same by every path, and "
                   "without the check file");

@@ -37,7 +37,7 @@ class ServiceState {
   // What the health service says.
   bool Serving() const {
     const absl::StatusOr<ModelRuntime*> runtime = Ready();
-    return runtime.ok() && (*runtime)->engine().healthy();
+    return runtime.ok() && (*runtime)->engine().ready();
   }
 
  private:

@@ -3,46 +3,12 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
-#include <string_view>
 #include <utility>
 
-#include "core/base/check.h"
+#include "proto/range_check.h"
 
 namespace penstock {
 namespace {
-
-// Far above any real setting, and far below what could overflow a product of two.
-constexpr int64_t kMaxStepTokens = 1 << 20;
-constexpr int64_t kMaxSequences = 1 << 20;
-constexpr int64_t kMaxThreads = 4096;
-constexpr int64_t kMaxPosition = int64_t{1} << 40;
-constexpr int64_t kMaxBytes = int64_t{1} << 50;
-constexpr float kMaxPenalty = 1e6f;
-
-// The first field out of its range, kept until status() is asked for.
-class RangeCheck {
- public:
-  explicit RangeCheck(std::string_view message) : message_(message) {}
-
-  void Integer(std::string_view field, int64_t value, int64_t low, int64_t high) {
-    if (status_.ok() && (value < low || value > high)) {
-      status_ = absl::InvalidArgumentError(absl::StrCat(Abs(message_), ".", Abs(field), " is ",
-                                                        value, ", not in ", low, " to ", high));
-    }
-  }
-  // NaN is in no range.
-  void Real(std::string_view field, float value, float low, float high) {
-    if (status_.ok() && !(value >= low && value <= high)) {
-      status_ = absl::InvalidArgumentError(absl::StrCat(Abs(message_), ".", Abs(field), " is ",
-                                                        value, ", not in ", low, " to ", high));
-    }
-  }
-  const absl::Status& status() const { return status_; }
-
- private:
-  std::string_view message_;
-  absl::Status status_;
-};
 
 void EncodeSampling(const SamplingParams& sampling, worker::v1::SamplingParams* to) {
   to->set_temperature(sampling.temperature);
@@ -150,56 +116,24 @@ std::vector<TokenLogprob> DecodeTop(
   return top;
 }
 
-void EncodeRopeScaling(const RopeScaling& from, worker::v1::RopeScaling* to) {
-  switch (from.type) {
-    case RopeScaling::Type::kNone:
-      to->set_type(worker::v1::RopeScaling::NONE);
-      break;
-    case RopeScaling::Type::kLinear:
-      to->set_type(worker::v1::RopeScaling::LINEAR);
-      break;
-    case RopeScaling::Type::kLlama3:
-      to->set_type(worker::v1::RopeScaling::LLAMA3);
-      break;
-    case RopeScaling::Type::kFactors:
-      to->set_type(worker::v1::RopeScaling::FACTORS);
-      break;
-  }
-  to->set_factor(from.factor);
-  to->set_low_freq_factor(from.low_freq_factor);
-  to->set_high_freq_factor(from.high_freq_factor);
-  to->set_original_context(from.original_context);
-  to->mutable_factors()->Add(from.factors.begin(), from.factors.end());
-}
-
-// The numbers are Validate's to check.
-absl::StatusOr<RopeScaling> DecodeRopeScaling(const worker::v1::RopeScaling& from) {
-  RangeCheck check("RopeScaling");
-  check.Integer("type", static_cast<int>(from.type()),
-                static_cast<int>(worker::v1::RopeScaling::NONE),
-                static_cast<int>(worker::v1::RopeScaling::FACTORS));
-  PENSTOCK_RETURN_IF_ERROR(check.status());
-  RopeScaling scaling;
-  if (from.type() == worker::v1::RopeScaling::LINEAR) scaling.type = RopeScaling::Type::kLinear;
-  if (from.type() == worker::v1::RopeScaling::LLAMA3) scaling.type = RopeScaling::Type::kLlama3;
-  if (from.type() == worker::v1::RopeScaling::FACTORS) scaling.type = RopeScaling::Type::kFactors;
-  scaling.factor = from.factor();
-  scaling.low_freq_factor = from.low_freq_factor();
-  scaling.high_freq_factor = from.high_freq_factor();
-  scaling.original_context = from.original_context();
-  scaling.factors.assign(from.factors().begin(), from.factors().end());
-  return scaling;
-}
-
 absl::StatusOr<PlanRow> DecodeRow(const worker::v1::PlanRow& message) {
   RangeCheck check("PlanRow");
   check.Integer("slot", message.slot(), 0, kMaxSequences - 1);
   check.Integer("position", message.position(), 0, kMaxPosition);
   check.Integer("tokens.size", message.tokens_size(), 1, kMaxStepTokens);
-  for (const int32_t token : message.tokens()) check.Integer("tokens", token, 0, INT32_MAX);
+  if (message.token_from() != 0) {
+    check.Integer("tokens.size", message.tokens_size(), 1, 1);
+    for (const int32_t token : message.tokens()) {
+      check.Integer("tokens", token, kNoToken, kNoToken);
+    }
+  } else {
+    for (const int32_t token : message.tokens()) check.Integer("tokens", token, 0, INT32_MAX);
+  }
   for (const int32_t block : message.blocks()) check.Integer("blocks", block, 0, INT32_MAX);
   check.Integer("targets.size", message.targets_size(), 0, message.tokens_size());
   for (const int32_t token : message.targets()) check.Integer("targets", token, 0, INT32_MAX);
+  check.Integer("mask", message.mask(), 0, INT32_MAX);
+  check.Integer("num_drafts", message.num_drafts(), 0, message.tokens_size());
   PENSTOCK_RETURN_IF_ERROR(check.status());
   PlanRow row;
   row.slot = message.slot();
@@ -209,122 +143,18 @@ absl::StatusOr<PlanRow> DecodeRow(const worker::v1::PlanRow& message) {
   row.blocks.assign(message.blocks().begin(), message.blocks().end());
   row.sample = message.sample();
   row.targets.assign(message.targets().begin(), message.targets().end());
+  row.token_from = message.token_from();
+  row.mask = message.mask() - 1;
+  row.num_drafts = message.num_drafts();
   return row;
 }
 
 }  // namespace
 
-void EncodeStageOptions(const StageOptions& options, worker::v1::LoadRequest* message) {
-  message->set_model(options.model);
-  message->set_kv_memory_bytes(options.kv_memory_bytes);
-  message->set_max_step_tokens(options.max_step_tokens);
-  message->set_max_sequences(options.max_sequences);
-  message->set_threads(options.threads);
-  message->set_prefill_attention(options.prefill_attention == PrefillAttention::kPadded
-                                     ? worker::v1::PREFILL_ATTENTION_PADDED
-                                     : worker::v1::PREFILL_ATTENTION_FLASH);
-  message->set_padded_memory_bytes(options.padded_memory_bytes);
-  message->set_check_file(options.check_file);
-}
-
-absl::StatusOr<StageOptions> DecodeStageOptions(const worker::v1::LoadRequest& message) {
-  RangeCheck check("LoadRequest");
-  check.Integer("kv_memory_bytes", message.kv_memory_bytes(), 0, kMaxBytes);
-  check.Integer("max_step_tokens", message.max_step_tokens(), 1, kMaxStepTokens);
-  check.Integer("max_sequences", message.max_sequences(), 1, kMaxSequences);
-  check.Integer("threads", message.threads(), 0, kMaxThreads);
-  check.Integer("prefill_attention", static_cast<int>(message.prefill_attention()),
-                static_cast<int>(worker::v1::PREFILL_ATTENTION_FLASH),
-                static_cast<int>(worker::v1::PREFILL_ATTENTION_PADDED));
-  check.Integer("padded_memory_bytes", message.padded_memory_bytes(), 0, kMaxBytes);
-  PENSTOCK_RETURN_IF_ERROR(check.status());
-  StageOptions options;
-  options.model = message.model();
-  options.kv_memory_bytes = message.kv_memory_bytes();
-  options.max_step_tokens = message.max_step_tokens();
-  options.max_sequences = message.max_sequences();
-  options.threads = message.threads();
-  options.prefill_attention = message.prefill_attention() == worker::v1::PREFILL_ATTENTION_PADDED
-                                  ? PrefillAttention::kPadded
-                                  : PrefillAttention::kFlash;
-  options.padded_memory_bytes = message.padded_memory_bytes();
-  options.check_file = message.check_file();
-  return options;
-}
-
-void EncodeLoadProgress(const LoadProgress& progress, worker::v1::LoadProgress* message) {
-  message->set_done(progress.done);
-  message->set_total(progress.total);
-  message->set_tensor(progress.tensor);
-}
-
-absl::StatusOr<LoadProgress> DecodeLoadProgress(const worker::v1::LoadProgress& message) {
-  RangeCheck check("LoadProgress");
-  check.Integer("total", message.total(), 0, kMaxBytes);
-  check.Integer("done", message.done(), 0, message.total());
-  PENSTOCK_RETURN_IF_ERROR(check.status());
-  return LoadProgress{message.done(), message.total(), message.tensor()};
-}
-
-void EncodeStageInfo(const StageInfo& info, worker::v1::LoadResponse* message) {
-  worker::v1::ModelConfig* config = message->mutable_config();
-  config->set_architecture(info.config.architecture);
-  config->set_name(info.config.name);
-  config->set_hidden_size(info.config.hidden_size);
-  config->set_intermediate_size(info.config.intermediate_size);
-  config->set_num_layers(info.config.num_layers);
-  config->set_num_heads(info.config.num_heads);
-  config->set_num_kv_heads(info.config.num_kv_heads);
-  config->set_head_dim(info.config.head_dim);
-  config->set_vocab_size(info.config.vocab_size);
-  config->set_context_length(info.config.context_length);
-  config->set_rms_norm_eps(info.config.rms_norm_eps);
-  config->set_rope_theta(info.config.rope_theta);
-  config->set_tied_embeddings(info.config.tied_embeddings);
-  config->set_sliding_window(info.config.sliding_window);
-  config->set_qkv_bias(info.config.qkv_bias);
-  config->set_qk_norm(info.config.qk_norm);
-  EncodeRopeScaling(info.config.rope_scaling, config->mutable_rope_scaling());
-  message->set_num_blocks(info.num_blocks);
-  message->set_weight_bytes(info.weight_bytes);
-  message->set_load_ns(info.load_ns);
-}
-
-absl::StatusOr<StageInfo> DecodeStageInfo(const worker::v1::LoadResponse& message) {
-  const worker::v1::ModelConfig& config = message.config();
-  StageInfo info;
-  info.config.architecture = config.architecture();
-  info.config.name = config.name();
-  info.config.hidden_size = config.hidden_size();
-  info.config.intermediate_size = config.intermediate_size();
-  info.config.num_layers = config.num_layers();
-  info.config.num_heads = config.num_heads();
-  info.config.num_kv_heads = config.num_kv_heads();
-  info.config.head_dim = config.head_dim();
-  info.config.vocab_size = config.vocab_size();
-  info.config.context_length = config.context_length();
-  info.config.rms_norm_eps = config.rms_norm_eps();
-  info.config.rope_theta = config.rope_theta();
-  info.config.tied_embeddings = config.tied_embeddings();
-  info.config.sliding_window = config.sliding_window();
-  info.config.qkv_bias = config.qkv_bias();
-  info.config.qk_norm = config.qk_norm();
-  PENSTOCK_ASSIGN_OR_RETURN(info.config.rope_scaling, DecodeRopeScaling(config.rope_scaling()));
-  PENSTOCK_RETURN_IF_ERROR(Annotate(Validate(info.config), "LoadResponse.config"));
-  RangeCheck check("LoadResponse");
-  check.Integer("num_blocks", message.num_blocks(), 1, INT32_MAX);
-  check.Integer("weight_bytes", message.weight_bytes(), 0, kMaxBytes);
-  check.Integer("load_ns", message.load_ns(), 0, INT64_MAX);
-  PENSTOCK_RETURN_IF_ERROR(check.status());
-  info.num_blocks = message.num_blocks();
-  info.weight_bytes = message.weight_bytes();
-  info.load_ns = message.load_ns();
-  return info;
-}
-
 void EncodeStepPlan(const StepPlan& plan, worker::v1::StepPlan* message) {
   message->set_number(plan.number);
   message->set_epoch(plan.epoch);
+  message->set_limit_ns(plan.limit_ns);
   for (const Admission& admission : plan.admissions) {
     worker::v1::Admission* to = message->add_admissions();
     to->set_slot(admission.slot);
@@ -342,6 +172,9 @@ void EncodeStepPlan(const StepPlan& plan, worker::v1::StepPlan* message) {
     to->mutable_blocks()->Add(row.blocks.begin(), row.blocks.end());
     to->set_sample(row.sample);
     to->mutable_targets()->Add(row.targets.begin(), row.targets.end());
+    to->set_token_from(row.token_from);
+    to->set_mask(row.mask + 1);
+    to->set_num_drafts(row.num_drafts);
   }
 }
 
@@ -349,6 +182,7 @@ absl::StatusOr<StepPlan> DecodeStepPlan(const worker::v1::StepPlan& message) {
   StepPlan plan;
   plan.number = message.number();
   plan.epoch = message.epoch();
+  plan.limit_ns = message.limit_ns();
   plan.admissions.reserve(static_cast<size_t>(message.admissions_size()));
   for (const worker::v1::Admission& from : message.admissions()) {
     PENSTOCK_ASSIGN_OR_RETURN(Admission admission, DecodeAdmission(from));
@@ -361,6 +195,7 @@ absl::StatusOr<StepPlan> DecodeStepPlan(const worker::v1::StepPlan& message) {
   }
   RangeCheck check("StepPlan");
   check.Integer("tokens of all rows", plan.num_tokens(), 0, kMaxStepTokens);
+  check.Integer("limit_ns", plan.limit_ns, 0, INT64_MAX);
   PENSTOCK_RETURN_IF_ERROR(check.status());
   return plan;
 }
@@ -385,21 +220,30 @@ void EncodeStepResult(const StepResult& result, worker::v1::StepResult* message)
     EncodeLogprob(each.token, to->mutable_token());
     for (const TokenLogprob& other : each.top) EncodeLogprob(other, to->add_top());
   }
+  message->set_start_ns(result.times.start_ns);
   message->set_compute_ns(result.times.compute_ns);
+  message->set_wait_plan_ns(result.times.wait_plan_ns);
+  message->set_wait_input_ns(result.times.wait_input_ns);
+  message->set_send_ns(result.times.send_ns);
 }
 
 absl::StatusOr<StepResult> DecodeStepResult(const worker::v1::StepResult& message) {
   RangeCheck check("StepResult");
+  check.Integer("start_ns", message.start_ns(), 0, INT64_MAX);
   check.Integer("compute_ns", message.compute_ns(), 0, INT64_MAX);
+  check.Integer("wait_plan_ns", message.wait_plan_ns(), 0, INT64_MAX);
+  check.Integer("wait_input_ns", message.wait_input_ns(), 0, INT64_MAX);
+  check.Integer("send_ns", message.send_ns(), 0, INT64_MAX);
   StepResult result;
   result.number = message.number();
   result.epoch = message.epoch();
-  result.times.compute_ns = message.compute_ns();
+  result.times = {message.start_ns(), message.compute_ns(), message.wait_plan_ns(),
+                  message.wait_input_ns(), message.send_ns()};
   result.samples.reserve(static_cast<size_t>(message.samples_size()));
   for (const worker::v1::SampledToken& sample : message.samples()) {
     check.Integer("slot", sample.slot(), 0, kMaxSequences - 1);
     check.Integer("position", sample.position(), 0, kMaxPosition);
-    check.Integer("token", sample.token(), kNoToken, INT32_MAX);
+    check.Integer("token", sample.token(), kVoidToken, INT32_MAX);
     check.Real("logprob", sample.logprob(), -INFINITY, kMaxLogprob);
     result.samples.push_back({sample.slot(), sample.generation(), sample.position(), sample.token(),
                               sample.logprob(), DecodeTop(sample.top(), &check)});
@@ -418,20 +262,6 @@ absl::StatusOr<StepResult> DecodeStepResult(const worker::v1::StepResult& messag
   }
   PENSTOCK_RETURN_IF_ERROR(check.status());
   return result;
-}
-
-void EncodeError(const absl::Status& status, worker::v1::Error* message) {
-  PENSTOCK_CHECK(!status.ok());
-  message->set_code(status.raw_code());
-  message->set_message(Message(status));
-}
-
-absl::Status DecodeError(const worker::v1::Error& message) {
-  const bool known = message.code() >= static_cast<int>(absl::StatusCode::kCancelled) &&
-                     message.code() <= static_cast<int>(absl::StatusCode::kUnauthenticated);
-  const auto code =
-      known ? static_cast<absl::StatusCode>(message.code()) : absl::StatusCode::kInternal;
-  return {code, message.message()};
 }
 
 }  // namespace penstock

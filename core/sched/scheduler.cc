@@ -7,10 +7,16 @@
 
 namespace penstock {
 
-Scheduler::Scheduler(SchedulerOptions options) : options_(options), blocks_(options_.num_blocks) {
+Scheduler::Scheduler(const SchedulerOptions& options, PipelineCost cost)
+    : options_(options),
+      cost_(std::move(cost)),
+      blocks_(options_.num_blocks),
+      log_(options_.plans_ahead) {
   PENSTOCK_CHECK_GT(options_.max_sequences, 0);
   PENSTOCK_CHECK_LE(options_.max_sequences, INT32_MAX);
   PENSTOCK_CHECK_GE(options_.max_step_tokens, options_.max_sequences);
+  PENSTOCK_CHECK_GT(options_.plans_ahead, 0);
+  PENSTOCK_CHECK_EQ(options_.num_stages, cost_.num_stages());
   slots_.resize(options_.max_sequences, nullptr);
   generations_.resize(options_.max_sequences, 0);
   for (int64_t slot = options_.max_sequences - 1; slot >= 0; --slot) {
@@ -18,248 +24,196 @@ Scheduler::Scheduler(SchedulerOptions options) : options_(options), blocks_(opti
   }
 }
 
-void Scheduler::Add(SequenceId id, std::vector<int32_t> prompt, int64_t max_tokens,
-                    const SamplingParams& sampling) {
-  PENSTOCK_CHECK(!prompt.empty());
-  PENSTOCK_CHECK_GT(max_tokens, 0);
+void Scheduler::Add(SequenceId id, SequenceRequest request) {
+  PENSTOCK_CHECK(!request.prompt.empty());
+  PENSTOCK_CHECK_GT(request.max_tokens, 0);
   auto sequence = std::make_unique<Sequence>();
   sequence->id = id;
-  sequence->tokens = std::move(prompt);
+  sequence->arrival = ++arrivals_;
+  sequence->tokens = std::move(request.prompt);
   sequence->prompt_tokens = sequence->size();
-  sequence->max_tokens = max_tokens;
-  sequence->sampling = sampling;
+  sequence->max_tokens = request.max_tokens;
+  sequence->sampling = std::move(request.sampling);
+  sequence->priority = request.priority;
+  sequence->tenant = request.tenant;
   PENSTOCK_CHECK_LE(sequence->blocks_needed(), blocks_.num_blocks());
 
-  waiting_.push_back(sequence.get());
-  waiting_tokens_ += sequence->prompt_tokens + max_tokens;
+  waiting_.Push(*sequence);
   const bool is_new = sequences_.emplace(id, std::move(sequence)).second;
   PENSTOCK_CHECK(is_new);
 }
 
 void Scheduler::Abort(SequenceId id) {
   const auto found = sequences_.find(id);
-  if (found == sequences_.end()) return;
-  Sequence& sequence = *found->second;
-  if (sequence.in_flight != 0) {
-    sequence.aborted = true;
-  } else {
-    Remove(sequence);
-  }
+  if (found != sequences_.end()) Remove(*found->second);
 }
 
-std::optional<StepPlan> Scheduler::Schedule() {
-  StepPlan plan;
-  plan.number = last_number_ + 1;
-  in_flight_.emplace_back().number = plan.number;
-
-  // Decodes are served first but stand last. There are at most max_sequences of them, so while a
-  // prompt is being fed at least one token of the budget is left for it.
-  int64_t budget = options_.max_step_tokens;
-  std::vector<Sequence*> decodes;
-  for (Sequence* sequence : running_) {
-    if (sequence->in_flight == 0 && sequence->decoding()) decodes.push_back(sequence);
-  }
-  budget -= static_cast<int64_t>(decodes.size());
-
-  const auto add_prefill = [&](Sequence& sequence) {
-    const int64_t count = std::min(budget, sequence.prompt_tokens - sequence.computed);
-    AddRow(sequence, count, plan);
-    budget -= count;
-  };
-  for (Sequence* sequence : running_) {
-    if (budget == 0) break;
-    if (sequence->in_flight == 0 && !sequence->decoding()) add_prefill(*sequence);
-  }
-  while (budget > 0 && !waiting_.empty() && Admit(*waiting_.front(), plan)) {
-    add_prefill(*running_.back());
-  }
-  for (Sequence* sequence : decodes) AddRow(*sequence, 1, plan);
-
-  if (plan.rows.empty()) {
-    in_flight_.pop_back();
-    return std::nullopt;
-  }
-  last_number_ = plan.number;
-  return plan;
-}
-
-// Moves the oldest waiting sequence into a slot; false if there is no room for it.
-bool Scheduler::Admit(Sequence& sequence, StepPlan& plan) {
-  if (free_slots_.empty() || sequence.blocks_needed() > blocks_.num_free()) return false;
-  waiting_.pop_front();
-  waiting_tokens_ -= sequence.prompt_tokens + sequence.max_tokens;
-  running_.push_back(&sequence);
-
-  sequence.slot = free_slots_.back();
-  free_slots_.pop_back();
-  slots_[sequence.slot] = &sequence;
-  sequence.generation = ++generations_[sequence.slot];
-  sequence.blocks = blocks_.Allocate(sequence.blocks_needed());
-  sequence.tokens.reserve(sequence.prompt_tokens + sequence.max_tokens);
-
-  Admission& admission = plan.admissions.emplace_back();
-  admission.slot = sequence.slot;
-  admission.generation = sequence.generation;
-  admission.sampling = sequence.sampling;
-  admission.prompt_tokens = sequence.prompt_tokens;
-  if (sequence.sampling.needs_history()) admission.history = sequence.tokens;
-  return true;
-}
-
-// Feeds the next `count` tokens of the sequence in the plan.
-void Scheduler::AddRow(Sequence& sequence, int64_t count, StepPlan& plan) {
-  const int64_t end = sequence.computed + count;
-  PlanRow& row = plan.rows.emplace_back();
-  row.slot = sequence.slot;
-  row.generation = sequence.generation;
-  row.position = sequence.computed;
-  row.tokens.assign(sequence.tokens.begin() + sequence.computed, sequence.tokens.begin() + end);
-  row.blocks.assign(sequence.blocks.begin(), sequence.blocks.begin() + BlocksFor(end));
-  row.sample = end == sequence.size();
-  if (sequence.sampling.prompt_logprobs >= 0 && !sequence.decoding()) {
-    const int64_t last = std::min(end + 1, sequence.prompt_tokens);
-    row.targets.assign(sequence.tokens.begin() + sequence.computed + 1,
-                       sequence.tokens.begin() + last);
-  }
-
-  sequence.in_flight = plan.number;
-  InFlight& flight = in_flight_.back();
-  flight.rows.push_back(&sequence);
-  flight.row_tokens.push_back(count);
-  flight.samples += row.sample ? 1 : 0;
-  flight.targets += static_cast<int64_t>(row.targets.size());
+void Scheduler::SetSuspect(SequenceId id, bool suspect) {
+  const auto found = sequences_.find(id);
+  if (found == sequences_.end() || found->second->suspect == suspect) return;
+  found->second->suspect = suspect;
+  num_suspects_ += suspect ? 1 : -1;
 }
 
 std::vector<SequenceProgress> Scheduler::Commit(StepResult result) {
-  const InFlight flight = TakeInFlight(result.number);
-  std::vector<Sequence*> leaving;
-  for (size_t i = 0; i < flight.rows.size(); ++i) {
-    Sequence* sequence = flight.rows[i];
-    sequence->computed += flight.row_tokens[i];
-    sequence->in_flight = 0;
-    if (sequence->aborted) leaving.push_back(sequence);
+  const PlannedStep step = log_.Pop(result.number);
+  // Samples may come in another order than the rows.
+  std::vector<SampledToken*> samples(slots_.size(), nullptr);  // by slot
+  for (SampledToken& sample : result.samples) {
+    PENSTOCK_CHECK(sample.slot >= 0 && sample.slot < options_.max_sequences);
+    samples[sample.slot] = &sample;
   }
-  PENSTOCK_CHECK_EQ(static_cast<int64_t>(result.samples.size()), flight.samples);
-  PENSTOCK_CHECK_EQ(static_cast<int64_t>(result.prompt_logprobs.size()), flight.targets);
 
   std::vector<SequenceProgress> progress;
-  progress.reserve(flight.rows.size());
-  absl::flat_hash_map<SequenceId, size_t> told;  // places in `progress` of what tells of a prompt
-  for (PromptLogprob& logprob : result.prompt_logprobs) {
-    Sequence& sequence = At(logprob.slot, logprob.generation);
-    if (sequence.aborted) continue;
-    const auto [found, is_new] = told.emplace(sequence.id, progress.size());
-    if (is_new) progress.emplace_back().id = sequence.id;
-    SequenceProgress& step = progress[found->second];
-    if (logprob.token.token == kNoToken) step.end = SequenceEnd::kFailed;
-    step.prompt_logprobs.push_back(std::move(logprob));
+  progress.reserve(step.rows.size());
+  size_t next_target = 0;
+  for (const PlannedRow& row : step.rows) {
+    const size_t first_target = next_target;
+    next_target += row.targets;
+    PENSTOCK_CHECK_LE(next_target, result.prompt_logprobs.size());
+    SampledToken* sample = samples[row.slot];
+    PENSTOCK_CHECK_EQ(row.sample, sample != nullptr);
+    Sequence* sequence = Find(row);
+    if (sequence == nullptr) continue;  // it has left since
+    sequence->computed += row.tokens;
+    if (row.targets == 0 && !row.sample) continue;
+
+    SequenceProgress& told = progress.emplace_back();
+    told.id = row.id;
+    for (size_t i = first_target; i < next_target; ++i) {
+      PromptLogprob& logprob = result.prompt_logprobs[i];
+      PENSTOCK_CHECK(logprob.slot == row.slot && logprob.generation == row.generation);
+      PENSTOCK_CHECK_EQ(logprob.position, ++sequence->targets_told);
+      if (logprob.token.token == kNoToken) told.end = SequenceEnd::kFailed;
+      told.prompt_logprobs.push_back(std::move(logprob));
+    }
+    if (row.sample && told.end == SequenceEnd::kNone) {
+      --sequence->ahead;
+      PENSTOCK_CHECK_EQ(sample->generation, row.generation);
+      PENSTOCK_CHECK_EQ(sample->position, sequence->size());
+      told.end = Append(*sequence, sample->token);
+      if (told.end != SequenceEnd::kFailed) told.token = std::move(*sample);
+    }
+    if (told.end == SequenceEnd::kFailed) told.prompt_logprobs.clear();
+    if (told.end != SequenceEnd::kNone) Remove(*sequence);
   }
-  for (SampledToken& sample : result.samples) {
-    Sequence& sequence = At(sample.slot, sample.generation);
-    PENSTOCK_CHECK_EQ(sample.position, sequence.size());
-    PENSTOCK_CHECK_EQ(sequence.computed, sequence.size());
-    if (sequence.aborted) continue;
-    const auto found = told.find(sequence.id);
-    if (found == told.end()) progress.emplace_back().id = sequence.id;
-    SequenceProgress& step = found == told.end() ? progress.back() : progress[found->second];
-    if (step.end == SequenceEnd::kFailed) continue;
-    step.end = Append(sequence, sample.token);
-    if (step.end != SequenceEnd::kFailed) step.token = std::move(sample);
-  }
-  for (SequenceProgress& step : progress) {
-    if (step.end == SequenceEnd::kNone) continue;
-    if (step.end == SequenceEnd::kFailed) step.prompt_logprobs.clear();
-    leaving.push_back(sequences_.at(step.id).get());
-  }
-  for (Sequence* sequence : leaving) Remove(*sequence);
+  PENSTOCK_CHECK_EQ(next_target, result.prompt_logprobs.size());
   return progress;
 }
 
-// The sequence that a part of a result speaks of.
-Sequence& Scheduler::At(int32_t slot, uint32_t generation) const {
-  PENSTOCK_CHECK(slot >= 0 && slot < options_.max_sequences);
-  Sequence* sequence = slots_[slot];
-  PENSTOCK_CHECK(sequence != nullptr && sequence->generation == generation);
-  return *sequence;
+// The sequence that a row is of; nullptr: it has left its slot.
+Sequence* Scheduler::Find(const PlannedRow& row) const {
+  Sequence* sequence = slots_[row.slot];
+  return sequence != nullptr && sequence->generation == row.generation ? sequence : nullptr;
 }
 
-// Takes in a sampled token; how it ends the sequence.
+// Takes in a sampled token; how it ends the sequence. A void one says that a stage has ended a
+// sequence that lives here: its answer cannot be trusted any more.
 SequenceEnd Scheduler::Append(Sequence& sequence, int32_t token) {
-  if (token == kNoToken) return SequenceEnd::kFailed;
+  if (token == kNoToken || token == kVoidToken) return SequenceEnd::kFailed;
   sequence.tokens.push_back(token);
   const std::vector<int32_t>& stop_ids = sequence.sampling.stop_ids;
   if (std::binary_search(stop_ids.begin(), stop_ids.end(), token)) return SequenceEnd::kStop;
   return sequence.generated() == sequence.max_tokens ? SequenceEnd::kLength : SequenceEnd::kNone;
 }
 
-std::vector<SequenceId> Scheduler::Fail(uint64_t number) {
-  const InFlight flight = TakeInFlight(number);
+std::vector<SequenceId> Scheduler::BeginEpoch() {
   std::vector<SequenceId> hit;
-  for (Sequence* sequence : flight.rows) {
-    if (!sequence->aborted) hit.push_back(sequence->id);
-    Remove(*sequence);
+  for (const PlannedStep& step : log_.steps()) {
+    for (const PlannedRow& row : step.rows) {
+      if (sequences_.contains(row.id)) hit.push_back(row.id);
+    }
+  }
+  std::sort(hit.begin(), hit.end());
+  hit.erase(std::unique(hit.begin(), hit.end()), hit.end());
+  log_.Drop();
+  for (Sequence* sequence : slots_) {
+    if (sequence == nullptr) continue;
+    LeaveSlot(*sequence);
+    waiting_.Push(*sequence);
   }
   return hit;
 }
 
-Scheduler::InFlight Scheduler::TakeInFlight(uint64_t number) {
-  PENSTOCK_CHECK(!in_flight_.empty());
-  InFlight flight = std::move(in_flight_.front());
-  in_flight_.pop_front();
-  PENSTOCK_CHECK_EQ(flight.number, number);
-  return flight;
+void Scheduler::Observe(int64_t stage, uint64_t plan, int64_t compute_ns) {
+  const PlanShape* shape = log_.shape(plan);
+  if (shape != nullptr) cost_.Observe(stage, *shape, compute_ns);
 }
 
-// Gives back all that the sequence holds; it is gone then.
+int64_t Scheduler::PredictNs(uint64_t plan) const {
+  const PlanShape* shape = log_.shape(plan);
+  return shape == nullptr ? 0 : cost_.PredictNs(*shape);
+}
+
+// Gives back what the sequence holds; of what it has computed nothing is left.
+void Scheduler::LeaveSlot(Sequence& sequence) {
+  for (int32_t block : sequence.blocks) blocks_.Release(block);
+  sequence.blocks.clear();
+  slots_[sequence.slot] = nullptr;
+  free_slots_.push_back(sequence.slot);
+  sequence.slot = -1;
+  sequence.computed = 0;
+  sequence.planned = 0;
+  sequence.ahead = 0;
+}
+
+// It is gone then.
 void Scheduler::Remove(Sequence& sequence) {
   if (sequence.slot < 0) {
-    waiting_.erase(std::find(waiting_.begin(), waiting_.end(), &sequence));
-    waiting_tokens_ -= sequence.prompt_tokens + sequence.max_tokens;
+    waiting_.Remove(sequence);
   } else {
-    running_.erase(std::find(running_.begin(), running_.end(), &sequence));
-    slots_[sequence.slot] = nullptr;
-    free_slots_.push_back(sequence.slot);
-    for (int32_t block : sequence.blocks) blocks_.Release(block);
+    LeaveSlot(sequence);
   }
+  if (sequence.suspect) --num_suspects_;
   const SequenceId id = sequence.id;  // a copy: the sequence dies in the call
   sequences_.erase(id);
 }
 
 void Scheduler::CheckIntegrity() const {
   blocks_.CheckIntegrity();
-  PENSTOCK_CHECK_EQ(sequences_.size(), waiting_.size() + running_.size());
-  PENSTOCK_CHECK_EQ(slots_.size(), running_.size() + free_slots_.size());
+  PENSTOCK_CHECK_EQ(static_cast<int64_t>(sequences_.size()), waiting_.size() + num_running());
   for (int32_t slot : free_slots_) PENSTOCK_CHECK(slots_[slot] == nullptr);
 
-  int64_t tokens = 0;
-  for (const Sequence* sequence : waiting_) {
-    PENSTOCK_CHECK_EQ(sequence->slot, -1);
-    PENSTOCK_CHECK(sequence->blocks.empty() && sequence->in_flight == 0);
-    tokens += sequence->prompt_tokens + sequence->max_tokens;
-  }
-  PENSTOCK_CHECK_EQ(tokens, waiting_tokens_);
-
   std::vector<int32_t> owners(blocks_.num_blocks(), 0);
-  int64_t rows = 0;
-  for (const Sequence* sequence : running_) {
-    PENSTOCK_CHECK(slots_[sequence->slot] == sequence);
-    PENSTOCK_CHECK_EQ(generations_[sequence->slot], sequence->generation);
-    PENSTOCK_CHECK_EQ(static_cast<int64_t>(sequence->blocks.size()), sequence->blocks_needed());
-    PENSTOCK_CHECK_LT(sequence->computed, sequence->size());
-    PENSTOCK_CHECK(!sequence->aborted || sequence->in_flight != 0);
-    for (int32_t block : sequence->blocks) ++owners[block];
-    rows += sequence->in_flight != 0 ? 1 : 0;
+  std::vector<int64_t> samples(slots_.size(), 0);  // in flight
+  std::vector<int64_t> fed(slots_.size(), 0);
+  for (const PlannedStep& step : log_.steps()) {
+    for (const PlannedRow& row : step.rows) {
+      if (Find(row) == nullptr) continue;
+      samples[row.slot] += row.sample ? 1 : 0;
+      fed[row.slot] += row.tokens;
+    }
   }
+  int64_t tokens = 0;
+  int64_t suspects = 0;
+  for (const auto& [id, sequence] : sequences_) {
+    suspects += sequence->suspect ? 1 : 0;
+    PENSTOCK_CHECK_EQ(id, sequence->id);
+    PENSTOCK_CHECK_LT(sequence->generated(), sequence->max_tokens);
+    if (sequence->slot < 0) {
+      PENSTOCK_CHECK(waiting_.Holds(*sequence));
+      PENSTOCK_CHECK(sequence->blocks.empty());
+      PENSTOCK_CHECK(sequence->planned == 0 && sequence->computed == 0 && sequence->ahead == 0);
+      tokens += sequence->prompt_tokens + sequence->max_tokens;
+      continue;
+    }
+    const int32_t slot = sequence->slot;
+    PENSTOCK_CHECK(slots_[slot] == sequence.get());
+    PENSTOCK_CHECK_EQ(generations_[slot], sequence->generation);
+    PENSTOCK_CHECK_EQ(sequence->ahead, samples[slot]);
+    PENSTOCK_CHECK_EQ(sequence->planned, sequence->computed + fed[slot]);
+    PENSTOCK_CHECK_LT(sequence->computed, sequence->size());
+    PENSTOCK_CHECK_LE(sequence->planned, sequence->positions_needed());
+    const auto held = static_cast<int64_t>(sequence->blocks.size());
+    PENSTOCK_CHECK_LE(BlocksFor(sequence->planned), held);
+    PENSTOCK_CHECK_LE(held, sequence->blocks_needed());
+    for (int32_t block : sequence->blocks) ++owners[block];
+  }
+  PENSTOCK_CHECK_EQ(tokens, waiting_.tokens());
+  PENSTOCK_CHECK_EQ(suspects, num_suspects_);
   for (int64_t block = 0; block < blocks_.num_blocks(); ++block) {
     PENSTOCK_CHECK_EQ(owners[block], blocks_.references(static_cast<int32_t>(block)));
   }
-  for (const InFlight& flight : in_flight_) {
-    rows -= static_cast<int64_t>(flight.rows.size());
-    for (const Sequence* sequence : flight.rows) {
-      PENSTOCK_CHECK_EQ(sequence->in_flight, flight.number);
-    }
-  }
-  PENSTOCK_CHECK_EQ(rows, 0);
 }
 
 }  // namespace penstock

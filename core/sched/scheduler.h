@@ -1,120 +1,139 @@
-// Scheduler: decides what every step computes. It owns the sequences, their slots and generations,
+// Scheduler: decides what every plan computes. It owns the sequences, their slots and generations,
 // the KV block ids and the plan numbers. Integers only: no model, no device, no clock.
 // Thread rule: one thread, the engine's.
 //
-// The policy, first come first served:
-// - A step has a budget of max_step_tokens. Decodes (one token each) come first, then the prompts
-//   that have begun, then new sequences, oldest first; a prompt that does not fit is cut in chunks.
-// - A new sequence is admitted only when a slot is free and the blocks of its whole need (prompt
-//   and max_tokens) are: so nothing that runs ever runs out of blocks, and nothing is preempted.
-//   The oldest waiting sequence is never overtaken.
-// - A sequence with a row in a plan in flight is not scheduled again until that plan is committed.
+// The policy:
+// - Up to plans_ahead plans are in flight. A sequence may be in several of them: its next row feeds
+//   the token that a plan in flight will sample (PlanRow::token_from), but never beyond max_tokens.
+// - Decodes (one token each) come first, then the prompts that have begun, then new sequences, all
+//   within max_step_tokens; a prompt that does not fit is cut in chunks. Over several stages the
+//   decodes are split into the groups that the cost model wants, those that waited longest first.
+// - Who waits is let in in the order of the WaitQueue and never overtaken.
+// - Stages run plans in number order, so what an ended or aborted sequence held is free at once,
+//   even with rows of it in flight; what is answered to those is dropped.
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "core/sched/block_manager.h"
-#include "core/sched/sequence.h"
-#include "core/sched/step_plan.h"
+#include "core/sched/cost_model.h"
+#include "core/sched/plan_log.h"
+#include "core/sched/scheduler_types.h"
+#include "core/sched/wait_queue.h"
 
 namespace penstock {
 
-struct SchedulerOptions {
-  int64_t num_blocks = 0;
-  int64_t max_sequences = 64;     // slots
-  int64_t max_step_tokens = 512;  // >= max_sequences, so that decodes always fit into a step
-};
-
-enum class SequenceEnd {
-  kNone,
-  kStop,    // one of its stop ids was sampled
-  kLength,  // max_tokens
-  kFailed,  // there was no token to choose (kNoToken)
-};
-
-// What a commit brought one sequence.
-struct SequenceProgress {
-  SequenceId id = 0;
-  std::vector<PromptLogprob> prompt_logprobs;  // of this row, by position
-  // A stop id included; none: the prompt goes on, or the sequence failed.
-  std::optional<SampledToken> token;
-  SequenceEnd end = SequenceEnd::kNone;
-};
-
 class Scheduler {
  public:
-  explicit Scheduler(SchedulerOptions options);
+  // REQUIRES: the cost model has options.num_stages stages.
+  Scheduler(const SchedulerOptions& options, PipelineCost cost);
 
-  // Queues a sequence. REQUIRES: `id` is new; prompt not empty; max_tokens > 0; its whole need
-  // is at most num_blocks.
-  void Add(SequenceId id, std::vector<int32_t> prompt, int64_t max_tokens,
-           const SamplingParams& sampling);
+  // Queues a sequence. REQUIRES: `id` is new; prompt not empty; max_tokens > 0; its whole need,
+  // BlocksFor(prompt + max_tokens - 1), is at most num_blocks.
+  void Add(SequenceId id, SequenceRequest request);
 
-  // Ends a sequence early; unknown ids are ignored. Its slot and blocks are free at once, or, if
-  // a plan in flight holds its row, when that plan is committed or fails: no progress is told.
+  // Ends a sequence early; unknown ids are ignored. All that it held is free at once.
   void Abort(SequenceId id);
 
-  // True while any sequence waits, runs or has an aborted row in flight.
-  bool HasWork() const { return !sequences_.empty(); }
+  // While it is one, a sequence is in flight alone: no other row in its plan, no other plan.
+  // Unknown ids are ignored.
+  void SetSuspect(SequenceId id, bool suspect);
 
-  // The next plan, numbered from 1; nothing if no sequence can go on now. Rows: prefill (any part
-  // of a prompt) first, then decode (the one token sampled last). A row's block table covers the
-  // positions up to its last token. A sequence's first row comes with an Admission of its slot, and
-  // rows of a prompt whose log-probabilities are wanted with their targets.
+  bool HasWork() const { return !sequences_.empty(); }  // a sequence lives
+  // Whether Schedule is worth a call.
+  bool CanSchedule() const { return HasWork() && log_.size() < options_.plans_ahead; }
+
+  // The next plan, numbered from 1; nothing if plans_ahead are in flight or nobody can go on now.
+  // Rows: prefill (tokens that are known) first, then decodes. A row's block table covers the
+  // positions up to its last token. A sequence's first row comes with an Admission of its slot.
   std::optional<StepPlan> Schedule();
 
   // Takes in the result of the oldest plan in flight; the progress of each row that sampled or
-  // told log-probabilities. Sequences that ended are gone; so are failed ones (kNoToken), alone.
-  // REQUIRES: the result fits its plan.
+  // told log-probabilities, in the order of the rows. Sequences that ended are gone; so are failed
+  // ones, alone. REQUIRES: the result fits its plan.
   std::vector<SequenceProgress> Commit(StepResult result);
 
-  // The oldest plan in flight, `number`, has no result: the sequences in it, aborted ones apart,
-  // which are gone.
-  std::vector<SequenceId> Fail(uint64_t number);
+  // What is in flight will never be answered: every sequence goes back to the queue with its
+  // committed tokens, to be resumed from them. Returns those that live and had rows in flight.
+  std::vector<SequenceId> BeginEpoch();
 
-  int64_t num_waiting() const { return static_cast<int64_t>(waiting_.size()); }
-  int64_t waiting_tokens() const { return waiting_tokens_; }  // prompt + max_tokens over these
-  int64_t num_running() const { return static_cast<int64_t>(running_.size()); }
+  // How long a stage computed at a plan. Too old plans are ignored.
+  void Observe(int64_t stage, uint64_t plan, int64_t compute_ns);
+  // Of a plan, through all stages, one after the other; 0: it is too old.
+  int64_t PredictNs(uint64_t plan) const;
+
+  // Since the last call: sequences that were preempted, or had their first row.
+  std::vector<SequenceId> TakePreempted() { return std::exchange(preempted_, {}); }
+  std::vector<SequenceStart> TakeStarted() { return std::exchange(started_, {}); }
+
+  int64_t num_waiting() const { return waiting_.size(); }
+  int64_t waiting_tokens() const { return waiting_.tokens(); }  // prompt + max_tokens over these
+  int64_t num_running() const {
+    return options_.max_sequences - static_cast<int64_t>(free_slots_.size());
+  }
+  int64_t num_in_flight() const { return log_.size(); }  // plans
   const BlockManager& blocks() const { return blocks_; }
+  // Since the scheduler was made.
+  int64_t preemptions() const { return preemptions_; }
+  int64_t prefix_lookup_tokens() const { return prefix_lookup_tokens_; }
+  int64_t prefix_hit_tokens() const { return prefix_hit_tokens_; }
 
-  // CHECKs that every block and every slot is free or owned by one sequence, and that sequences,
-  // queues and plans in flight agree.
+  // CHECKs that every block and every slot is free or owned, and that sequences, queues and plans
+  // in flight agree.
   void CheckIntegrity() const;
 
  private:
-  struct InFlight {
-    uint64_t number = 0;
-    std::vector<Sequence*> rows;
-    std::vector<int64_t> row_tokens;  // fed, by row
-    int64_t samples = 0;              // rows that sample
-    int64_t targets = 0;              // log-probabilities of prompts
+  struct Pick {  // a row to be
+    Sequence* sequence = nullptr;
+    int64_t tokens = 0;
   };
 
-  bool Admit(Sequence& sequence, StepPlan& plan);
-  void AddRow(Sequence& sequence, int64_t count, StepPlan& plan);
-  Sequence& At(int32_t slot, uint32_t generation) const;
+  // scheduler_plan.cc
+  void PickDecodes();
+  void PickPrefills();
+  void PickPrefill(Sequence& sequence);
+  bool PickSuspect();
+  bool Admit(Sequence& sequence);
+  StepPlan MakePlan();
+  void AddRow(const Pick& pick, StepPlan& plan, PlannedStep& step);
+
+  Sequence* Find(const PlannedRow& row) const;
   SequenceEnd Append(Sequence& sequence, int32_t token);
+  void LeaveSlot(Sequence& sequence);
   void Remove(Sequence& sequence);
-  InFlight TakeInFlight(uint64_t number);
 
   const SchedulerOptions options_;
+  PipelineCost cost_;
   BlockManager blocks_;
   absl::flat_hash_map<SequenceId, std::unique_ptr<Sequence>> sequences_;
-  std::deque<Sequence*> waiting_;   // oldest first
-  std::vector<Sequence*> running_;  // in order of admission
-  int64_t waiting_tokens_ = 0;
+  WaitQueue waiting_;
+  int64_t arrivals_ = 0;
+  int64_t admissions_ = 0;
 
   std::vector<Sequence*> slots_;       // by slot; nullptr: free
   std::vector<uint32_t> generations_;  // by slot: of its latest user
   std::vector<int32_t> free_slots_;
 
-  std::deque<InFlight> in_flight_;  // oldest first
-  uint64_t last_number_ = 0;
+  PlanLog log_;
+  int64_t num_suspects_ = 0;
+  int64_t since_suspect_ = 0;  // plans of others
+
+  std::vector<SequenceId> preempted_;
+  std::vector<SequenceStart> started_;
+  int64_t preemptions_ = 0;
+  int64_t prefix_lookup_tokens_ = 0;
+  int64_t prefix_hit_tokens_ = 0;
+
+  // Of the plan that is being made.
+  std::vector<Pick> prefills_;
+  std::vector<Pick> decodes_;
+  std::vector<Sequence*> admitted_;
+  int64_t budget_ = 0;  // tokens
 };
 
 }  // namespace penstock

@@ -9,6 +9,7 @@
 
 #include "core/base/check.h"
 #include "core/sched/scheduler.h"
+#include "tests/support/pipeline_costs.h"
 
 int main(int argc, char** argv) {
   using Clock = std::chrono::steady_clock;
@@ -20,9 +21,10 @@ int main(int argc, char** argv) {
   options.max_sequences = sequences;
   options.max_step_tokens = sequences * context;
   options.num_blocks = sequences * penstock::BlocksFor(context + steps + 1);
-  penstock::Scheduler scheduler(options);
+  options.plans_ahead = 1;
+  penstock::Scheduler scheduler(options, penstock::EvenCost(1));
   for (int64_t id = 1; id <= sequences; ++id) {
-    scheduler.Add(id, std::vector<int32_t>(context, 1), steps + 2, {});
+    scheduler.Add(id, {std::vector<int32_t>(context, 1), steps + 2});
   }
 
   std::vector<double> schedule_us;

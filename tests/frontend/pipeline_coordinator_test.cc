@@ -2,7 +2,8 @@
 
 #include <gtest/gtest.h>
 
-#include <cmath>
+#include <algorithm>
+#include <string>
 #include <thread>
 
 #include "tests/support/fake_stage.h"
@@ -10,216 +11,508 @@
 namespace penstock {
 namespace {
 
-// A link that answers what the test says, when the test says.
-class ScriptedLink : public StageLink {
+constexpr absl::Duration kTick = absl::Milliseconds(100);
+
+// What the observer is told.
+class Watcher : public EngineObserver {
  public:
-  absl::StatusOr<StageInfo> Load(const StageOptions& options, const ProgressCallback&) override {
-    if (options.model.empty()) return absl::NotFoundError("no such file");
-    StageInfo info;
-    info.config.vocab_size = 10;
-    info.num_blocks = 4;
-    return info;
+  void OnBeat(int32_t, const StageBeat&) override { ++beats; }
+  void OnStageLost(int32_t stage, const absl::Status& status) override {
+    lost.emplace_back(stage, Message(status));
   }
-  void SetResultCallback(ResultCallback callback) override { callback_ = std::move(callback); }
-  void Submit(const StepPlan& plan) override { plans.push_back(plan); }
-
-  void Answer(absl::StatusOr<StepResult> result) { callback_(std::move(result)); }
-
-  std::vector<StepPlan> plans;
-
- private:
-  ResultCallback callback_;
+  int64_t beats = 0;
+  std::vector<std::pair<int32_t, std::string>> lost;
 };
 
-// Row 0 feeds three tokens and samples position 3, row 1 samples nothing and has two targets. Two
-// likeliest tokens are asked for beside a sample, one beside a target.
-StepPlan Plan(uint64_t number) {
-  StepPlan plan;
-  plan.number = number;
-  for (int32_t slot : {0, 1}) {
-    PlanRow& row = plan.rows.emplace_back();
-    row.slot = slot;
-    row.generation = 5;
-    row.tokens = {1, 2, 3};
-    row.blocks = {slot};
-    row.sample = slot == 0;
-    if (slot == 1) row.targets = {2, 3};
-    Admission& admission = plan.admissions.emplace_back();
-    admission.slot = slot;
-    admission.generation = 5;
-    admission.sampling.logprobs = 2;
-    admission.sampling.prompt_logprobs = slot == 1 ? 1 : -1;
-  }
-  return plan;
-}
-
-StepResult Result(const StepPlan& plan) {
-  StepResult result;
-  result.number = plan.number;
-  result.epoch = plan.epoch;
-  SampledToken& sample = result.samples.emplace_back();
-  sample.slot = 0;
-  sample.generation = 5;
-  sample.position = 3;
-  sample.token = 9;
-  sample.top = {{9, -0.5f}, {0, -1.0f}};
-  result.prompt_logprobs = {{1, 5, 1, {2, -1.0f}, {{4, -0.5f}}}, {1, 5, 2, {3, -2.0f}, {{3, -2}}}};
-  return result;
-}
-
+// A coordinator over fake stages, in virtual time.
 class PipelineCoordinatorTest : public testing::Test {
  protected:
-  PipelineCoordinatorTest() {
-    auto link = std::make_unique<ScriptedLink>();
-    link_ = link.get();
-    coordinator_ = std::make_unique<PipelineCoordinator>(std::move(link));
-    StageOptions options;
-    options.model = "a model";
-    EXPECT_EQ(coordinator_->Load(options)->num_blocks, 4);
+  void Make(int32_t num_stages) {
+    pipeline_ = std::make_shared<FakePipeline>(FakeModelOptions{}, num_stages);
+    options_.layers.clear();
+    for (int32_t stage = 0; stage < num_stages; ++stage) {
+      options_.layers.push_back({stage, stage + 1});
+    }
+    Remake();
+  }
+  void Remake() {
+    coordinator_ =
+        std::make_unique<PipelineCoordinator>(pipeline_->MakeProvider(), options_, &watcher_);
+    coordinator_->Start(now_);
+  }
+  // Time passes; stages beat, and work if `work` says so.
+  void Pass(absl::Duration time, bool work = true) {
+    for (const absl::Time until = now_ + time; now_ < until;) {
+      now_ += kTick;
+      pipeline_->BeatAll();
+      if (work) pipeline_->Run();
+      coordinator_->Advance(now_);
+    }
+  }
+  void UntilReady() {
+    for (int i = 0; i < 200 && coordinator_->state() != PipelineState::kReady; ++i) Pass(kTick);
+    ASSERT_EQ(coordinator_->state(), PipelineState::kReady) << coordinator_->status();
+  }
+  void Start(int32_t num_stages) {
+    Make(num_stages);
+    UntilReady();
+  }
+  // The next plan: one more token of the one sequence, or, of a new epoch, its prompt.
+  void Submit(int64_t predicted_ns = 1000) {
+    StepPlan plan;
+    plan.number = ++number_;
+    if (epoch_ != coordinator_->epoch()) {
+      epoch_ = coordinator_->epoch();
+      position_ = 0;
+      ++generation_;
+      Admission& admission = plan.admissions.emplace_back();
+      admission.generation = generation_;
+      admission.prompt_tokens = 1000;
+    }
+    PlanRow& row = plan.rows.emplace_back();
+    row.generation = generation_;
+    row.position = position_++;
+    row.tokens = {5};
+    for (int32_t block = 0; block < BlocksFor(position_); ++block) row.blocks.push_back(block);
+    coordinator_->Submit(std::move(plan), predicted_ns, now_);
+  }
+  int64_t TakeAll() {
+    int64_t taken = 0;
+    while (coordinator_->Take()) ++taken;
+    return taken;
+  }
+  // Kills of, and connections to, each stage.
+  std::vector<int64_t> Connects() const {
+    std::vector<int64_t> connects;
+    for (int32_t i = 0; i < pipeline_->num_stages(); ++i) {
+      connects.push_back(pipeline_->connects(i));
+    }
+    return connects;
   }
 
-  // The outcome of plan 1 if the stage answers `result`, made from a good one.
-  absl::Status OutcomeOf(void (*spoil)(StepResult&)) {
-    coordinator_->Submit(Plan(1));
-    StepResult result = Result(link_->plans[0]);
-    spoil(result);
-    link_->Answer(result);
-    return coordinator_->Take()->result.status();
-  }
-
-  ScriptedLink* link_ = nullptr;
+  absl::Time now_ = absl::FromUnixSeconds(1000);
+  PipelineOptions options_;
+  Watcher watcher_;
+  std::shared_ptr<FakePipeline> pipeline_;
   std::unique_ptr<PipelineCoordinator> coordinator_;
+  uint64_t number_ = 0;
+  uint32_t epoch_ = 0;
+  uint32_t generation_ = 0;
+  int64_t position_ = 0;
 };
 
-TEST_F(PipelineCoordinatorTest, PassesOnWhyLoadingFailed) {
-  PipelineCoordinator coordinator(std::make_unique<ScriptedLink>());
-  EXPECT_EQ(coordinator.Load({}).status(), absl::NotFoundError("no such file"));
+using Connections = std::vector<int64_t>;
+
+TEST_F(PipelineCoordinatorTest, LoadsEveryStageThenBeginsTheFirstEpoch) {
+  Make(3);
+  pipeline_->SetInfo(1, [](StageInfo& info) { info.num_blocks = 7; });
+  std::vector<LoadProgress> told;
+  coordinator_->SetProgress([&](const LoadProgress& progress) { told.push_back(progress); });
+  for (int32_t stage : {0, 2}) pipeline_->Step(stage);
+  coordinator_->Advance(now_);
+  EXPECT_EQ(coordinator_->state(), PipelineState::kLoading);
+  EXPECT_EQ(pipeline_->start(0).epoch, 0u);
+  ASSERT_EQ(told.size(), 2u);
+  EXPECT_EQ(told[1].done, 2);
+  UntilReady();
+  EXPECT_EQ(coordinator_->info().num_blocks, 7);
+  for (int32_t stage = 0; stage < 3; ++stage) {
+    EXPECT_EQ(pipeline_->load(stage).stage, stage);
+    EXPECT_EQ(pipeline_->load(stage).num_stages, 3);
+    EXPECT_EQ(pipeline_->load(stage).layers.first, stage);
+    const EpochStart start = pipeline_->start(stage);
+    EXPECT_EQ(start.epoch, 1u);
+    EXPECT_EQ(start.first_plan, 1u);
+    EXPECT_EQ(start.num_blocks, 7);
+    EXPECT_EQ(start.next, stage == 2 ? "" : absl::StrCat("fake:", stage + 1));
+    EXPECT_EQ(start.first, stage == 2 ? "fake:0" : "");
+  }
 }
 
-TEST_F(PipelineCoordinatorTest, HandsOutResultsInPlanOrder) {
-  EXPECT_FALSE(coordinator_->Take().has_value());
-  coordinator_->Submit(Plan(1));
-  coordinator_->Submit(Plan(2));
-  EXPECT_EQ(coordinator_->num_in_flight(), 2);
-  EXPECT_FALSE(coordinator_->Take().has_value());
-  EXPECT_GT(link_->plans[0].epoch, 0u);
-  for (const StepPlan& plan : link_->plans) link_->Answer(Result(plan));
-  for (uint64_t number : {1, 2}) {
-    const auto outcome = coordinator_->Take();
-    ASSERT_TRUE(outcome.has_value());
-    EXPECT_EQ(outcome->number, number);
-    EXPECT_EQ(outcome->result->samples[0].token, 9);
+TEST_F(PipelineCoordinatorTest, AStageThatWillNotLoadIsAnErrorAndNotTriedAgain) {
+  Make(2);
+  pipeline_->RefuseLoad(1, absl::NotFoundError("model.gguf: no such file"));
+  Pass(absl::Seconds(5));
+  EXPECT_EQ(coordinator_->state(), PipelineState::kFailed);
+  EXPECT_EQ(coordinator_->status(), absl::NotFoundError("stage 1: model.gguf: no such file"));
+  EXPECT_EQ(Connects(), (Connections{1, 1}));
+  EXPECT_FALSE(pipeline_->connected(0));
+}
+
+TEST_F(PipelineCoordinatorTest, StagesOfTwoModelsAreAnError) {
+  Make(2);
+  pipeline_->SetInfo(1, [](StageInfo& info) { info.model_hash = 43; });
+  Pass(absl::Seconds(1));
+  EXPECT_EQ(coordinator_->state(), PipelineState::kFailed);
+  EXPECT_NE(Message(coordinator_->status()).find("another model"), std::string::npos);
+  EXPECT_NE(Message(coordinator_->status()).find("000000000000002b"), std::string::npos)
+      << coordinator_->status();
+}
+
+TEST_F(PipelineCoordinatorTest, OtherLayersThanAskedForAreAnError) {
+  Make(2);
+  pipeline_->SetInfo(0, [](StageInfo& info) { info.layers.last = 2; });
+  Pass(absl::Seconds(1));
+  EXPECT_EQ(coordinator_->state(), PipelineState::kFailed);
+  EXPECT_NE(Message(coordinator_->status()).find("layers 0 to 2"), std::string::npos);
+}
+
+TEST_F(PipelineCoordinatorTest, LoadingMayTakeLongButNotStandStill) {
+  Make(1);
+  for (int i = 0; i < 4; ++i) {
+    Pass(absl::Minutes(4), /*work=*/false);
+    pipeline_->Tell(0, LoadProgress{i, 10, "a tensor"});
   }
+  EXPECT_EQ(coordinator_->state(), PipelineState::kLoading);
+  Pass(absl::Minutes(6), /*work=*/false);
+  EXPECT_EQ(coordinator_->state(), PipelineState::kFailed);
+  EXPECT_NE(Message(coordinator_->status()).find("no progress"), std::string::npos);
+}
+
+TEST_F(PipelineCoordinatorTest, AStageThatStopsBeatingWhileItLoadsIsReplaced) {
+  Start(2);
+  pipeline_->Die(1);
+  coordinator_->Advance(now_);
+  pipeline_->Beat(1);
+  coordinator_->Advance(now_);
+  pipeline_->Hang(1);
+  Pass(absl::Milliseconds(1900));
+  EXPECT_EQ(pipeline_->connects(1), 2);
+  Pass(absl::Milliseconds(600));
+  EXPECT_EQ(pipeline_->connects(1), 3);
+}
+
+TEST_F(PipelineCoordinatorTest, EveryStageGetsEveryPlanAndResultsComeInOrder) {
+  Start(3);
+  EXPECT_FALSE(coordinator_->Take().has_value());
+  Submit();
+  Submit(1'000'000'000);
+  EXPECT_EQ(coordinator_->num_in_flight(), 2);
+  for (int32_t stage = 0; stage < 3; ++stage) {
+    const std::vector<StepPlan> plans = pipeline_->plans(stage);
+    ASSERT_EQ(plans.size(), 2u);
+    EXPECT_EQ(plans[0].epoch, 1u);
+    EXPECT_EQ(plans[0].limit_ns, 1'000'000'000);  // the least
+    EXPECT_EQ(plans[1].limit_ns, 20'000'000'000);
+  }
+  pipeline_->Step(0);
+  pipeline_->Step(1);
+  coordinator_->Advance(now_);
+  EXPECT_FALSE(coordinator_->Take().has_value());
+  pipeline_->Run();
+  coordinator_->Advance(now_);
+  for (uint64_t number : {1, 2}) EXPECT_EQ(coordinator_->Take()->number, number);
   EXPECT_EQ(coordinator_->num_in_flight(), 0);
-  EXPECT_TRUE(coordinator_->status().ok());
+  const std::vector<StageRecord> records = coordinator_->TakeRecords();
+  ASSERT_EQ(records.size(), 6u);
+  EXPECT_EQ(std::count_if(records.begin(), records.end(),
+                          [](const StageRecord& record) { return record.stage == 1; }),
+            2);
+  EXPECT_EQ(records[0].tokens, 1);
+  EXPECT_EQ(records[0].times.compute_ns, 1000);
 }
 
 TEST_F(PipelineCoordinatorTest, WakesTheEngine) {
-  const auto wakeup = std::make_shared<Wakeup>();
-  coordinator_->SetWakeup(wakeup);
-  coordinator_->Submit(Plan(1));
-  std::thread stage([this] { link_->Answer(Result(link_->plans[0])); });
-  wakeup->Wait(absl::InfiniteDuration());
-  EXPECT_TRUE(coordinator_->Take()->result.ok());
+  Start(1);
+  Submit();
+  coordinator_->wakeup()->Wait(absl::ZeroDuration());  // of what was before
+  std::thread stage([this] { pipeline_->Run(); });
+  coordinator_->wakeup()->Wait(absl::InfiniteDuration());
   stage.join();
+  coordinator_->Advance(now_);
+  EXPECT_TRUE(coordinator_->Take().has_value());
 }
 
-TEST_F(PipelineCoordinatorTest, AnErrorEndsEveryPlanInFlight) {
-  for (uint64_t number : {1, 2, 3}) coordinator_->Submit(Plan(number));
-  link_->Answer(Result(link_->plans[0]));
-  link_->Answer(absl::UnavailableError("gone"));
-  EXPECT_TRUE(coordinator_->Take()->result.ok());
-  EXPECT_EQ(coordinator_->Take()->result.status(), absl::UnavailableError("gone"));
-  // Plan 3 has the same outcome, whatever the stage says about it.
-  link_->Answer(Result(link_->plans[2]));
-  const auto last = coordinator_->Take();
-  EXPECT_EQ(last->number, 3u);
-  EXPECT_EQ(last->result.status(), absl::UnavailableError("gone"));
-  EXPECT_EQ(coordinator_->status(), absl::UnavailableError("gone"));
-  EXPECT_FALSE(coordinator_->Take().has_value());
+TEST_F(PipelineCoordinatorTest, ADeadStageIsReplacedAndTheOthersStayLoaded) {
+  for (int32_t dead = 0; dead < 3; ++dead) {
+    Start(3);
+    number_ = 0;
+    epoch_ = 0;
+    Submit();
+    Submit();
+    pipeline_->Step(0);
+    coordinator_->Advance(now_);
+    pipeline_->Die(dead);
+    coordinator_->Advance(now_);
+    EXPECT_EQ(coordinator_->state(), PipelineState::kRecovering);
+    EXPECT_EQ(coordinator_->num_in_flight(), 0);
+    const auto end = coordinator_->TakeEpochEnd();
+    ASSERT_TRUE(end.has_value());
+    EXPECT_EQ(end->status, absl::UnavailableError(absl::StrCat("stage ", dead, ": killed")));
+    EXPECT_FALSE(coordinator_->TakeEpochEnd().has_value());
+    UntilReady();
+    Connections connects{1, 1, 1};
+    connects[static_cast<size_t>(dead)] = 2;
+    EXPECT_EQ(Connects(), connects);
+    EXPECT_EQ(pipeline_->load(dead).model_hash, 42u);
+    EXPECT_EQ(pipeline_->load(dead).num_blocks, coordinator_->info().num_blocks);
+    for (int32_t stage = 0; stage < 3; ++stage) {
+      EXPECT_EQ(pipeline_->start(stage).epoch, 2u);
+      EXPECT_EQ(pipeline_->start(stage).first_plan, 3u);
+    }
+    Submit();
+    Pass(kTick);
+    EXPECT_EQ(TakeAll(), 1);
+  }
 }
 
-using Spoil = void (*)(StepResult&);
-class BadResultTest : public PipelineCoordinatorTest,
-                      public testing::WithParamInterface<std::pair<const char*, Spoil>> {};
-
-TEST_P(BadResultTest, IsAnInternalError) {
-  const absl::Status status = OutcomeOf(GetParam().second);
-  EXPECT_EQ(status.code(), absl::StatusCode::kInternal);
-  EXPECT_NE(Message(status).find(GetParam().first), std::string::npos) << status;
-  EXPECT_EQ(coordinator_->status(), status);
+TEST_F(PipelineCoordinatorTest, WhatHadComeBeforeTheEndOfAnEpochCanBeTaken) {
+  Start(2);
+  Submit();
+  Submit();
+  for (int32_t stage : {0, 1, 0}) pipeline_->Step(stage);
+  pipeline_->Die(0);
+  coordinator_->Advance(now_);
+  EXPECT_EQ(coordinator_->num_in_flight(), 1);
+  EXPECT_EQ(TakeAll(), 1);
+  EXPECT_TRUE(coordinator_->TakeEpochEnd().has_value());
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    All, BadResultTest,
-    testing::Values(
-        std::pair(
-            "it is of plan 7", +[](StepResult& r) { r.number = 7; }),
-        std::pair(
-            "epoch 0", +[](StepResult& r) { r.epoch = 0; }),
-        std::pair(
-            "samples are missing", +[](StepResult& r) { r.samples.clear(); }),
-        std::pair(
-            "a second", +[](StepResult& r) { r.samples.push_back(r.samples[0]); }),
-        std::pair(
-            "unasked sample of slot 1", +[](StepResult& r) { r.samples[0].slot = 1; }),
-        std::pair(
-            "unasked sample of slot -1", +[](StepResult& r) { r.samples[0].slot = -1; }),
-        std::pair(
-            "generation 4", +[](StepResult& r) { r.samples[0].generation = 4; }),
-        std::pair(
-            "position 4", +[](StepResult& r) { r.samples[0].position = 4; }),
-        std::pair(
-            "token 10", +[](StepResult& r) { r.samples[0].token = 10; }),
-        std::pair(
-            "token -2", +[](StepResult& r) { r.samples[0].token = -2; }),
-        std::pair(
-            "not a number", +[](StepResult& r) { r.samples[0].logprob = NAN; }),
-        std::pair(
-            "2 likeliest tokens are told instead of 0",
-            +[](StepResult& r) { r.samples[0].token = kNoToken; }),
-        std::pair(
-            "1 likeliest tokens are told instead of 2",
-            +[](StepResult& r) { r.samples[0].top.pop_back(); }),
-        std::pair(
-            "token 10", +[](StepResult& r) { r.samples[0].top[1].token = 10; }),
-        std::pair(
-            "not a number", +[](StepResult& r) { r.samples[0].top[1].logprob = NAN; }),
-        std::pair(
-            "a prompt are missing", +[](StepResult& r) { r.prompt_logprobs.pop_back(); }),
-        std::pair(
-            "not asked for",
-            +[](StepResult& r) { r.prompt_logprobs.push_back(r.prompt_logprobs[0]); }),
-        std::pair(
-            "token 7 of slot 1", +[](StepResult& r) { r.prompt_logprobs[1].token.token = 7; }),
-        std::pair(
-            "slot 0", +[](StepResult& r) { r.prompt_logprobs[1].slot = 0; }),
-        std::pair(
-            "generation 6", +[](StepResult& r) { r.prompt_logprobs[0].generation = 6; }),
-        std::pair(
-            "position 3", +[](StepResult& r) { r.prompt_logprobs[1].position = 3; }),
-        std::pair(
-            "0 likeliest tokens are told instead of 1",
-            +[](StepResult& r) { r.prompt_logprobs[0].top.clear(); }),
-        std::pair(
-            "1 likeliest tokens are told instead of 0",
-            +[](StepResult& r) { r.prompt_logprobs[0].token.token = kNoToken; })));
-
-TEST_F(PipelineCoordinatorTest, AFailedRowIsAResult) {
-  EXPECT_TRUE(OutcomeOf([](StepResult& r) {
-                r.samples[0].token = kNoToken;
-                r.samples[0].top.clear();
-                r.prompt_logprobs[1].token.token = kNoToken;
-                r.prompt_logprobs[1].top.clear();
-              }).ok());
+TEST_F(PipelineCoordinatorTest, ResultsOfAnEpochThatIsOverAreDropped) {
+  Start(2);
+  Submit();
+  pipeline_->Step(0);
+  pipeline_->Die(0);
+  coordinator_->Advance(now_);
+  (void)coordinator_->TakeEpochEnd();
+  StepResult late;
+  late.number = 1;
+  late.epoch = 1;
+  pipeline_->Tell(1, late);
+  coordinator_->Advance(now_);
+  UntilReady();
+  pipeline_->Tell(1, late);
+  coordinator_->Advance(now_);
+  EXPECT_EQ(TakeAll(), 0);
+  EXPECT_EQ(coordinator_->state(), PipelineState::kReady);
 }
 
-TEST(PipelineCoordinator, EndsWithPlansInFlight) {
-  auto stage = std::make_unique<FakeStage>(FakeModelOptions{});
-  stage->Hold();
-  PipelineCoordinator coordinator(std::move(stage));
-  ASSERT_TRUE(coordinator.Load({}).ok());
-  coordinator.Submit(Plan(1));
+TEST_F(PipelineCoordinatorTest, ADeathBeforeTheEpochIsEnteredOnlyDelaysIt) {
+  Make(3);
+  while (pipeline_->start(0).epoch == 0) Pass(kTick);
+  pipeline_->Die(1);
+  UntilReady();
+  EXPECT_FALSE(coordinator_->TakeEpochEnd().has_value());
+  EXPECT_EQ(Connects(), (Connections{1, 2, 1}));
+}
+
+TEST_F(PipelineCoordinatorTest, AStoppedStageIsKnownByItsMissingBeats) {
+  options_.min_plan_limit = absl::Seconds(10);
+  Start(3);
+  Submit();
+  Pass(kTick, /*work=*/false);
+  pipeline_->Hang(1);
+  Pass(absl::Milliseconds(1900));
+  EXPECT_EQ(coordinator_->state(), PipelineState::kReady);
+  Pass(absl::Milliseconds(600), /*work=*/false);
+  EXPECT_EQ(coordinator_->state(), PipelineState::kRecovering);
+  ASSERT_EQ(watcher_.lost.size(), 1u);
+  EXPECT_EQ(watcher_.lost[0].first, 1);
+  EXPECT_EQ(pipeline_->kills(1), 1);
+  (void)coordinator_->TakeEpochEnd();
+  UntilReady();
+}
+
+TEST_F(PipelineCoordinatorTest, AStageWithoutWorkMayBeSilent) {
+  Start(2);
+  Pass(kTick);
+  pipeline_->Hang(1);
+  Pass(absl::Minutes(1));
+  EXPECT_EQ(coordinator_->state(), PipelineState::kReady);
+}
+
+// The limit of plan and the missing beats tell the same: here the limit is first.
+TEST_F(PipelineCoordinatorTest, TheMostUpstreamStageThatDoesNotWaitIsToBlame) {
+  options_.min_plan_limit = absl::Milliseconds(300);
+  for (int32_t stuck = 0; stuck < 3; ++stuck) {
+    watcher_.lost.clear();
+    Start(3);
+    number_ = 0;
+    epoch_ = 0;
+    Pass(kTick);
+    pipeline_->Stick(stuck);
+    Submit();
+    Submit();
+    Pass(absl::Milliseconds(600));
+    ASSERT_EQ(watcher_.lost.size(), 1u) << stuck;
+    EXPECT_EQ(watcher_.lost[0].first, stuck);
+    EXPECT_NE(watcher_.lost[0].second.find("plan 1"), std::string::npos) << watcher_.lost[0].second;
+    (void)coordinator_->TakeEpochEnd();
+    UntilReady();
+  }
+}
+
+// A downstream stage is the first to say so, and is not the one to blame.
+TEST_F(PipelineCoordinatorTest, WhoTellsOfATimeoutIsNotToBlame) {
+  Start(3);
+  Pass(kTick);
+  pipeline_->Stick(0);
+  Submit();
+  pipeline_->BeatAll();
+  coordinator_->Advance(now_);
+  pipeline_->FailEpoch(2, absl::DeadlineExceededError("no input"), 1);
+  coordinator_->Advance(now_);
+  ASSERT_EQ(watcher_.lost.size(), 1u);
+  EXPECT_EQ(watcher_.lost[0].first, 0);
+}
+
+TEST_F(PipelineCoordinatorTest, AFailedEpochKillsNobody) {
+  Start(2);
+  Submit();
+  pipeline_->FailEpoch(1, absl::FailedPreconditionError("cannot run it"), 1);
+  coordinator_->Advance(now_);
+  const auto end = coordinator_->TakeEpochEnd();
+  ASSERT_TRUE(end.has_value());
+  EXPECT_EQ(end->status, absl::FailedPreconditionError("stage 1: cannot run it"));
+  UntilReady();
+  EXPECT_EQ(Connects(), (Connections{1, 1}));
+  EXPECT_TRUE(watcher_.lost.empty());
+}
+
+TEST_F(PipelineCoordinatorTest, AStageThatSendsWhatDoesNotFitIsReplaced) {
+  Start(2);
+  Submit();
+  StepResult wrong;
+  wrong.number = 7;
+  wrong.epoch = 1;
+  pipeline_->Tell(0, wrong);
+  coordinator_->Advance(now_);
+  EXPECT_EQ(coordinator_->TakeEpochEnd()->status.code(), absl::StatusCode::kInternal);
+  UntilReady();
+  EXPECT_EQ(Connects(), (Connections{2, 1}));
+  // Without a plan to answer.
+  wrong.epoch = 2;
+  pipeline_->Tell(1, wrong);
+  coordinator_->Advance(now_);
+  EXPECT_NE(Message(coordinator_->TakeEpochEnd()->status).find("without a plan"),
+            std::string::npos);
+}
+
+TEST_F(PipelineCoordinatorTest, AStageThatRefusesTwoEpochsIsReplaced) {
+  Start(2);
+  pipeline_->RefuseEpochs(1, 1);
+  pipeline_->Die(0);
+  coordinator_->Advance(now_);
+  (void)coordinator_->TakeEpochEnd();
+  UntilReady();
+  EXPECT_EQ(Connects(), (Connections{2, 1}));
+  pipeline_->RefuseEpochs(1, 2);
+  pipeline_->Die(0);
+  coordinator_->Advance(now_);
+  (void)coordinator_->TakeEpochEnd();
+  UntilReady();
+  EXPECT_EQ(Connects(), (Connections{3, 2}));
+}
+
+TEST_F(PipelineCoordinatorTest, AStageThatDoesNotEnterInTimeIsReplaced) {
+  Start(2);
+  pipeline_->Stick(1);
+  pipeline_->Die(0);
+  coordinator_->Advance(now_);
+  (void)coordinator_->TakeEpochEnd();
+  Pass(absl::Seconds(9));
+  EXPECT_EQ(coordinator_->state(), PipelineState::kRecovering);
+  Pass(absl::Seconds(2));
+  EXPECT_EQ(coordinator_->state(), PipelineState::kReady);
+  EXPECT_EQ(Connects(), (Connections{2, 2}));
+}
+
+TEST_F(PipelineCoordinatorTest, ACrashLoopIsGivenUp) {
+  options_.max_deaths = 3;
+  Start(2);
+  for (int death = 1; death <= 3; ++death) {
+    pipeline_->Die(1);
+    coordinator_->Advance(now_);
+    ASSERT_TRUE(coordinator_->TakeEpochEnd().has_value());
+    UntilReady();
+  }
+  pipeline_->Die(1);
+  coordinator_->Advance(now_);
+  EXPECT_EQ(coordinator_->state(), PipelineState::kFailed);
+  EXPECT_EQ(coordinator_->status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_NE(Message(coordinator_->status()).find("4 times within 1m"), std::string::npos)
+      << coordinator_->status();
+  EXPECT_TRUE(coordinator_->TakeEpochEnd().has_value());
+  Pass(absl::Minutes(1));
+  EXPECT_EQ(coordinator_->state(), PipelineState::kFailed);
+  EXPECT_FALSE(pipeline_->connected(0));
+}
+
+TEST_F(PipelineCoordinatorTest, DeathsNowAndThenAreNone) {
+  options_.max_deaths = 3;
+  Start(2);
+  for (int death = 1; death <= 8; ++death) {
+    pipeline_->Die(1);
+    coordinator_->Advance(now_);
+    ASSERT_TRUE(coordinator_->TakeEpochEnd().has_value());
+    UntilReady();
+    Pass(absl::Seconds(25));
+  }
+}
+
+// A stage that dies while it loads is tried again at growing distances, then given up.
+TEST_F(PipelineCoordinatorTest, AStageThatCannotBeHadAgainIsGivenUp) {
+  Start(2);
+  pipeline_->RefuseLoad(1, absl::UnavailableError("cannot start"));
+  pipeline_->Die(1);
+  Pass(absl::Seconds(30));
+  EXPECT_EQ(coordinator_->state(), PipelineState::kFailed);
+  EXPECT_EQ(pipeline_->connects(1), 1 + options_.max_deaths);
+  EXPECT_NE(Message(coordinator_->status()).find("cannot start"), std::string::npos);
+}
+
+// The machine slept, or this process was stopped: nobody else was late.
+TEST_F(PipelineCoordinatorTest, NobodyIsBlamedForTimeInWhichNobodyLooked) {
+  Start(2);
+  Pass(kTick);
+  Submit();
+  now_ += absl::Hours(1);
+  coordinator_->Advance(now_);
+  EXPECT_EQ(coordinator_->state(), PipelineState::kReady);
+  Pass(kTick);
+  EXPECT_EQ(TakeAll(), 1);
+}
+
+TEST_F(PipelineCoordinatorTest, ASmallerReplacementIsRefused) {
+  Start(1);
+  pipeline_->SetInfo(0, [](StageInfo& info) { --info.num_blocks; });
+  pipeline_->Die(0);
+  Pass(absl::Seconds(1));
+  EXPECT_EQ(coordinator_->state(), PipelineState::kRecovering);
+  EXPECT_NE(Message(coordinator_->status()).find("room for 31 KV blocks and the pipeline has 32"),
+            std::string::npos)
+      << coordinator_->status();
+}
+
+TEST_F(PipelineCoordinatorTest, TheFlightRecorderTellsOfAnEpochThatEndedBadly) {
+  Make(2);
+  std::vector<FlightRecord> told;
+  coordinator_->SetFlightRecorder(std::make_unique<FlightRecorder>(
+      3, [&](FlightRecord record) { told.push_back(std::move(record)); }));
+  UntilReady();
+  for (int i = 0; i < 4; ++i) {
+    Submit();
+    Pass(kTick);
+    TakeAll();
+  }
+  Submit();
+  pipeline_->Die(1);
+  coordinator_->Advance(now_);
+  ASSERT_EQ(told.size(), 1u);
+  EXPECT_EQ(told[0].epoch, 1u);
+  EXPECT_EQ(told[0].model_hash, 42u);
+  EXPECT_EQ(told[0].reason, "stage 1: killed");
+  ASSERT_EQ(told[0].entries.size(), 3u);
+  EXPECT_EQ(told[0].entries[0].plan.number, 3u);
+  EXPECT_EQ(told[0].entries[0].result->number, 3u);
+  EXPECT_FALSE(told[0].entries[2].result.has_value());
+}
+
+TEST_F(PipelineCoordinatorTest, EndsWithPlansInFlight) {
+  Start(2);
+  Submit();
+  coordinator_.reset();
+  EXPECT_FALSE(pipeline_->connected(0));
 }
 
 }  // namespace

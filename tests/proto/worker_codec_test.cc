@@ -6,8 +6,8 @@
 #include <functional>
 #include <limits>
 
-#include "tests/support/fake_executor.h"
 #include "tests/support/status_matchers.h"
+#include "tests/support/unset_fields.h"
 
 namespace penstock {
 namespace {
@@ -19,6 +19,7 @@ StepPlan ExamplePlan() {
   StepPlan plan;
   plan.number = std::numeric_limits<uint64_t>::max();
   plan.epoch = std::numeric_limits<uint32_t>::max();
+  plan.limit_ns = std::numeric_limits<int64_t>::max();
   Admission& admission = plan.admissions.emplace_back();
   admission.slot = 3;
   admission.generation = 7;
@@ -48,7 +49,15 @@ StepPlan ExamplePlan() {
   row.blocks = {5, 0};
   row.sample = true;
   row.targets = {0, 49151};
+  row.num_drafts = 2;
+  row.mask = 4;
   plan.rows.push_back(row);
+  // Fed with what an earlier plan samples.
+  PlanRow ahead;
+  ahead.tokens = {kNoToken};
+  ahead.blocks = {1};
+  ahead.token_from = std::numeric_limits<uint64_t>::max() - 1;
+  plan.rows.push_back(ahead);
   return plan;
 }
 
@@ -56,98 +65,32 @@ StepResult ExampleResult() {
   StepResult result;
   result.number = 9;
   result.epoch = 2;
-  result.times.compute_ns = 123;
+  result.times = {1, 123, 2, 3, 4};
   result.samples = {{1, 4, 77, 50, -0.5f, {{50, -0.5f}, {0, -1.5f}}},
                     {2, 1, 3, 6, -INFINITY, {}},
-                    {5, 1, 3, kNoToken, 0.0f, {}}};
+                    {5, 1, 3, kNoToken, 0.0f, {}},
+                    {6, 1, 4, kVoidToken, 0.0f, {}}};
   result.prompt_logprobs = {{1, 4, 5, {9, -2.0f}, {{8, -0.25f}, {9, -2.0f}}},
                             {2, 1, 6, {kNoToken, 0.0f}, {}}};
   return result;
-}
-
-// Each field of a message and of the messages in it that is nowhere set, by its name: what an
-// example that claims to hold everything has forgotten, or an encoder.
-void FindUnset(const google::protobuf::Message& message, std::vector<std::string>* unset) {
-  const google::protobuf::Reflection& reflection = *message.GetReflection();
-  for (int i = 0; i < message.GetDescriptor()->field_count(); ++i) {
-    const google::protobuf::FieldDescriptor* field = message.GetDescriptor()->field(i);
-    const bool set = field->is_repeated() ? reflection.FieldSize(message, field) > 0
-                                          : reflection.HasField(message, field);
-    if (!set) {
-      unset->push_back(field->full_name());
-    } else if (field->message_type() != nullptr) {
-      FindUnset(field->is_repeated() ? reflection.GetRepeatedMessage(message, field, 0)
-                                     : reflection.GetMessage(message, field),
-                unset);
-    }
-  }
-}
-
-TEST(WorkerCodecTest, StageOptionsComeBack) {
-  StageOptions options;
-  options.model = "/models/not UTF-8 \xff.gguf";
-  options.kv_memory_bytes = int64_t{1} << 40;
-  options.max_step_tokens = 17;
-  options.max_sequences = 5;
-  options.threads = 3;
-  options.prefill_attention = PrefillAttention::kPadded;
-  options.padded_memory_bytes = 12345;
-  worker::v1::LoadRequest message;
-  EncodeStageOptions(options, &message);
-  worker::v1::LoadRequest received;
-  ASSERT_TRUE(received.ParseFromString(message.SerializeAsString()));
-  const absl::StatusOr<StageOptions> decoded = DecodeStageOptions(received);
-  ASSERT_TRUE(IsOk(decoded));
-  EXPECT_EQ(decoded->model, options.model);
-  EXPECT_EQ(decoded->kv_memory_bytes, options.kv_memory_bytes);
-  EXPECT_EQ(decoded->max_step_tokens, 17);
-  EXPECT_EQ(decoded->max_sequences, 5);
-  EXPECT_EQ(decoded->threads, 3);
-  EXPECT_EQ(decoded->prefill_attention, PrefillAttention::kPadded);
-  EXPECT_EQ(decoded->padded_memory_bytes, 12345);
-}
-
-TEST(WorkerCodecTest, StageInfoComesBack) {
-  StageInfo info = FakeExecutor::Info({});
-  info.config.rms_norm_eps = 1e-6f;
-  info.config.rope_theta = 500000.0f;
-  info.config.tied_embeddings = true;
-  worker::v1::LoadResponse message;
-  EncodeStageInfo(info, &message);
-  const absl::StatusOr<StageInfo> decoded = DecodeStageInfo(message);
-  ASSERT_TRUE(IsOk(decoded));
-  EXPECT_EQ(decoded->config.architecture, "llama");
-  EXPECT_EQ(decoded->config.name, "Fake");
-  EXPECT_EQ(decoded->config.hidden_size, 64);
-  EXPECT_EQ(decoded->config.intermediate_size, 128);
-  EXPECT_EQ(decoded->config.num_layers, 2);
-  EXPECT_EQ(decoded->config.num_heads, 4);
-  EXPECT_EQ(decoded->config.num_kv_heads, 2);
-  EXPECT_EQ(decoded->config.head_dim, 16);
-  EXPECT_EQ(decoded->config.vocab_size, 50);
-  EXPECT_EQ(decoded->config.context_length, 256);
-  EXPECT_EQ(decoded->config.rms_norm_eps, 1e-6f);
-  EXPECT_EQ(decoded->config.rope_theta, 500000.0f);
-  EXPECT_TRUE(decoded->config.tied_embeddings);
-  EXPECT_EQ(decoded->num_blocks, info.num_blocks);
-  EXPECT_EQ(decoded->weight_bytes, 1000);
-  EXPECT_EQ(decoded->load_ns, 5);
 }
 
 TEST(WorkerCodecTest, PlanComesBack) {
   const StepPlan plan = ExamplePlan();
   worker::v1::StepPlan message;
   EncodeStepPlan(plan, &message);
-  // The first of two biases is of token 0.
-  std::vector<std::string> unset;
-  FindUnset(message, &unset);
-  EXPECT_EQ(unset, std::vector<std::string>{"penstock.worker.v1.LogitBias.token"});
+  // The first of two biases is of token 0, the first of two rows is not fed by a plan.
+  EXPECT_EQ(UnsetFields(message),
+            (std::vector<std::string>{"penstock.worker.v1.LogitBias.token",
+                                      "penstock.worker.v1.PlanRow.token_from"}));
+  EXPECT_EQ(message.rows(1).token_from(), plan.rows[1].token_from);
   worker::v1::StepPlan received;
   ASSERT_TRUE(received.ParseFromString(message.SerializeAsString()));
   const absl::StatusOr<StepPlan> decoded = DecodeStepPlan(received);
   ASSERT_TRUE(IsOk(decoded));
   EXPECT_EQ(decoded->number, plan.number);
   EXPECT_EQ(decoded->epoch, plan.epoch);
+  EXPECT_EQ(decoded->limit_ns, plan.limit_ns);
   ASSERT_EQ(decoded->admissions.size(), 1u);
   const Admission& admission = decoded->admissions[0];
   EXPECT_EQ(admission.slot, 3);
@@ -174,7 +117,7 @@ TEST(WorkerCodecTest, PlanComesBack) {
   EXPECT_EQ(sampling.prompt_logprobs, 6);
   EXPECT_EQ(sampling.seed, ~uint64_t{0});
   EXPECT_EQ(sampling.choice, 2);
-  ASSERT_EQ(decoded->rows.size(), 1u);
+  ASSERT_EQ(decoded->rows.size(), 2u);
   EXPECT_EQ(decoded->rows[0].slot, 3);
   EXPECT_EQ(decoded->rows[0].generation, 7u);
   EXPECT_EQ(decoded->rows[0].position, 64);
@@ -182,24 +125,32 @@ TEST(WorkerCodecTest, PlanComesBack) {
   EXPECT_EQ(decoded->rows[0].blocks, plan.rows[0].blocks);
   EXPECT_TRUE(decoded->rows[0].sample);
   EXPECT_EQ(decoded->rows[0].targets, plan.rows[0].targets);
+  EXPECT_EQ(decoded->rows[0].token_from, 0u);
+  EXPECT_EQ(decoded->rows[0].mask, 4);
+  EXPECT_EQ(decoded->rows[0].num_drafts, 2);
+  EXPECT_EQ(decoded->rows[1].tokens, std::vector<int32_t>{kNoToken});
+  EXPECT_EQ(decoded->rows[1].token_from, plan.rows[1].token_from);
+  EXPECT_EQ(decoded->rows[1].mask, -1);
 }
 
 TEST(WorkerCodecTest, ResultComesBack) {
   const StepResult result = ExampleResult();
   worker::v1::StepResult message;
   EncodeStepResult(result, &message);
-  std::vector<std::string> unset;
-  FindUnset(message, &unset);
-  EXPECT_TRUE(unset.empty()) << unset[0];
+  EXPECT_EQ(UnsetFields(message), std::vector<std::string>());
   worker::v1::StepResult received;
   ASSERT_TRUE(received.ParseFromString(message.SerializeAsString()));
   const absl::StatusOr<StepResult> decoded = DecodeStepResult(received);
   ASSERT_TRUE(IsOk(decoded));
   EXPECT_EQ(decoded->number, 9u);
   EXPECT_EQ(decoded->epoch, 2u);
+  EXPECT_EQ(decoded->times.start_ns, 1);
   EXPECT_EQ(decoded->times.compute_ns, 123);
-  ASSERT_EQ(decoded->samples.size(), 3u);
-  for (size_t i = 0; i < 3; ++i) {
+  EXPECT_EQ(decoded->times.wait_plan_ns, 2);
+  EXPECT_EQ(decoded->times.wait_input_ns, 3);
+  EXPECT_EQ(decoded->times.send_ns, 4);
+  ASSERT_EQ(decoded->samples.size(), 4u);
+  for (size_t i = 0; i < 4; ++i) {
     EXPECT_EQ(decoded->samples[i].slot, result.samples[i].slot);
     EXPECT_EQ(decoded->samples[i].generation, result.samples[i].generation);
     EXPECT_EQ(decoded->samples[i].position, result.samples[i].position);
@@ -214,16 +165,6 @@ TEST(WorkerCodecTest, ResultComesBack) {
     EXPECT_EQ(decoded->prompt_logprobs[i].position, result.prompt_logprobs[i].position);
     EXPECT_EQ(decoded->prompt_logprobs[i].token, result.prompt_logprobs[i].token);
     EXPECT_EQ(decoded->prompt_logprobs[i].top, result.prompt_logprobs[i].top);
-  }
-}
-
-TEST(WorkerCodecTest, ErrorComesBack) {
-  worker::v1::Error message;
-  EncodeError(absl::NotFoundError("no file \xff"), &message);
-  EXPECT_EQ(DecodeError(message), absl::NotFoundError("no file \xff"));
-  for (const int code : {0, -1, 17, 1000}) {
-    message.set_code(code);
-    EXPECT_EQ(DecodeError(message).code(), absl::StatusCode::kInternal) << code;
   }
 }
 
@@ -282,6 +223,13 @@ TEST(WorkerCodecTest, RefusesMalformedPlans) {
       {"PlanRow.tokens.size", [](Plan* plan) { plan->mutable_rows(0)->clear_tokens(); }},
       {"PlanRow.tokens", [](Plan* plan) { plan->mutable_rows(0)->set_tokens(1, -1); }},
       {"PlanRow.blocks", [](Plan* plan) { plan->mutable_rows(0)->set_blocks(0, -5); }},
+      {"PlanRow.tokens", [](Plan* plan) { plan->mutable_rows(1)->set_tokens(0, 1); }},
+      {"PlanRow.tokens", [](Plan* plan) { plan->mutable_rows(0)->set_tokens(0, kNoToken); }},
+      {"PlanRow.tokens.size", [](Plan* plan) { plan->mutable_rows(1)->add_tokens(kNoToken); }},
+      {"PlanRow.mask", [](Plan* plan) { plan->mutable_rows(0)->set_mask(-1); }},
+      {"PlanRow.num_drafts", [](Plan* plan) { plan->mutable_rows(0)->set_num_drafts(4); }},
+      {"PlanRow.num_drafts", [](Plan* plan) { plan->mutable_rows(0)->set_num_drafts(-1); }},
+      {"StepPlan.limit_ns", [](Plan* plan) { plan->set_limit_ns(-1); }},
       {"StepPlan.tokens",
        [](Plan* plan) {
          plan->mutable_rows(0)->mutable_tokens()->Resize(1 << 20, 1);
@@ -294,44 +242,6 @@ TEST(WorkerCodecTest, RefusesMalformedPlans) {
     one.spoil(&message);
     EXPECT_TRUE(Fails(DecodeStepPlan(message), kInvalid, {one.field}));
   }
-}
-
-TEST(WorkerCodecTest, RefusesMalformedLoads) {
-  const auto options = [](const std::function<void(worker::v1::LoadRequest*)>& spoil) {
-    worker::v1::LoadRequest message;
-    EncodeStageOptions({}, &message);
-    spoil(&message);
-    return DecodeStageOptions(message);
-  };
-  using Request = worker::v1::LoadRequest;
-  EXPECT_TRUE(Fails(options([](Request* m) { m->set_kv_memory_bytes(-1); }), kInvalid,
-                    {"kv_memory_bytes", "-1"}));
-  EXPECT_TRUE(
-      Fails(options([](Request* m) { m->set_max_step_tokens(0); }), kInvalid, {"max_step_tokens"}));
-  EXPECT_TRUE(Fails(options([](Request* m) { m->set_max_sequences(INT64_MAX); }), kInvalid,
-                    {"max_sequences"}));
-  EXPECT_TRUE(Fails(options([](Request* m) { m->set_threads(-2); }), kInvalid, {"threads"}));
-  EXPECT_TRUE(Fails(options([](Request* m) {
-                      m->set_prefill_attention(static_cast<worker::v1::PrefillAttention>(2));
-                    }),
-                    kInvalid, {"prefill_attention"}));
-  EXPECT_TRUE(Fails(options([](Request* m) { m->set_padded_memory_bytes(-1); }), kInvalid,
-                    {"padded_memory_bytes"}));
-
-  worker::v1::LoadProgress progress;
-  EncodeLoadProgress({3, 4, "t"}, &progress);
-  EXPECT_EQ(DecodeLoadProgress(progress)->tensor, "t");
-  progress.set_done(5);
-  EXPECT_TRUE(Fails(DecodeLoadProgress(progress), kInvalid, {"LoadProgress.done"}));
-  progress.set_total(-1);
-  EXPECT_TRUE(Fails(DecodeLoadProgress(progress), kInvalid, {"LoadProgress.total"}));
-
-  worker::v1::LoadResponse empty;
-  EXPECT_TRUE(Fails(DecodeStageInfo(empty), kInvalid, {"LoadResponse.config"}));
-  worker::v1::LoadResponse info;
-  EncodeStageInfo(FakeExecutor::Info({}), &info);
-  info.set_num_blocks(0);
-  EXPECT_TRUE(Fails(DecodeStageInfo(info), kInvalid, {"num_blocks"}));
 }
 
 TEST(WorkerCodecTest, RefusesMalformedResults) {
@@ -347,7 +257,7 @@ TEST(WorkerCodecTest, RefusesMalformedResults) {
   EXPECT_TRUE(IsOk(result(0, 0, 0, 0.0f)));
   EXPECT_TRUE(Fails(result(-1, 0, 0, 0.0f), kInvalid, {"slot"}));
   EXPECT_TRUE(Fails(result(0, -1, 0, 0.0f), kInvalid, {"position"}));
-  EXPECT_TRUE(Fails(result(0, 0, -2, 0.0f), kInvalid, {"token"}));
+  EXPECT_TRUE(Fails(result(0, 0, -3, 0.0f), kInvalid, {"token"}));
   EXPECT_TRUE(Fails(result(0, 0, 0, NAN), kInvalid, {"logprob"}));
   EXPECT_TRUE(Fails(result(0, 0, 0, 1.0f), kInvalid, {"logprob"}));
 
@@ -358,6 +268,12 @@ TEST(WorkerCodecTest, RefusesMalformedResults) {
     spoil(&message);
     return DecodeStepResult(message);
   };
+  EXPECT_TRUE(Fails(spoiled([](Result* m) { m->set_start_ns(-1); }), kInvalid, {"start_ns"}));
+  EXPECT_TRUE(Fails(spoiled([](Result* m) { m->set_compute_ns(-1); }), kInvalid, {"compute_ns"}));
+  EXPECT_TRUE(Fails(spoiled([](Result* m) { m->set_wait_plan_ns(-1); }), kInvalid, {"wait_plan"}));
+  EXPECT_TRUE(
+      Fails(spoiled([](Result* m) { m->set_wait_input_ns(-1); }), kInvalid, {"wait_input"}));
+  EXPECT_TRUE(Fails(spoiled([](Result* m) { m->set_send_ns(-1); }), kInvalid, {"send_ns"}));
   const auto top = [](Result* m) { return m->mutable_samples(0)->mutable_top(0); };
   const auto prompt = [](Result* m) { return m->mutable_prompt_logprobs(0); };
   EXPECT_TRUE(Fails(spoiled([&](Result* m) { top(m)->set_token(-1); }), kInvalid, {"top.token"}));

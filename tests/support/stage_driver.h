@@ -8,6 +8,7 @@
 
 #include "core/sched/scheduler.h"
 #include "gtest/gtest.h"
+#include "tests/support/pipeline_costs.h"
 #include "worker/stage.h"
 
 namespace penstock::testing {
@@ -29,11 +30,11 @@ struct StageAnswer {
 // Answers in the order of the requests.
 inline std::vector<StageAnswer> Serve(StageExecutor& stage, const SchedulerOptions& options,
                                       const std::vector<StageRequest>& requests) {
-  Scheduler scheduler(options);
+  Scheduler scheduler(options, EvenCost(1));
   std::vector<StageAnswer> answers(requests.size());
   for (size_t i = 0; i < requests.size(); ++i) {
-    scheduler.Add(static_cast<SequenceId>(i), requests[i].prompt, requests[i].max_tokens,
-                  requests[i].sampling);
+    scheduler.Add(static_cast<SequenceId>(i),
+                  {requests[i].prompt, requests[i].max_tokens, requests[i].sampling});
   }
   while (std::optional<StepPlan> plan = scheduler.Schedule()) {
     absl::StatusOr<StepResult> result = stage.Execute(*plan);

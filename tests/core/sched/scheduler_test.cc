@@ -2,76 +2,30 @@
 
 #include <gtest/gtest.h>
 
-#include <algorithm>
-#include <numeric>
 #include <optional>
+#include <utility>
+
+#include "tests/support/pipeline_costs.h"
+#include "tests/support/scheduler_steps.h"
 
 namespace penstock {
 namespace {
 
-constexpr int32_t kEnd = 2;
-
-SchedulerOptions Options(int64_t num_blocks, int64_t max_sequences, int64_t max_step_tokens) {
-  SchedulerOptions options;
-  options.num_blocks = num_blocks;
-  options.max_sequences = max_sequences;
-  options.max_step_tokens = max_step_tokens;
-  return options;
-}
-
-SamplingParams Sampling() {
-  SamplingParams sampling;
-  sampling.stop_ids = {0, kEnd};
-  return sampling;
-}
-
-// 100, 101, ...: so that a token tells its position.
-std::vector<int32_t> Prompt(int64_t length) {
-  std::vector<int32_t> prompt(length);
-  std::iota(prompt.begin(), prompt.end(), 100);
-  return prompt;
-}
-
-// The stage's answer, `token` for every row that samples.
-StepResult Answer(const StepPlan& plan, int32_t token) {
-  StepResult result;
-  result.number = plan.number;
-  for (const PlanRow& row : plan.rows) {
-    if (!row.sample) continue;
-    SampledToken sample;
-    sample.slot = row.slot;
-    sample.generation = row.generation;
-    sample.position = row.position + static_cast<int64_t>(row.tokens.size());
-    sample.token = token;
-    sample.logprob = -0.5f;
-    result.samples.push_back(sample);
-  }
-  return result;
-}
-
-std::vector<SequenceProgress> Step(Scheduler& scheduler, int32_t token) {
-  const std::optional<StepPlan> plan = scheduler.Schedule();
-  if (!plan) return {};
-  std::vector<SequenceProgress> progress = scheduler.Commit(Answer(*plan, token));
-  scheduler.CheckIntegrity();
-  return progress;
-}
-
 TEST(Scheduler, HasNoPlanWithoutWork) {
-  Scheduler scheduler(Options(4, 2, 8));
+  Scheduler scheduler(Options(4, 2, 8), EvenCost(1));
   EXPECT_FALSE(scheduler.HasWork());
   EXPECT_FALSE(scheduler.Schedule().has_value());
-  scheduler.Add(1, Prompt(3), 2, Sampling());
+  scheduler.Add(1, {Prompt(3), 2, Sampling()});
   EXPECT_TRUE(scheduler.HasWork());
   // A plan that was not made takes no number.
   EXPECT_EQ(scheduler.Schedule()->number, 1u);
 }
 
 TEST(Scheduler, CutsALongPromptIntoChunks) {
-  Scheduler scheduler(Options(4, 2, 60));
+  Scheduler scheduler(Options(4, 2, 60), EvenCost(1));
   SamplingParams sampling;
   sampling.seed = 7;
-  scheduler.Add(1, Prompt(130), 3, sampling);
+  scheduler.Add(1, {Prompt(130), 3, sampling});
 
   std::optional<StepPlan> plan = scheduler.Schedule();
   ASSERT_EQ(plan->admissions.size(), 1u);
@@ -110,12 +64,12 @@ TEST(Scheduler, CutsALongPromptIntoChunks) {
 }
 
 TEST(Scheduler, DecodesShareAStepWithPrefillAndStandLast) {
-  Scheduler scheduler(Options(16, 4, 10));
-  scheduler.Add(1, Prompt(3), 9, Sampling());
-  scheduler.Add(2, Prompt(4), 9, Sampling());
+  Scheduler scheduler(Options(16, 4, 10), EvenCost(1));
+  scheduler.Add(1, {Prompt(3), 9, Sampling()});
+  scheduler.Add(2, {Prompt(4), 9, Sampling()});
   Step(scheduler, 50);
-  scheduler.Add(3, Prompt(20), 9, Sampling());
-  scheduler.Add(4, Prompt(1), 9, Sampling());
+  scheduler.Add(3, {Prompt(20), 9, Sampling()});
+  scheduler.Add(4, {Prompt(1), 9, Sampling()});
 
   // Two decodes leave 8 tokens for the prompt of 3; 4 has to wait for its turn.
   std::optional<StepPlan> plan = scheduler.Schedule();
@@ -139,9 +93,9 @@ TEST(Scheduler, DecodesShareAStepWithPrefillAndStandLast) {
 }
 
 TEST(Scheduler, EndsAtAnEndIdOrAtMaxTokens) {
-  Scheduler scheduler(Options(4, 2, 8));
-  scheduler.Add(1, Prompt(2), 5, Sampling());
-  scheduler.Add(2, Prompt(2), 2, Sampling());
+  Scheduler scheduler(Options(4, 2, 8), EvenCost(1));
+  scheduler.Add(1, {Prompt(2), 5, Sampling()});
+  scheduler.Add(2, {Prompt(2), 2, Sampling()});
   EXPECT_EQ(Step(scheduler, 50).size(), 2u);
   const std::vector<SequenceProgress> at_length = Step(scheduler, 51);
   ASSERT_EQ(at_length.size(), 2u);
@@ -156,20 +110,20 @@ TEST(Scheduler, EndsAtAnEndIdOrAtMaxTokens) {
 }
 
 TEST(Scheduler, AnEndIdAsTheLastTokenIsAStop) {
-  Scheduler scheduler(Options(4, 2, 8));
-  scheduler.Add(1, Prompt(2), 1, Sampling());
+  Scheduler scheduler(Options(4, 2, 8), EvenCost(1));
+  scheduler.Add(1, {Prompt(2), 1, Sampling()});
   EXPECT_EQ(Step(scheduler, kEnd)[0].end, SequenceEnd::kStop);
 }
 
 TEST(Scheduler, AStageIsToldThePromptAndTheHistoryIfItNeedsIt) {
-  Scheduler scheduler(Options(8, 4, 8));
+  Scheduler scheduler(Options(8, 4, 8), EvenCost(1));
   SamplingParams penalized = Sampling();
   penalized.repetition_penalty = 1.5f;
   SamplingParams bad_words = Sampling();
   bad_words.bad_words = {{5, 6}};
-  scheduler.Add(1, Prompt(3), 2, Sampling());
-  scheduler.Add(2, Prompt(2), 2, penalized);
-  scheduler.Add(3, Prompt(2), 2, bad_words);
+  scheduler.Add(1, {Prompt(3), 2, Sampling()});
+  scheduler.Add(2, {Prompt(2), 2, penalized});
+  scheduler.Add(3, {Prompt(2), 2, bad_words});
   const std::optional<StepPlan> plan = scheduler.Schedule();
   ASSERT_EQ(plan->admissions.size(), 3u);
   EXPECT_EQ(plan->admissions[0].prompt_tokens, 3);
@@ -179,27 +133,11 @@ TEST(Scheduler, AStageIsToldThePromptAndTheHistoryIfItNeedsIt) {
   EXPECT_EQ(plan->admissions[2].history, Prompt(2));
 }
 
-// Answers the targets too, the token itself as their log-probability.
-StepResult AnswerTargets(const StepPlan& plan, int32_t token) {
-  StepResult result = Answer(plan, token);
-  for (const PlanRow& row : plan.rows) {
-    for (size_t i = 0; i < row.targets.size(); ++i) {
-      const int32_t target = row.targets[i];
-      result.prompt_logprobs.push_back({row.slot,
-                                        row.generation,
-                                        row.position + 1 + static_cast<int64_t>(i),
-                                        {target, -static_cast<float>(target)},
-                                        {}});
-    }
-  }
-  return result;
-}
-
 TEST(Scheduler, ThePromptsLogProbabilitiesComeWithItsChunks) {
-  Scheduler scheduler(Options(8, 4, 5));
+  Scheduler scheduler(Options(8, 4, 5), EvenCost(1));
   SamplingParams sampling = Sampling();
   sampling.prompt_logprobs = 0;
-  scheduler.Add(1, Prompt(7), 4, sampling);
+  scheduler.Add(1, {Prompt(7), 4, sampling});
   std::optional<StepPlan> plan = scheduler.Schedule();
   EXPECT_EQ(plan->rows[0].targets, (std::vector<int32_t>{101, 102, 103, 104, 105}));
   std::vector<SequenceProgress> progress = scheduler.Commit(AnswerTargets(*plan, 50));
@@ -221,15 +159,15 @@ TEST(Scheduler, ThePromptsLogProbabilitiesComeWithItsChunks) {
   EXPECT_TRUE(plan->rows[0].targets.empty());
 
   // A prompt of one token has no target.
-  Scheduler other(Options(8, 4, 5));
-  other.Add(1, Prompt(1), 4, sampling);
+  Scheduler other(Options(8, 4, 5), EvenCost(1));
+  other.Add(1, {Prompt(1), 4, sampling});
   EXPECT_TRUE(other.Schedule()->rows[0].targets.empty());
 }
 
 TEST(Scheduler, AFailedRowEndsItsSequenceAlone) {
-  Scheduler scheduler(Options(8, 4, 16));
-  scheduler.Add(1, Prompt(2), 4, Sampling());
-  scheduler.Add(2, Prompt(2), 4, Sampling());
+  Scheduler scheduler(Options(8, 4, 16), EvenCost(1));
+  scheduler.Add(1, {Prompt(2), 4, Sampling()});
+  scheduler.Add(2, {Prompt(2), 4, Sampling()});
   StepResult result = Answer(*scheduler.Schedule(), 50);
   result.samples[0].token = kNoToken;
   const std::vector<SequenceProgress> progress = scheduler.Commit(result);
@@ -245,10 +183,10 @@ TEST(Scheduler, AFailedRowEndsItsSequenceAlone) {
 
 TEST(Scheduler, APromptWithoutNumbersEndsItsSequenceBeforeItsAnswer) {
   for (int64_t step_tokens : {4, 16}) {  // the prompt goes on, or is sampled
-    Scheduler scheduler(Options(8, 4, step_tokens));
+    Scheduler scheduler(Options(8, 4, step_tokens), EvenCost(1));
     SamplingParams sampling = Sampling();
     sampling.prompt_logprobs = 0;
-    scheduler.Add(1, Prompt(7), 4, sampling);
+    scheduler.Add(1, {Prompt(7), 4, sampling});
     StepResult result = AnswerTargets(*scheduler.Schedule(), 50);
     result.prompt_logprobs[2].token.token = kNoToken;
     const std::vector<SequenceProgress> progress = scheduler.Commit(result);
@@ -262,10 +200,10 @@ TEST(Scheduler, APromptWithoutNumbersEndsItsSequenceBeforeItsAnswer) {
 }
 
 TEST(Scheduler, ReservesTheWholeNeedAndLetsNobodyOvertake) {
-  Scheduler scheduler(Options(3, 4, 8));
-  scheduler.Add(1, Prompt(2), 63, Sampling());   // 64 positions are fed: one block
-  scheduler.Add(2, Prompt(2), 128, Sampling());  // 129 positions: three blocks
-  scheduler.Add(3, Prompt(2), 2, Sampling());    // one block, but behind 2
+  Scheduler scheduler(Options(3, 4, 8), EvenCost(1));
+  scheduler.Add(1, {Prompt(2), 63, Sampling()});   // 64 positions are fed: one block
+  scheduler.Add(2, {Prompt(2), 128, Sampling()});  // 129 positions: three blocks
+  scheduler.Add(3, {Prompt(2), 2, Sampling()});    // one block, but behind 2
   std::optional<StepPlan> plan = scheduler.Schedule();
   EXPECT_EQ(plan->rows.size(), 1u);
   EXPECT_EQ(scheduler.blocks().num_free(), 2);
@@ -281,9 +219,9 @@ TEST(Scheduler, ReservesTheWholeNeedAndLetsNobodyOvertake) {
 }
 
 TEST(Scheduler, WaitsForASlotAndCountsItsUsers) {
-  Scheduler scheduler(Options(8, 1, 8));
-  scheduler.Add(1, Prompt(2), 1, Sampling());
-  scheduler.Add(2, Prompt(2), 1, Sampling());
+  Scheduler scheduler(Options(8, 1, 8), EvenCost(1));
+  scheduler.Add(1, {Prompt(2), 1, Sampling()});
+  scheduler.Add(2, {Prompt(2), 1, Sampling()});
   std::optional<StepPlan> plan = scheduler.Schedule();
   EXPECT_EQ(plan->rows.size(), 1u);
   scheduler.Commit(Answer(*plan, 50));
@@ -295,9 +233,9 @@ TEST(Scheduler, WaitsForASlotAndCountsItsUsers) {
 }
 
 TEST(Scheduler, AbortFreesAtOnceWithoutARowInFlight) {
-  Scheduler scheduler(Options(8, 1, 8));
-  scheduler.Add(1, Prompt(2), 9, Sampling());
-  scheduler.Add(2, Prompt(2), 9, Sampling());
+  Scheduler scheduler(Options(8, 1, 8), EvenCost(1));
+  scheduler.Add(1, {Prompt(2), 9, Sampling()});
+  scheduler.Add(2, {Prompt(2), 9, Sampling()});
   Step(scheduler, 50);
   scheduler.Abort(2);  // waits
   EXPECT_EQ(scheduler.num_waiting(), 0);
@@ -310,56 +248,44 @@ TEST(Scheduler, AbortFreesAtOnceWithoutARowInFlight) {
   scheduler.Abort(77);
 }
 
-TEST(Scheduler, AbortWithARowInFlightFreesAtItsCommit) {
-  Scheduler scheduler(Options(8, 2, 8));
-  scheduler.Add(1, Prompt(2), 9, Sampling());
-  scheduler.Add(2, Prompt(2), 9, Sampling());
-  const std::optional<StepPlan> plan = scheduler.Schedule();
-  scheduler.Abort(1);
-  scheduler.CheckIntegrity();
-  EXPECT_EQ(scheduler.blocks().num_free(), 6);
-  EXPECT_TRUE(scheduler.HasWork());
-  const std::vector<SequenceProgress> progress = scheduler.Commit(Answer(*plan, 50));
-  ASSERT_EQ(progress.size(), 1u);
-  EXPECT_EQ(progress[0].id, 2);
-  scheduler.CheckIntegrity();
-  EXPECT_EQ(scheduler.blocks().num_free(), 7);
+TEST(Scheduler, SamplesMayComeInAnyOrder) {
+  Scheduler scheduler(Options(8, 2, 8), EvenCost(1));
+  scheduler.Add(1, {Prompt(1), 9, Sampling()});
+  scheduler.Add(2, {Prompt(3), 9, Sampling()});
+  StepResult result = Answer(*scheduler.Schedule(), 50);
+  result.samples[1].token = 51;
+  std::swap(result.samples[0], result.samples[1]);
+  const std::vector<SequenceProgress> progress = scheduler.Commit(result);
+  ASSERT_EQ(progress.size(), 2u);
+  EXPECT_EQ(progress[0].token->token, 50);
+  EXPECT_EQ(progress[1].token->token, 51);
 }
 
-TEST(Scheduler, ASequenceInFlightIsNotScheduledAgain) {
-  Scheduler scheduler(Options(8, 2, 8));
-  scheduler.Add(1, Prompt(2), 9, Sampling());
-  const std::optional<StepPlan> first = scheduler.Schedule();
-  EXPECT_FALSE(scheduler.Schedule().has_value());
-  scheduler.Add(2, Prompt(2), 9, Sampling());
-  const std::optional<StepPlan> second = scheduler.Schedule();
-  ASSERT_TRUE(second.has_value());
-  EXPECT_EQ(second->number, 2u);
-  ASSERT_EQ(second->rows.size(), 1u);
-  EXPECT_NE(second->rows[0].slot, first->rows[0].slot);
-  scheduler.CheckIntegrity();
-  EXPECT_EQ(scheduler.Commit(Answer(*first, 50))[0].id, 1);
-  EXPECT_EQ(scheduler.Commit(Answer(*second, 50))[0].id, 2);
+TEST(Scheduler, PrioritiesGoFirst) {
+  Scheduler scheduler(Options(8, 1, 8), EvenCost(1));
+  scheduler.Add(1, {Prompt(1), 1, Sampling(), 0});
+  scheduler.Add(2, {Prompt(1), 1, Sampling(), -3});
+  scheduler.Add(3, {Prompt(1), 1, Sampling(), 7});
+  scheduler.Add(4, {Prompt(1), 1, Sampling(), 7});
+  std::vector<SequenceId> order;
+  while (scheduler.HasWork()) order.push_back(Step(scheduler, 50)[0].id);
+  EXPECT_EQ(order, (std::vector<SequenceId>{3, 4, 1, 2}));
 }
 
-TEST(Scheduler, AFailedPlanEndsItsSequencesOnly) {
-  Scheduler scheduler(Options(8, 3, 8));
-  scheduler.Add(1, Prompt(2), 9, Sampling());
-  scheduler.Add(2, Prompt(2), 9, Sampling());
-  const std::optional<StepPlan> first = scheduler.Schedule();
-  scheduler.Add(3, Prompt(2), 9, Sampling());
-  const std::optional<StepPlan> second = scheduler.Schedule();
-  scheduler.Abort(2);
-  EXPECT_EQ(scheduler.Fail(first->number), std::vector<SequenceId>{1});
-  scheduler.CheckIntegrity();
-  EXPECT_EQ(scheduler.num_running(), 1);
-  EXPECT_EQ(scheduler.Commit(Answer(*second, 50))[0].id, 3);
-  EXPECT_EQ(scheduler.blocks().num_free(), 7);
+TEST(Scheduler, StartsAreTold) {
+  Scheduler scheduler(Options(8, 1, 8), EvenCost(1));
+  scheduler.Add(1, {Prompt(2), 1, Sampling()});
+  scheduler.Add(2, {Prompt(2), 1, Sampling()});
+  Step(scheduler, 50);
+  const std::vector<SequenceStart> started = scheduler.TakeStarted();
+  ASSERT_EQ(started.size(), 1u);
+  EXPECT_EQ(started[0].id, 1);
+  EXPECT_TRUE(scheduler.TakeStarted().empty());
 }
 
 TEST(SchedulerDeathTest, AResultThatDoesNotFitIsOurMistake) {
-  Scheduler scheduler(Options(8, 2, 8));
-  scheduler.Add(1, Prompt(2), 9, Sampling());
+  Scheduler scheduler(Options(8, 2, 8), EvenCost(1));
+  scheduler.Add(1, {Prompt(2), 9, Sampling()});
   const std::optional<StepPlan> plan = scheduler.Schedule();
   StepResult result = Answer(*plan, 50);
   result.number = 2;
@@ -368,7 +294,7 @@ TEST(SchedulerDeathTest, AResultThatDoesNotFitIsOurMistake) {
   result.samples[0].position = 9;
   EXPECT_DEATH(scheduler.Commit(result), "position");
   result.samples.clear();
-  EXPECT_DEATH(scheduler.Commit(result), "samples");
+  EXPECT_DEATH(scheduler.Commit(result), "sample");
   result = Answer(*plan, 50);
   result.prompt_logprobs.emplace_back();
   EXPECT_DEATH(scheduler.Commit(result), "prompt_logprobs");

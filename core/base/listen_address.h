@@ -13,6 +13,10 @@ struct ListenAddress {
 
   // As gRPC takes it and people read it.
   std::string ToString() const;
+  // Only programs of this machine can reach it: 127.x.y.z, ::1, localhost.
+  bool loopback() const;
+  // All addresses of this machine: nothing that others could connect to by this name.
+  bool wildcard() const;
 };
 
 // Errors: INVALID_ARGUMENT that says what HOST:PORT looks like.

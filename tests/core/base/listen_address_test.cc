@@ -1,4 +1,4 @@
-#include "frontend/listen_address.h"
+#include "core/base/listen_address.h"
 
 #include <gtest/gtest.h>
 
@@ -24,6 +24,22 @@ TEST(ListenAddressTest, SaysWhatAnAddressLooksLike) {
     EXPECT_TRUE(Fails(ParseListenAddress(text), absl::StatusCode::kInvalidArgument,
                       {"HOST:PORT", "127.0.0.1:50051"}))
         << text;
+  }
+}
+
+TEST(ListenAddressTest, KnowsWhoCanReachIt) {
+  for (const char* host : {"127.0.0.1", "127.1.2.3", "localhost", "::1"}) {
+    EXPECT_TRUE((ListenAddress{host, 1}).loopback()) << host;
+    EXPECT_FALSE((ListenAddress{host, 1}).wildcard()) << host;
+  }
+  for (const char* host : {"0.0.0.0", "::"}) {
+    EXPECT_FALSE((ListenAddress{host, 1}).loopback()) << host;
+    EXPECT_TRUE((ListenAddress{host, 1}).wildcard()) << host;
+  }
+  // Names that only look like it; DNS may say anything.
+  for (const char* host : {"127.evil.example", "localhost.example", "10.0.0.1", "worker-0", "::2"}) {
+    EXPECT_FALSE((ListenAddress{host, 1}).loopback()) << host;
+    EXPECT_FALSE((ListenAddress{host, 1}).wildcard()) << host;
   }
 }
 

@@ -1,0 +1,361 @@
+#include "frontend/worker_connection.h"
+
+#include <grpcpp/alarm.h>
+
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "frontend/rpc_status.h"
+#include "penstock/worker/v1/worker.grpc.pb.h"
+#include "proto/worker_codec.h"
+
+namespace penstock {
+namespace {
+
+using worker::v1::ControlRequest;
+using worker::v1::ControlResponse;
+
+constexpr absl::Duration kRetryPeriod = absl::Milliseconds(25);
+// A process that dies breaks its stream first. So long its end may say better what happened.
+constexpr absl::Duration kEndGrace = absl::Milliseconds(50);
+// What a process gets to end by itself once its stream has ended.
+constexpr absl::Duration kExitGrace = absl::Seconds(1);
+
+}  // namespace
+
+// Lock order: events_mutex_ is never taken while mutex_ is held.
+class WorkerConnection::Core : public std::enable_shared_from_this<Core> {
+ public:
+  Core(std::shared_ptr<grpc::Channel> channel, WorkerConnectionOptions options,
+       StageProvider::EventCallback events)
+      : options_(std::move(options)),
+        stub_(worker::v1::Worker::NewStub(std::move(channel))),
+        events_(std::move(events)) {}
+
+  void Open(const StartProcess& start_process) {
+    if (start_process != nullptr) {
+      process_ = start_process([core = weak_from_this()](const std::string& how) {
+        if (const std::shared_ptr<Core> self = core.lock()) self->OnProcessEnd(how);
+      });
+    }
+    SetAlarm(&limit_alarm_, options_.connect_limit, [](Core& core) { core.OnLimit(); });
+    StartCall();
+  }
+
+  void Send(ControlRequest request) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (over_) return;
+    outbox_.push_back(std::move(request));
+    StartNextWrite();
+  }
+
+  void Kill() {
+    if (process_ != nullptr) {
+      process_->Kill();
+      return;
+    }
+    Lose(absl::UnavailableError(absl::StrCat(options_.name, " was given up")));
+    CancelCall();
+  }
+
+  // No event after this. REQUIRES: not from an event.
+  void Close() {
+    {
+      std::lock_guard<std::mutex> lock(events_mutex_);
+      lost_ = true;
+    }
+    {
+      std::unique_lock<std::mutex> lock(mutex_);
+      over_ = true;
+      limit_alarm_.reset();
+      retry_alarm_.reset();
+      if (call_ != nullptr) call_->Cancel();
+      changed_.wait(lock, [this] { return call_ == nullptr; });
+    }
+    if (process_ != nullptr) process_->WaitForEnd(kExitGrace);
+    process_.reset();
+  }
+
+ private:
+  // One try at the stream. It deletes itself.
+  class Call final : public grpc::ClientBidiReactor<ControlRequest, ControlResponse> {
+   public:
+    explicit Call(std::shared_ptr<Core> core) : core_(std::move(core)) {}
+
+    void Start(worker::v1::Worker::Stub& stub) {
+      stub.async()->Control(&context_, this);
+      AddHold();  // requests may be written at any time: until the stream has broken
+      StartRead(&response_);
+      StartWrite(&core_->request_);
+      StartCall();
+    }
+    void Cancel() { context_.TryCancel(); }
+
+    void OnReadDone(bool ok) override {
+      if (!ok) {
+        {
+          std::lock_guard<std::mutex> lock(core_->mutex_);
+          broken_ = true;
+        }
+        RemoveHold();
+        return;
+      }
+      core_->OnMessage(response_);
+      StartRead(&response_);
+    }
+
+    void OnWriteDone(bool ok) override {
+      std::lock_guard<std::mutex> lock(core_->mutex_);
+      core_->writing_ = false;
+      if (ok) core_->StartNextWrite();  // else the read fails too
+    }
+
+    void OnDone(const grpc::Status& status) override {
+      const std::unique_ptr<Call> self(this);
+      core_->OnCallDone(status);
+    }
+
+    bool broken() const { return broken_; }
+
+   private:
+    const std::shared_ptr<Core> core_;
+    grpc::ClientContext context_;
+    ControlResponse response_;  // belongs to gRPC while a read is in flight
+    bool broken_ = false;       // guarded by the core's mutex_: nothing may be written any more
+  };
+
+  void StartCall() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (over_) return;
+    request_.Clear();
+    EncodeHello(
+        {kWorkerProtocol, options_.version, 0, absl::ToInt64Nanoseconds(options_.beat_period)},
+        request_.mutable_hello());
+    writing_ = true;
+    call_ = new Call(shared_from_this());
+    call_->Start(*stub_);
+  }
+
+  void CancelCall() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (call_ != nullptr) call_->Cancel();
+  }
+
+  void OnCallDone(const grpc::Status& status) {
+    bool again = false;
+    bool grace = false;
+    absl::Status why;
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      last_failure_ = status.error_message();
+      again = !greeted_ && !over_ && status.error_code() == grpc::StatusCode::UNAVAILABLE;
+      grace = process_ != nullptr && !over_;
+      why = Reason(status);
+      if (!again) over_ = true;
+      if (again) {
+        SetAlarmLocked(&retry_alarm_, kRetryPeriod, [](Core& core) { core.StartCall(); });
+      } else if (grace) {
+        SetAlarmLocked(&retry_alarm_, kEndGrace, [why](Core& core) { core.Lose(why); });
+      }
+    }
+    if (!again && !grace) Lose(why);
+    // Last: whoever waits for it may destroy what the event goes to.
+    std::lock_guard<std::mutex> lock(mutex_);
+    call_ = nullptr;
+    changed_.notify_all();
+  }
+
+  // REQUIRES: mutex_ held.
+  absl::Status Reason(const grpc::Status& status) const {
+    if (drained_) {
+      return absl::UnavailableError(
+          absl::StrCat(options_.name, " was told to stop, and has finished what it had"));
+    }
+    if (!greeted_) return Annotate(FromRpcStatus(status), options_.name);
+    return absl::UnavailableError(
+        absl::StrCat(options_.name, ": its control stream ended: ",
+                     status.ok() ? "closed by the worker" : status.error_message()));
+  }
+
+  void OnLimit() {
+    std::string failure;
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      if (greeted_ || over_) return;
+      failure = last_failure_.empty() ? "it does not answer" : last_failure_;
+    }
+    Lose(absl::UnavailableError(absl::StrCat(
+        options_.name, " could not be reached within ",
+        absl::FormatDuration(options_.connect_limit), ": ", failure,
+        ": see whether the worker runs, what its log says, and whether the address is right")));
+    CancelCall();
+  }
+
+  void OnProcessEnd(const std::string& how) {
+    Lose(absl::UnavailableError(absl::StrCat(options_.name, ": its process ", how)));
+    CancelCall();
+  }
+
+  void OnMessage(const ControlResponse& response) {
+    switch (response.message_case()) {
+      case ControlResponse::kHello: {
+        // The worker refuses other versions, and so does what it would have to say otherwise.
+        if (response.hello().protocol() != kWorkerProtocol) {
+          Refuse(absl::FailedPreconditionError("it speaks another version of the protocol"));
+          return;
+        }
+        std::lock_guard<std::mutex> lock(mutex_);
+        greeted_ = true;
+        limit_alarm_.reset();
+        StartNextWrite();
+        return;
+      }
+      case ControlResponse::kLoaded: {
+        absl::StatusOr<StageInfo> info = DecodeStageInfo(response.loaded());
+        if (info.ok() && info->address.empty()) info->address = options_.address;
+        Pass(std::move(info));
+        return;
+      }
+      case ControlResponse::kProgress:
+        Pass(DecodeLoadProgress(response.progress()));
+        return;
+      case ControlResponse::kEntered:
+        Emit(EpochEntered{response.entered().epoch()});
+        return;
+      case ControlResponse::kResult:
+        Pass(DecodeStepResult(response.result()));
+        return;
+      case ControlResponse::kFailed:
+        Emit(EpochFailed{response.failed().epoch(), response.failed().plan(),
+                         DecodeError(response.failed().error())});
+        return;
+      case ControlResponse::kBeat:
+        Pass(DecodeBeat(response.beat()));
+        return;
+      case ControlResponse::kError:
+        // The answer to Load. Its code is the file's or the settings'.
+        Refuse(DecodeError(response.error()));
+        return;
+      case ControlResponse::kDrained: {
+        std::lock_guard<std::mutex> lock(mutex_);
+        drained_ = true;
+        return;
+      }
+      case ControlResponse::MESSAGE_NOT_SET:
+        Refuse(absl::InternalError("it sent a message of no kind that is known here"));
+        return;
+    }
+  }
+
+  template <typename T>
+  void Pass(absl::StatusOr<T> message) {
+    if (message.ok()) {
+      Emit(*std::move(message));
+    } else {
+      Refuse(message.status());
+    }
+  }
+
+  // Nothing more is wanted of this worker.
+  void Refuse(const absl::Status& status) {
+    Lose(Annotate(status, options_.name));
+    CancelCall();
+  }
+
+  void Emit(StageEvent event) {
+    std::lock_guard<std::mutex> lock(events_mutex_);
+    if (!lost_) events_(std::move(event));
+  }
+
+  void Lose(const absl::Status& status) {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      over_ = true;
+      outbox_.clear();
+    }
+    std::lock_guard<std::mutex> lock(events_mutex_);
+    if (std::exchange(lost_, true)) return;
+    events_(StageLost{status});
+  }
+
+  // The next two: REQUIRES mutex_ held.
+  void StartNextWrite() {
+    if (writing_ || !greeted_ || outbox_.empty() || call_ == nullptr || call_->broken()) return;
+    request_ = std::move(outbox_.front());
+    outbox_.pop_front();
+    writing_ = true;
+    call_->StartWrite(&request_);
+  }
+  void SetAlarmLocked(std::unique_ptr<grpc::Alarm>* alarm, absl::Duration after,
+                      std::function<void(Core&)> then) {
+    *alarm = std::make_unique<grpc::Alarm>();
+    (*alarm)->Set(absl::ToChronoTime(absl::Now() + after),
+                  [core = weak_from_this(), then = std::move(then)](bool expired) {
+                    const std::shared_ptr<Core> self = core.lock();
+                    if (expired && self != nullptr) then(*self);
+                  });
+  }
+  void SetAlarm(std::unique_ptr<grpc::Alarm>* alarm, absl::Duration after,
+                std::function<void(Core&)> then) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    SetAlarmLocked(alarm, after, std::move(then));
+  }
+
+  const WorkerConnectionOptions options_;
+  const std::unique_ptr<worker::v1::Worker::Stub> stub_;
+  std::unique_ptr<ChildProcess> process_;  // set by Open, before anything runs
+
+  std::mutex events_mutex_;
+  const StageProvider::EventCallback events_;  // called under events_mutex_
+  bool lost_ = false;                          // guarded by it: there is no other event
+
+  ControlRequest request_;  // belongs to gRPC while writing_
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  // All below is guarded by mutex_.
+  Call* call_ = nullptr;               // until gRPC's last word
+  std::deque<ControlRequest> outbox_;  // written once the worker has answered the hello
+  bool writing_ = false;
+  bool greeted_ = false;
+  bool drained_ = false;
+  bool over_ = false;  // no new call, nothing more to send
+  std::string last_failure_;
+  std::unique_ptr<grpc::Alarm> limit_alarm_;
+  std::unique_ptr<grpc::Alarm> retry_alarm_;
+};
+
+WorkerConnection::WorkerConnection(std::shared_ptr<grpc::Channel> channel,
+                                   WorkerConnectionOptions options,
+                                   StageProvider::EventCallback events,
+                                   const StartProcess& start_process)
+    : core_(std::make_shared<Core>(std::move(channel), std::move(options), std::move(events))) {
+  core_->Open(start_process);
+}
+
+WorkerConnection::~WorkerConnection() { core_->Close(); }
+
+void WorkerConnection::Load(const StageOptions& options) {
+  ControlRequest request;
+  EncodeStageOptions(options, request.mutable_load());
+  core_->Send(std::move(request));
+}
+
+void WorkerConnection::BeginEpoch(const EpochStart& start) {
+  ControlRequest request;
+  EncodeEpochStart(start, request.mutable_epoch());
+  core_->Send(std::move(request));
+}
+
+void WorkerConnection::Submit(const StepPlan& plan) {
+  ControlRequest request;
+  EncodeStepPlan(plan, request.mutable_plan());
+  core_->Send(std::move(request));
+}
+
+void WorkerConnection::Kill() { core_->Kill(); }
+
+}  // namespace penstock
