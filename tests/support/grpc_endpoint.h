@@ -1,6 +1,7 @@
 // A stage's door over gRPC: a server of its own with the transfer service, and the transport.
 #pragma once
 
+#include <grpc/grpc.h>
 #include <grpcpp/grpcpp.h>
 #include <unistd.h>
 
@@ -33,6 +34,8 @@ class GrpcEndpoint final : public Endpoint {
  public:
   GrpcEndpoint(const std::string& address, const GrpcTransportOptions& options)
       : service_(options.transport) {
+    // Once for ever: where the last object of gRPC goes, its library may wait 10 s for a poller.
+    [[maybe_unused]] static const bool initialized = (grpc_init(), true);
     grpc::ServerBuilder builder;
     int port = 0;
     builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port);

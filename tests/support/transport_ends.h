@@ -24,6 +24,9 @@ inline constexpr absl::Duration kPatience = absl::Seconds(120);
 // For waits that must run out.
 inline constexpr absl::Duration kSoon = absl::Milliseconds(50);
 
+// What transfer_peer.cc sends and takes.
+inline const Shape kPeerShape{64, 1024};
+
 // A stage as far as transports see it; destroying it is the stage's death.
 class Endpoint {
  public:

@@ -6,6 +6,7 @@
 #include <condition_variable>
 #include <deque>
 #include <mutex>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/escaping.h"
@@ -69,7 +70,8 @@ absl::Status FromGrpc(const grpc::Status& status) {
 // One Push call: a lane's sending end. REQUIRES: closed, once begun, before it is destroyed. gRPC's
 // threads must not hold it: with it goes the channel, and the last channel of a process joins them.
 class PushCall final : public SendEnd,
-                       public grpc::ClientBidiReactor<grpc::ByteBuffer, TransferResponse> {
+                       public grpc::ClientBidiReactor<grpc::ByteBuffer, TransferResponse>,
+                       public std::enable_shared_from_this<PushCall> {
  public:
   PushCall(std::string address, std::shared_ptr<grpc::Channel> channel, int64_t chunk_bytes)
       : address_(std::move(address)), channel_(std::move(channel)), chunk_bytes_(chunk_bytes) {}
@@ -123,12 +125,18 @@ class PushCall final : public SendEnd,
 
   void Cancel() override { gate_.Close(absl::CancelledError("the lane was cancelled")); }
 
-  // A cancelled call ends here and now, whatever the peer does.
+  // A cancelled call ends here and now, unless the socket is full and the peer, stopped, does not
+  // empty it: gRPC gives up a write that it has begun only with the connection. That is when the
+  // peer is killed, or a ping stays without an answer; nobody waits for it here.
   void Close() override {
     context_.TryCancel();
     std::unique_lock<std::mutex> lock(mutex_);
     StopWriting();
-    changed_.wait(lock, [this] { return !over_.ok(); });
+    if (WaitOver(lock, Deadline(absl::Milliseconds(100)))) return;
+    std::thread([call = shared_from_this()] {
+      std::unique_lock<std::mutex> lock(call->mutex_);
+      call->WaitOver(lock, Deadline(absl::InfiniteDuration()));
+    }).detach();
   }
 
   void OnReadDone(bool ok) override {
@@ -155,7 +163,7 @@ class PushCall final : public SendEnd,
   void OnDone(const grpc::Status& status) override {
     const absl::Status why = Annotate(FromGrpc(status), address_);
     gate_.Close(why);
-    // The last that gRPC does here: Close returns once the lock is free.
+    // The last that gRPC does here: who waits goes on once the lock is free.
     std::lock_guard<std::mutex> lock(mutex_);
     over_ = why;
     changed_.notify_one();
@@ -169,7 +177,10 @@ class PushCall final : public SendEnd,
     StartNextWrite();
   }
 
-  // The next two: REQUIRES mutex_ held.
+  // The next three: REQUIRES mutex_ held.
+  bool WaitOver(std::unique_lock<std::mutex>& lock, const Deadline& deadline) {
+    return deadline.Wait(changed_, lock, [this] { return !over_.ok(); });
+  }
   void StartNextWrite() {
     if (writing_ || outbox_.empty() || !may_write_) return;
     outgoing_ = std::move(outbox_.front());

@@ -19,7 +19,7 @@
 namespace penstock {
 
 struct GrpcTransportOptions {
-  TransportOptions transport;
+  TransportOptions transport = {};
   int64_t chunk_bytes = 1 << 20;  // of one message; > 0
   // How long a connection may be silent before the other end is asked for a sign of life, and how
   // long that may take. Zero: never; right within a host, where a stage that is stopped for a while

@@ -9,6 +9,7 @@ namespace penstock::testing {
 namespace {
 
 INSTANTIATE_TEST_SUITE_P(Local, TransportTest, ::testing::Values(LocalKind()), KindName);
+INSTANTIATE_TEST_SUITE_P(Local, FaultTest, ::testing::Values(LocalKind()), KindName);
 
 }  // namespace
 }  // namespace penstock::testing

@@ -1,5 +1,6 @@
 // What every transport must do. A kind's test includes this and instantiates it:
 //   INSTANTIATE_TEST_SUITE_P(Local, TransportTest, ::testing::Values(kind), KindName);
+// and FaultTest in the same way.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -10,6 +11,7 @@
 #include <thread>
 #include <vector>
 
+#include "tests/support/faulty_transport.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/transport_ends.h"
 
@@ -351,6 +353,53 @@ TEST_P(TransportTest, RefusesToSendMoreThanTheLimit) {
   sender_.stream.Fence();
   EXPECT_TRUE(Fails(sender_.stream.status(), absl::StatusCode::kResourceExhausted,
                     {"6936 bytes", "limit is 6924"}));
+}
+
+// The faults that other tests build on are seen as what they are.
+class FaultTest : public TransportTest {
+ protected:
+  // Sends transfers 1 to 4 through a transport with this fault at the third; receives the first
+  // two.
+  void StartWith(const Fault& fault) {
+    a_ = make_({});
+    b_ = make_({});
+    receiver_.lane = b_->transport().Open(LaneKind::kRows, 1);
+    FaultyTransport faulty(a_->transport(), fault);
+    auto connected = faulty.Connect(b_->transport().address(), LaneKind::kRows, 1, kPatience);
+    ASSERT_TRUE(IsOk(connected));
+    sender_.lane = *std::move(connected);
+    for (uint64_t plan = 1; plan <= 2; ++plan) {
+      sender_.Send(Pattern(shape_, plan), plan);
+      ASSERT_TRUE(IsOk(receiver_.ReceivePattern(shape_, plan)));
+    }
+    for (uint64_t plan = 3; plan <= 4; ++plan) sender_.Send(Pattern(shape_, plan), plan);
+  }
+};
+
+TEST_P(FaultTest, Delay) {
+  const absl::Time begin = absl::Now();
+  StartWith({Fault::Kind::kDelay, 3, absl::Milliseconds(100)});
+  EXPECT_TRUE(IsOk(receiver_.ReceivePattern(shape_, 3)));
+  EXPECT_GE(absl::Now() - begin, absl::Milliseconds(100));
+  EXPECT_TRUE(IsOk(receiver_.ReceivePattern(shape_, 4)));
+}
+
+TEST_P(FaultTest, Hang) {
+  StartWith({Fault::Kind::kHang, 3});
+  EXPECT_TRUE(Fails(receiver_.ReceivePattern(shape_, 3, kSoon), absl::StatusCode::kDeadlineExceeded,
+                    {"transfer 3"}));
+}
+
+TEST_P(FaultTest, Die) {
+  StartWith({Fault::Kind::kDie, 3});
+  EXPECT_TRUE(Fails(receiver_.ReceivePattern(shape_, 3, absl::InfiniteDuration()),
+                    absl::StatusCode::kUnavailable, {}));
+}
+
+TEST_P(FaultTest, WrongNumber) {
+  StartWith({Fault::Kind::kWrongNumber, 3});
+  EXPECT_TRUE(Fails(receiver_.ReceivePattern(shape_, 3), absl::StatusCode::kInternal,
+                    {"expected transfer 3", "got 4"}));
 }
 
 }  // namespace penstock::testing

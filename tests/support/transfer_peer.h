@@ -1,0 +1,61 @@
+// Starts tests/support/transfer_peer.cc, a stage's process as far as transports see it. It is
+// killed when this is destroyed.
+#pragma once
+
+#include <signal.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <string>
+
+#include "core/base/check.h"
+
+extern char** environ;
+
+namespace penstock::testing {
+
+class TransferPeer {
+ public:
+  TransferPeer(std::string role, std::string address) {
+    int ends[2];
+    PENSTOCK_CHECK_EQ(pipe(ends), 0);
+    posix_spawn_file_actions_t actions;
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_adddup2(&actions, ends[1], STDOUT_FILENO);
+    posix_spawn_file_actions_addclose(&actions, ends[0]);
+    std::string program = PENSTOCK_TRANSFER_PEER;
+    std::array<char*, 4> arguments = {program.data(), role.data(), address.data(), nullptr};
+    PENSTOCK_CHECK_EQ(
+        posix_spawn(&pid_, program.c_str(), &actions, nullptr, arguments.data(), environ), 0);
+    posix_spawn_file_actions_destroy(&actions);
+    close(ends[1]);
+    output_ = ends[0];
+  }
+  ~TransferPeer() {
+    Signal(SIGKILL);
+    waitpid(pid_, nullptr, 0);
+    close(output_);
+  }
+  TransferPeer(const TransferPeer&) = delete;
+  TransferPeer& operator=(const TransferPeer&) = delete;
+
+  // False: it has ended.
+  bool WaitReady() const {
+    char first = 0;
+    return read(output_, &first, 1) == 1 && first == 'r';
+  }
+  void Signal(int signal) const { kill(pid_, signal); }
+  // Waits until the process is stopped, not only told to stop.
+  void Stop() const {
+    Signal(SIGSTOP);
+    PENSTOCK_CHECK_EQ(waitpid(pid_, nullptr, WUNTRACED), pid_);
+  }
+
+ private:
+  pid_t pid_ = 0;
+  int output_ = -1;
+};
+
+}  // namespace penstock::testing
