@@ -139,7 +139,9 @@ class LimitsTest(ProgramTest):
     def setUpClass(cls):
         cls.server = Server("--default-timeout", "1", "--max-new-tokens", "4000", "--max-n", "2",
                             "--max-logprobs", "0", "--max-prompt-bytes", "1000",
-                            "--max-queued-tokens", "8000", "--max-stop-texts", "1", "--max-priority", "5")
+                            "--max-queued-tokens", "8000", "--max-stop-texts", "1",
+                            "--max-priority", "5", "--max-stream-buffer-kib", "64",
+                            "--slow-reader-timeout", "1")
         cls.addClassCleanup(cls.server.close)
 
     def check(self, arguments, *words):
