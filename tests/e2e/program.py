@@ -27,6 +27,8 @@ def setUpModule():
 
 def run(*arguments, stdin=b""):
     """Runs `penstock` to its end. Arguments are str or bytes."""
+    if arguments[:1] == ("serve",) and "--metrics-listen" not in arguments:
+        arguments += ("--metrics-listen", "127.0.0.1:0")  # the default may be another test's
     return subprocess.run([BINARY, *arguments], input=stdin, capture_output=True, timeout=TIMEOUT)
 
 

@@ -120,7 +120,8 @@ class ServeTest(ProgramTest):
         self.assertEqual(len(answer["ids"]), 3)
 
     def test_a_closed_log_ends_no_server(self):
-        process = subprocess.Popen([BINARY, "serve", "--model", MODEL, "--listen", "127.0.0.1:0"],
+        process = subprocess.Popen([BINARY, "serve", "--model", MODEL, "--listen", "127.0.0.1:0",
+                                    "--metrics-listen", "127.0.0.1:0"],
                                    stderr=subprocess.PIPE)
         self.addCleanup(process.wait)
         self.addCleanup(process.kill)

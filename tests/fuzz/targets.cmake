@@ -57,3 +57,4 @@ penstock_fuzz(chat_template MAX_LEN 4096
 penstock_fuzz(request MAX_LEN 1024 LIBS penstock_engine
   COVERS frontend/answer_stream.cc frontend/prompt_validator.cc frontend/request_validator.cc
          frontend/sampling_validator.cc frontend/stop_matcher.cc)
+penstock_fuzz(trace_file MAX_LEN 512 LIBS penstock_engine COVERS frontend/trace_file.cc)
