@@ -9,6 +9,7 @@
 
 #include "frontend/client_request.h"
 #include "frontend/model_connection.h"
+#include "frontend/stage_setup.h"
 
 namespace penstock {
 
@@ -43,21 +44,22 @@ class RuntimeFlags {
   int64_t padded_memory_mib_ = 2048;
 };
 
+// Where the stages run.
+void AddStageFlags(CLI::App* app, StageSetup* setup);
+
 // Limits of the pipeline, and its flight recorder.
 void AddPipelineFlags(CLI::App* app, RuntimeOptions* options);
 
-// --precision and --stages, of which only one value works so far.
+// --precision, of which only one value works so far.
 class PlannedFlags {
  public:
   void AddPrecision(CLI::App* app);
-  void AddStages(CLI::App* app);
   // False, and a line on standard error, if what was asked for is not available yet.
   bool Check() const;
   const std::string& precision() const { return precision_; }
 
  private:
   std::string precision_ = "f32";
-  int stages_ = 1;
 };
 
 // Flags of how tokens are chosen.

@@ -25,6 +25,33 @@ void AddCount(CLI::App* app, const char* name, int64_t* value, int64_t least, co
 
 }  // namespace
 
+void AddStageFlags(CLI::App* app, StageSetup* setup) {
+  AddCount(app, "--stages", &setup->num_stages, 1,
+           "Processes that share the layers, started by this one; 1: it computes itself");
+  app->add_flag("--stage-processes", setup->processes, "Start a process for a single stage too")
+      ->group(kGroup);
+  app->add_option("--split", setup->split,
+                  "The layers of each stage, such as 10,12,8 (default: the split that is fastest)")
+      ->type_name("N,N,...")
+      ->group(kGroup);
+  app->add_option(
+         "--workers", setup->workers,
+         "Workers (penstock-worker --listen) that run elsewhere, a stage each, in the order "
+         "of the layers")
+      ->type_name("HOST:PORT,...")
+      ->group(kGroup);
+  app->add_option("--worker-program", setup->worker_program,
+                  "The program of a stage (default: the penstock-worker beside this program)")
+      ->type_name("FILE")
+      ->group(kGroup);
+  const auto add_file = [app](const char* name, std::string* file, const char* help) {
+    app->add_option(name, *file, help)->type_name("FILE")->group(kGroup);
+  };
+  add_file("--tls-cert", &setup->tls.cert, "This server's certificate towards workers, PEM");
+  add_file("--tls-key", &setup->tls.key, "Its private key, PEM");
+  add_file("--tls-ca", &setup->tls.ca, "The authority whose certificates workers must show, PEM");
+}
+
 void AddPipelineFlags(CLI::App* app, RuntimeOptions* options) {
   PipelineOptions& pipeline = options->pipeline;
   AddCount(app, "--plans-ahead", &options->plans_ahead, 0,

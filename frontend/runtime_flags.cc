@@ -68,19 +68,10 @@ void PlannedFlags::AddPrecision(CLI::App* app) {
       ->check(CLI::IsMember({"f32", "fast"}));
 }
 
-void PlannedFlags::AddStages(CLI::App* app) {
-  app->add_option("--stages", stages_,
-                  "Processes that share the layers; more than 1: not available yet")
-      ->capture_default_str()
-      ->check(CLI::Range(1, 1024))
-      ->type_name("N");
-}
-
 bool PlannedFlags::Check() const {
   if (precision_ == "fast") {
     return NotAvailable("--precision fast", "leave it out, or use --precision f32");
   }
-  if (stages_ > 1) return NotAvailable("--stages above 1", "leave it out, or use --stages 1");
   return true;
 }
 

@@ -67,8 +67,10 @@ std::string Describe(const ModelRuntime& runtime) {
       static_cast<double>(info.load_ns) * 1e-9);
 }
 
-absl::StatusOr<std::unique_ptr<ModelRuntime>> Load(const ServeOptions& options) {
+absl::StatusOr<std::unique_ptr<ModelRuntime>> Load(const ServeOptions& options,
+                                                   EngineObserver* observer) {
   RuntimeOptions runtime_options = options.runtime;
+  runtime_options.observer = observer;
   if (options.startup_check) {
     PENSTOCK_ASSIGN_OR_RETURN(runtime_options.stage.check_file,
                               FindCheckFile(runtime_options.stage.model, options.verify_weights));
@@ -101,11 +103,13 @@ absl::Status Serve(const ServeOptions& options, StopSwitch& stop) {
   std::unique_ptr<ModelRuntime> runtime;
   PENSTOCK_ASSIGN_OR_RETURN(std::unique_ptr<GrpcServer> server,
                             GrpcServer::Start({listen, options.max_message_bytes}));
-  PENSTOCK_ASSIGN_OR_RETURN(monitoring, Monitoring::Start(options.monitoring, /*num_stages=*/1));
+  PENSTOCK_ASSIGN_OR_RETURN(
+      monitoring,
+      Monitoring::Start(options.monitoring, static_cast<int32_t>(options.runtime.num_stages)));
   const std::string address = server->address().ToString();
   LogInfo(absl::StrCat("listening on ", address, "; loading ", options.runtime.stage.model));
-  PENSTOCK_ASSIGN_OR_RETURN(runtime, Load(options));
-  monitoring->SetModel(runtime->limits().model, {runtime->info()});
+  PENSTOCK_ASSIGN_OR_RETURN(runtime, Load(options, &monitoring->observer()));
+  monitoring->SetModel(runtime->limits().model, runtime->stages());
   server->SetReady(runtime.get());
   monitoring->SetReady();
   stop.SetReady();
@@ -137,9 +141,15 @@ absl::Status Serve(const ServeOptions& options, StopSwitch& stop) {
 
 }  // namespace
 
-int RunServe(const ServeOptions& options) {
+int RunServe(ServeOptions options) {
   // The log may be a pipe whose reader has left; that ends no server.
   signal(SIGPIPE, SIG_IGN);
+  // Before there are threads: it may fork.
+  const absl::StatusOr<StagePlace> place = StagePlace::Prepare(options.stages, &options.runtime);
+  if (!place.ok()) {
+    LogError(Message(place.status()));
+    return 1;
+  }
   StopSwitch stop;
   const SignalThread signals([&stop](int count, int) { stop.OnSignal(count); });
   const absl::Status status = Serve(options, stop);

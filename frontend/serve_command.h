@@ -7,11 +7,13 @@
 #include "frontend/grpc_server.h"
 #include "frontend/model_runtime.h"
 #include "frontend/monitoring.h"
+#include "frontend/stage_setup.h"
 
 namespace penstock {
 
 struct ServeOptions {
-  RuntimeOptions runtime;
+  RuntimeOptions runtime;  // its stages are set by what follows
+  StageSetup stages;
   std::string listen = "127.0.0.1:50051";
   int64_t max_message_bytes = 4 << 20;
   absl::Duration drain_timeout = absl::Seconds(30);
@@ -25,6 +27,6 @@ struct ServeOptions {
 
 // The program's exit code; says on standard error what went wrong. A second signal ends the
 // program without a return. REQUIRES: no thread has been started.
-int RunServe(const ServeOptions& options);
+int RunServe(ServeOptions options);
 
 }  // namespace penstock

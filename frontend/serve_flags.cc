@@ -123,7 +123,6 @@ Command AddServe(CLI::App* app) {
       ->capture_default_str()
       ->type_name("HOST:PORT");
   flags->planned.AddPrecision(serve);
-  flags->planned.AddStages(serve);
   flags->runtime.Add(serve, &options.runtime);
   flags->runtime.AddChatTemplate(serve, &options.runtime);
   serve
@@ -170,6 +169,7 @@ Command AddServe(CLI::App* app) {
       ->type_name("FILE");
   AddRequestLimits(serve, &options.runtime.limits, flags.get());
   AddMonitoring(serve, &options.monitoring, &flags->trace_max_mib);
+  AddStageFlags(serve, &options.stages);
   AddPipelineFlags(serve, &options.runtime);
   serve->add_flag("!--no-startup-check", options.startup_check,
                   "Get ready without the check that the model answers the same by every path, and "
