@@ -3,9 +3,6 @@
 namespace penstock {
 namespace {
 
-// A worker that is being started is there in some tens of milliseconds.
-constexpr int kFirstBackoffMs = 100;
-constexpr int kMaxBackoffMs = 500;
 // A host that vanishes closes no connection: it is asked for a sign of life after this much
 // silence. (A worker that hangs is found by its beats.)
 constexpr int kPingPeriodMs = 5000;
@@ -19,8 +16,6 @@ std::shared_ptr<grpc::Channel> MakeWorkerChannel(const std::string& address,
   arguments.SetMaxReceiveMessageSize(-1);
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kFirstBackoffMs);
-  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kMaxBackoffMs);
   if (address.rfind("unix:", 0) != 0) {
     arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, kPingPeriodMs);
     arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kPingTimeoutMs);

@@ -1,5 +1,5 @@
-// The channel of a front end to a worker. Each connection has one of its own: nothing of a worker
-// that died, its backoff least of all, may reach the one to its successor.
+// The channel of a front end to a worker. Each try to connect has one of its own, and a connection
+// of its own: nothing of one that failed, its backoff least of all, may reach the next.
 #pragma once
 
 #include <grpcpp/grpcpp.h>

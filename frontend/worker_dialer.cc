@@ -42,7 +42,7 @@ absl::StatusOr<std::unique_ptr<WorkerDialer>> WorkerDialer::Make(const WorkerDia
 std::unique_ptr<StageConnection> WorkerDialer::Connect(int32_t stage, EventCallback events) {
   const std::string& address = options_.addresses.at(static_cast<size_t>(stage));
   return std::make_unique<WorkerConnection>(
-      MakeWorkerChannel(address, channels_),
+      [address, this] { return MakeWorkerChannel(address, channels_); },
       WorkerConnectionOptions{.name = absl::StrCat("stage ", stage, " at ", address),
                               .address = address,
                               .version = options_.version,

@@ -14,9 +14,9 @@
 namespace penstock {
 
 struct WorkerDialOptions {
-  std::vector<std::string> addresses;  // HOST:PORT or unix:/PATH, in the order of the stages
-  TlsFiles tls;
-  std::string version;  // of this program
+  std::vector<std::string> addresses = {};  // HOST:PORT or unix:/PATH, in the order of the stages
+  TlsFiles tls = {};
+  std::string version = {};  // of this program
   absl::Duration connect_limit = absl::Seconds(60);
   absl::Duration beat_period = absl::Milliseconds(100);
 };

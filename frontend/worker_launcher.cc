@@ -50,13 +50,14 @@ std::unique_ptr<StageConnection> WorkerLauncher::Connect(int32_t stage, EventCal
       "--wait",         absl::StrFormat("%.3f", absl::ToDoubleSeconds(options_.connect_limit) + 1),
       "--name",         name};
   return std::make_unique<WorkerConnection>(
-      MakeWorkerChannel(address, channels_),
+      [address, this] { return MakeWorkerChannel(address, channels_); },
       WorkerConnectionOptions{.name = name,
                               .address = address,
                               .version = options_.version,
                               .connect_limit = options_.connect_limit,
                               .beat_period = options_.beat_period},
-      std::move(events), [this, command](ProcessSpawner::OnEnd on_end) {
+      std::move(events),
+      [this, command](ProcessSpawner::OnEnd on_end) {
         return spawner_.Start(command, std::move(on_end));
       });
 }

@@ -15,8 +15,8 @@
 namespace penstock {
 
 struct WorkerLaunchOptions {
-  std::string program;  // penstock-worker
-  std::string version;  // of this program
+  std::string program = {};  // penstock-worker
+  std::string version = {};  // of this program
   absl::Duration connect_limit = absl::Seconds(60);
   absl::Duration beat_period = absl::Milliseconds(100);
 };

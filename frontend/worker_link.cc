@@ -6,7 +6,8 @@ namespace penstock {
 
 WorkerLink::WorkerLink(std::shared_ptr<grpc::Channel> channel)
     : connection_(std::make_unique<WorkerConnection>(
-          std::move(channel), WorkerConnectionOptions{.connect_limit = absl::Seconds(1)},
+          [channel = std::move(channel)] { return channel; },
+          WorkerConnectionOptions{.connect_limit = absl::Seconds(1)},
           [this](StageEvent event) { OnEvent(std::move(event)); })) {}
 
 WorkerLink::~WorkerLink() {

@@ -83,7 +83,7 @@ int Supervise(const std::vector<std::string>& arguments, const SuperviseOptions&
     const std::string what =
         absl::StrCat("the worker (process ", child, ") ", Describe(child_status));
     if (static_cast<int>(deaths.size()) >= options.max_deaths) {
-      LogError(absl::StrCat(what, ", for the ", deaths.size(), "th time within ",
+      LogError(absl::StrCat(what, ", and so it has ended ", deaths.size(), " times within ",
                             absl::FormatDuration(options.window),
                             ": it is not started again; see above what it died of"));
       return 1;

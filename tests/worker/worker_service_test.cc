@@ -64,7 +64,8 @@ class WorkerServiceTest : public testing::Test {
 
   std::unique_ptr<WorkerConnection> Connect(StageEvents& events,
                                             WorkerConnectionOptions options = {}) {
-    return std::make_unique<WorkerConnection>(channel_, std::move(options), events.callback());
+    return std::make_unique<WorkerConnection>([channel = channel_] { return channel; },
+                                              std::move(options), events.callback());
   }
   std::unique_ptr<WorkerConnection> ConnectLoaded(StageEvents& events) {
     std::unique_ptr<WorkerConnection> connection = Connect(events);
