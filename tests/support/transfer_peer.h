@@ -18,7 +18,7 @@ namespace penstock::testing {
 
 class TransferPeer {
  public:
-  TransferPeer(std::string role, std::string address) {
+  TransferPeer(std::string role, std::string address) : address_(address) {
     int ends[2];
     PENSTOCK_CHECK_EQ(pipe(ends), 0);
     posix_spawn_file_actions_t actions;
@@ -37,6 +37,8 @@ class TransferPeer {
     Signal(SIGKILL);
     waitpid(pid_, nullptr, 0);
     close(output_);
+    // A killed server leaves its socket behind.
+    if (address_.rfind("unix:", 0) == 0) unlink(address_.c_str() + 5);
   }
   TransferPeer(const TransferPeer&) = delete;
   TransferPeer& operator=(const TransferPeer&) = delete;
@@ -54,6 +56,7 @@ class TransferPeer {
   }
 
  private:
+  const std::string address_;
   pid_t pid_ = 0;
   int output_ = -1;
 };
