@@ -95,7 +95,7 @@ TEST_F(ProcessSpawnerTest, PassesArgumentsAsTheyAre) {
 
 TEST_F(ProcessSpawnerTest, KillsAndForgets) {
   End end;
-  auto child = Shell("sleep 1000", &end);
+  auto child = Shell("exec sleep 1000", &end);
   EXPECT_FALSE(child->WaitForEnd(absl::Milliseconds(20)));
   EXPECT_EQ(end.times(), 0);
   child->Kill();
