@@ -140,6 +140,8 @@ void Engine::TakeResults() {
 void Engine::Deliver(const SequenceProgress& progress) {
   if (progress.token && lost_at_ != absl::InfiniteFuture()) {
     observer_.OnRecovered(now_ - lost_at_);
+    LogInfo(absl::StrCat("recovered: the pipeline answers again, ",
+                         absl::FormatDuration(now_ - lost_at_), " after the loss"));
     lost_at_ = absl::InfiniteFuture();
   }
   if (progress.id == kProbe) {

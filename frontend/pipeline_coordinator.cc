@@ -333,6 +333,7 @@ void PipelineCoordinator::CountDeath(const absl::Status& status, absl::Time now)
 }
 
 void PipelineCoordinator::GiveUp(const absl::Status& status) {
+  if (state_ != PipelineState::kLoading) LogError(Std(status.message()));
   state_ = PipelineState::kFailed;
   status_ = status;
   for (Stage& stage : stages_) {

@@ -67,6 +67,16 @@ std::string Describe(const ModelRuntime& runtime) {
       static_cast<double>(info.load_ns) * 1e-9);
 }
 
+void DescribeStages(const ModelRuntime& runtime) {
+  const std::vector<StageInfo>& stages = runtime.stages();
+  for (size_t i = 0; stages.size() > 1 && i < stages.size(); ++i) {
+    LogInfo(absl::StrFormat("stage %d: layers %d to %d, weights %.0f MB, %d KV blocks", i,
+                            stages[i].layers.first, stages[i].layers.last - 1,
+                            static_cast<double>(stages[i].weight_bytes) * 1e-6,
+                            stages[i].num_blocks));
+  }
+}
+
 absl::StatusOr<std::unique_ptr<ModelRuntime>> Load(const ServeOptions& options,
                                                    EngineObserver* observer) {
   RuntimeOptions runtime_options = options.runtime;
@@ -114,6 +124,7 @@ absl::Status Serve(const ServeOptions& options, StopSwitch& stop) {
   monitoring->SetReady();
   stop.SetReady();
   LogInfo(Describe(*runtime));
+  DescribeStages(*runtime);
   if (!options.port_file.empty()) {
     PENSTOCK_RETURN_IF_ERROR(WritePortFile(options.port_file, server->address().port));
   }
@@ -125,7 +136,7 @@ absl::Status Serve(const ServeOptions& options, StopSwitch& stop) {
     if (healthy && !runtime->engine().healthy()) {
       healthy = false;
       LogError(
-          "the stage that runs the model is lost, every request is refused: restart the server");
+          "the pipeline is lost for good, every request is refused: restart the server");
     }
   }
   LogInfo(absl::StrCat("draining: running answers have ",

@@ -42,6 +42,8 @@ class Reader(threading.Thread):
             self.output += byte
         self.errors = text(self.client.stderr.read())
         self.client.wait()
+        self.client.stdout.close()
+        self.client.stderr.close()
 
 
 class RecoveryTest(ProgramTest):
@@ -68,7 +70,7 @@ class RecoveryTest(ProgramTest):
 
     def test_killed_and_stopped_workers_lose_no_stream(self):
         server = self.serve()
-        expected = [generate(*request(i), "--temperature", "0.9", server=server)["text"]
+        expected = [generate(*request(i), server=server)["text"]
                     for i in range(STREAMS)]
         for number, times in ((signal.SIGKILL, KILLS), (signal.SIGSTOP, STOPS)):
             for _ in range(times):

@@ -1,14 +1,11 @@
 """Stages as processes: the same answers from one, two and three of them."""
 
 import json
-import os
 import signal
 import unittest
-import urllib.error
-import urllib.request
 
-from processes import alive, kill, wait_until, workers
-from program import BINARY, MODEL, ProgramTest, Server, generate, run, setUpModule, start_generate, text
+from processes import alive, wait_until, workers
+from program import MODEL, PATIENCE, ProgramTest, Server, generate, run, setUpModule, start_generate, text
 
 REQUESTS = [
     ("--prompt", "The capital of France is", "--max-tokens", "24"),
@@ -31,20 +28,12 @@ def answers(server):
         clients.append(start_generate(server, "--json", *arguments))
     results = []
     for client in clients:
-        output, errors = client.communicate(timeout=120)
+        output, errors = client.communicate(timeout=120 * PATIENCE)
         if client.returncode != 0:
             raise AssertionError(text(errors))
         answer = json.loads(output)
         results.append({key: answer[key] for key in ("text", "ids", "logprobs")})
     return results
-
-
-def probe(server, path):
-    try:
-        with urllib.request.urlopen(f"http://{server.http}{path}", timeout=10) as response:
-            return response.status, response.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
 
 
 class StagesTest(ProgramTest):
@@ -63,7 +52,8 @@ class StagesTest(ProgramTest):
 
     def test_layers_can_be_split_by_hand(self):
         server = self.serve("--stages", "2", "--split", "7,23")
-        self.assertRegex(server.log(), r"layers 0.*7")
+        self.assertRegex(server.log(), "stage 0: layers 0 to 6")
+        self.assertRegex(server.log(), "stage 1: layers 7 to 29")
         self.assertEqual(len(workers(server)), 2)
         generate("--prompt", "a", "--max-tokens", "2", server=server)
 
@@ -95,7 +85,7 @@ class StagesTest(ProgramTest):
         pids = workers(server)
         server.terminate()
         for client in clients:
-            output, errors = client.communicate(timeout=120)
+            output, errors = client.communicate(timeout=120 * PATIENCE)
             self.assertEqual(client.returncode, 0, text(errors))
             self.assertEqual(text(output), (alone["text"] + "\n")[1:])
         self.assertEqual(server.wait(), 0)
