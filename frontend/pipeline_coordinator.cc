@@ -410,8 +410,10 @@ void PipelineCoordinator::Submit(StepPlan plan, int64_t predicted_ns, absl::Time
   PENSTOCK_CHECK_EQ(plan.number, next_plan_);
   ++next_plan_;
   plan.epoch = epoch_;
-  plan.limit_ns = std::max(absl::ToInt64Nanoseconds(options_.min_plan_limit),
-                           std::min(predicted_ns, kMaxPredictedNs) * options_.plan_limit_factor);
+  if (options_.min_plan_limit != absl::InfiniteDuration()) {
+    plan.limit_ns = std::max(absl::ToInt64Nanoseconds(options_.min_plan_limit),
+                             std::min(predicted_ns, kMaxPredictedNs) * options_.plan_limit_factor);
+  }
   ++num_in_flight_;
   if (recorder_ != nullptr) recorder_->OnPlan(plan);
   for (Stage& stage : stages_) stage.connection->Submit(plan);
