@@ -70,5 +70,6 @@ target_compile_definitions(penstock_log INTERFACE SPDLOG_FMT_EXTERNAL FMT_HEADER
 
 if(PENSTOCK_TESTS)
   find_package(GTest CONFIG REQUIRED)
+  find_package(benchmark CONFIG REQUIRED)
   find_package(Python3 REQUIRED COMPONENTS Interpreter)
 endif()

@@ -39,8 +39,8 @@ EmbeddedWorker::~EmbeddedWorker() {
 std::unique_ptr<StageConnection> EmbeddedWorker::Connect(int32_t stage, EventCallback events) {
   PENSTOCK_CHECK_EQ(stage, 0);
   return std::make_unique<WorkerConnection>(
-      channel_, WorkerConnectionOptions{.name = "the stage", .version = PENSTOCK_VERSION},
-      std::move(events));
+      [channel = channel_] { return channel; },
+      WorkerConnectionOptions{.name = "the stage", .version = PENSTOCK_VERSION}, std::move(events));
 }
 
 }  // namespace penstock

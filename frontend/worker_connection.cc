@@ -2,6 +2,7 @@
 
 #include <grpcpp/alarm.h>
 
+#include <algorithm>
 #include <condition_variable>
 #include <deque>
 #include <mutex>
@@ -18,8 +19,10 @@ namespace {
 using worker::v1::ControlRequest;
 using worker::v1::ControlResponse;
 
-constexpr absl::Duration kRetryPeriod = absl::Milliseconds(25);
-// A process that dies breaks its stream first. So long its end may say better what happened.
+constexpr absl::Duration kFirstRetry = absl::Milliseconds(5);
+constexpr absl::Duration kLastRetry = absl::Milliseconds(250);
+// A process that dies breaks its stream. Whichever is noticed first waits so long for the other:
+// the stream may hold the last results, the process's end says better what happened.
 constexpr absl::Duration kEndGrace = absl::Milliseconds(50);
 // What a process gets to end by itself once its stream has ended.
 constexpr absl::Duration kExitGrace = absl::Seconds(1);
@@ -29,10 +32,10 @@ constexpr absl::Duration kExitGrace = absl::Seconds(1);
 // Lock order: events_mutex_ is never taken while mutex_ is held.
 class WorkerConnection::Core : public std::enable_shared_from_this<Core> {
  public:
-  Core(std::shared_ptr<grpc::Channel> channel, WorkerConnectionOptions options,
+  Core(MakeChannel make_channel, WorkerConnectionOptions options,
        StageProvider::EventCallback events)
       : options_(std::move(options)),
-        stub_(worker::v1::Worker::NewStub(std::move(channel))),
+        make_channel_(std::move(make_channel)),
         events_(std::move(events)) {}
 
   void Open(const StartProcess& start_process) {
@@ -67,26 +70,32 @@ class WorkerConnection::Core : public std::enable_shared_from_this<Core> {
       std::lock_guard<std::mutex> lock(events_mutex_);
       lost_ = true;
     }
+    bool greeted = false;
     {
       std::unique_lock<std::mutex> lock(mutex_);
       over_ = true;
+      greeted = greeted_;
       limit_alarm_.reset();
       retry_alarm_.reset();
-      if (call_ != nullptr) call_->Cancel();
-      changed_.wait(lock, [this] { return call_ == nullptr; });
+      if (calling_) call_->Cancel();
+      changed_.wait(lock, [this] { return !calling_; });
     }
-    if (process_ != nullptr) process_->WaitForEnd(kExitGrace);
+    // Here, and not on a thread of gRPC's, which the last channel would wait for.
+    call_.reset();
+    stub_.reset();
+    // One that knows its front end ends with the stream, in good order.
+    if (process_ != nullptr && greeted) process_->WaitForEnd(kExitGrace);
     process_.reset();
   }
 
  private:
-  // One try at the stream. It deletes itself.
+  // One try at the stream.
   class Call final : public grpc::ClientBidiReactor<ControlRequest, ControlResponse> {
    public:
     explicit Call(std::shared_ptr<Core> core) : core_(std::move(core)) {}
 
-    void Start(worker::v1::Worker::Stub& stub) {
-      stub.async()->Control(&context_, this);
+    void Start() {
+      core_->stub_->async()->Control(&context_, this);
       AddHold();  // requests may be written at any time: until the stream has broken
       StartRead(&response_);
       StartWrite(&core_->request_);
@@ -114,14 +123,14 @@ class WorkerConnection::Core : public std::enable_shared_from_this<Core> {
     }
 
     void OnDone(const grpc::Status& status) override {
-      const std::unique_ptr<Call> self(this);
-      core_->OnCallDone(status);
+      const std::shared_ptr<Core> core = std::move(core_);  // this may be gone before it returns
+      core->OnCallDone(status);
     }
 
     bool broken() const { return broken_; }
 
    private:
-    const std::shared_ptr<Core> core_;
+    std::shared_ptr<Core> core_;
     grpc::ClientContext context_;
     ControlResponse response_;  // belongs to gRPC while a read is in flight
     bool broken_ = false;       // guarded by the core's mutex_: nothing may be written any more
@@ -135,13 +144,16 @@ class WorkerConnection::Core : public std::enable_shared_from_this<Core> {
         {kWorkerProtocol, options_.version, 0, absl::ToInt64Nanoseconds(options_.beat_period)},
         request_.mutable_hello());
     writing_ = true;
-    call_ = new Call(shared_from_this());
-    call_->Start(*stub_);
+    calling_ = true;
+    auto stub = worker::v1::Worker::NewStub(make_channel_());
+    call_ = std::make_unique<Call>(shared_from_this());
+    stub_ = std::move(stub);
+    call_->Start();
   }
 
   void CancelCall() {
     std::lock_guard<std::mutex> lock(mutex_);
-    if (call_ != nullptr) call_->Cancel();
+    if (calling_) call_->Cancel();
   }
 
   void OnCallDone(const grpc::Status& status) {
@@ -151,12 +163,14 @@ class WorkerConnection::Core : public std::enable_shared_from_this<Core> {
     {
       std::lock_guard<std::mutex> lock(mutex_);
       last_failure_ = status.error_message();
-      again = !greeted_ && !over_ && status.error_code() == grpc::StatusCode::UNAVAILABLE;
-      grace = process_ != nullptr && !over_;
-      why = Reason(status);
+      const bool ended = !process_end_.empty();
+      again = !greeted_ && !over_ && !ended && status.error_code() == grpc::StatusCode::UNAVAILABLE;
+      grace = process_ != nullptr && !over_ && !ended;
+      why = ended ? ProcessReason() : Reason(status);
       if (!again) over_ = true;
       if (again) {
-        SetAlarmLocked(&retry_alarm_, kRetryPeriod, [](Core& core) { core.StartCall(); });
+        SetAlarmLocked(&retry_alarm_, retry_after_, [](Core& core) { core.StartCall(); });
+        retry_after_ = std::min(retry_after_ * 2, kLastRetry);
       } else if (grace) {
         SetAlarmLocked(&retry_alarm_, kEndGrace, [why](Core& core) { core.Lose(why); });
       }
@@ -164,16 +178,21 @@ class WorkerConnection::Core : public std::enable_shared_from_this<Core> {
     if (!again && !grace) Lose(why);
     // Last: whoever waits for it may destroy what the event goes to.
     std::lock_guard<std::mutex> lock(mutex_);
-    call_ = nullptr;
+    calling_ = false;
     changed_.notify_all();
   }
 
-  // REQUIRES: mutex_ held.
+  // The next three: REQUIRES mutex_ held.
+  absl::Status DrainedReason() const {
+    return absl::UnavailableError(
+        absl::StrCat(options_.name, " was told to stop, and has finished what it had"));
+  }
+  absl::Status ProcessReason() const {
+    if (drained_) return DrainedReason();
+    return absl::UnavailableError(absl::StrCat(options_.name, ": its process ", process_end_));
+  }
   absl::Status Reason(const grpc::Status& status) const {
-    if (drained_) {
-      return absl::UnavailableError(
-          absl::StrCat(options_.name, " was told to stop, and has finished what it had"));
-    }
+    if (drained_) return DrainedReason();
     if (!greeted_) return Annotate(FromRpcStatus(status), options_.name);
     return absl::UnavailableError(
         absl::StrCat(options_.name, ": its control stream ended: ",
@@ -195,14 +214,33 @@ class WorkerConnection::Core : public std::enable_shared_from_this<Core> {
   }
 
   void OnProcessEnd(const std::string& how) {
-    Lose(absl::UnavailableError(absl::StrCat(options_.name, ": its process ", how)));
+    absl::Status why;
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      process_end_ = how;
+      why = ProcessReason();
+      if (calling_ && !over_) {
+        SetAlarmLocked(&retry_alarm_, kEndGrace, [](Core& core) { core.OnEndGrace(); });
+        return;
+      }
+    }
+    Lose(why);
+  }
+
+  // The process has ended, but not its stream: a child of its own may hold that.
+  void OnEndGrace() {
+    absl::Status why;
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      why = ProcessReason();
+    }
+    Lose(why);
     CancelCall();
   }
 
   void OnMessage(const ControlResponse& response) {
     switch (response.message_case()) {
       case ControlResponse::kHello: {
-        // The worker refuses other versions, and so does what it would have to say otherwise.
         if (response.hello().protocol() != kWorkerProtocol) {
           Refuse(absl::FailedPreconditionError("it speaks another version of the protocol"));
           return;
@@ -283,7 +321,7 @@ class WorkerConnection::Core : public std::enable_shared_from_this<Core> {
 
   // The next two: REQUIRES mutex_ held.
   void StartNextWrite() {
-    if (writing_ || !greeted_ || outbox_.empty() || call_ == nullptr || call_->broken()) return;
+    if (writing_ || !greeted_ || outbox_.empty() || !calling_ || call_->broken()) return;
     request_ = std::move(outbox_.front());
     outbox_.pop_front();
     writing_ = true;
@@ -305,7 +343,7 @@ class WorkerConnection::Core : public std::enable_shared_from_this<Core> {
   }
 
   const WorkerConnectionOptions options_;
-  const std::unique_ptr<worker::v1::Worker::Stub> stub_;
+  const MakeChannel make_channel_;
   std::unique_ptr<ChildProcess> process_;  // set by Open, before anything runs
 
   std::mutex events_mutex_;
@@ -317,22 +355,26 @@ class WorkerConnection::Core : public std::enable_shared_from_this<Core> {
   std::mutex mutex_;
   std::condition_variable changed_;
   // All below is guarded by mutex_.
-  Call* call_ = nullptr;               // until gRPC's last word
+  std::unique_ptr<worker::v1::Worker::Stub> stub_;
+  std::unique_ptr<Call> call_;         // of the last try
+  bool calling_ = false;               // until gRPC's last word on it
   std::deque<ControlRequest> outbox_;  // written once the worker has answered the hello
   bool writing_ = false;
   bool greeted_ = false;
   bool drained_ = false;
   bool over_ = false;  // no new call, nothing more to send
   std::string last_failure_;
+  std::string process_end_;  // empty: it has not ended
+  absl::Duration retry_after_ = kFirstRetry;
   std::unique_ptr<grpc::Alarm> limit_alarm_;
   std::unique_ptr<grpc::Alarm> retry_alarm_;
 };
 
-WorkerConnection::WorkerConnection(std::shared_ptr<grpc::Channel> channel,
-                                   WorkerConnectionOptions options,
+WorkerConnection::WorkerConnection(MakeChannel make_channel, WorkerConnectionOptions options,
                                    StageProvider::EventCallback events,
                                    const StartProcess& start_process)
-    : core_(std::make_shared<Core>(std::move(channel), std::move(options), std::move(events))) {
+    : core_(
+          std::make_shared<Core>(std::move(make_channel), std::move(options), std::move(events))) {
   core_->Open(start_process);
 }
 

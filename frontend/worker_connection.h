@@ -1,4 +1,4 @@
-// WorkerConnection: a StageConnection over a gRPC channel to a worker. It owns one Control stream,
+// WorkerConnection: a StageConnection over gRPC to a worker. It owns one Control stream,
 // with one write and one read in flight, and the worker's process, if that was started for it.
 // Until the worker has answered the first message, an address where nobody listens yet, or a worker
 // that another front end is just leaving, is tried again.
@@ -7,6 +7,7 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -26,9 +27,11 @@ struct WorkerConnectionOptions {
 
 class WorkerConnection final : public StageConnection {
  public:
+  // A channel for one try: a new one knows no backoff.
+  using MakeChannel = std::function<std::shared_ptr<grpc::Channel>()>;
   using StartProcess = std::function<std::unique_ptr<ChildProcess>(ProcessSpawner::OnEnd)>;
   // `start_process` is called at once, if there is one, and its process ends with the connection.
-  WorkerConnection(std::shared_ptr<grpc::Channel> channel, WorkerConnectionOptions options,
+  WorkerConnection(MakeChannel make_channel, WorkerConnectionOptions options,
                    StageProvider::EventCallback events,
                    const StartProcess& start_process = nullptr);
   ~WorkerConnection() override;

@@ -6,7 +6,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # Debian 12 packages, by purpose. libprotobuf-dev and the gRPC plugin come with no other of these.
 packages_build=(ca-certificates g++ cmake ninja-build ccache pkgconf libgrpc++-dev libprotobuf-dev
                 protobuf-compiler protobuf-compiler-grpc grpc-proto libabsl-dev libcli11-dev
-                libspdlog-dev libfmt-dev nlohmann-json3-dev libpcre2-dev libhwy-dev libgtest-dev
+                libspdlog-dev libfmt-dev nlohmann-json3-dev libpcre2-dev libhwy-dev libgtest-dev libbenchmark-dev
                 libssl-dev zlib1g-dev)
 packages_model=(ca-certificates python3 python3-venv)
 packages_test=(python3)

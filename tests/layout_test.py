@@ -27,7 +27,7 @@ ARROWS = {
 }
 EXTRA_ARROWS = {("worker", "cuda/cuda_backend.h")}
 
-RPC_PLACES = r"frontend/|worker/([\w/]+/)?\w+_service\.(h|cc)$|worker/transport/grpc"
+RPC_PLACES = r"frontend/|worker/([\w/]+/)?\w+_(service|server)\.(h|cc)$|worker/transport/grpc"
 # (library, headers that begin its include, files below which it is allowed)
 LIBRARIES = (
     ("CUDA", r"(cuda|cublas|cudnn|curand|nvrtc|nvml|nvToolsExt)\w*\.h$|(cub|cute|cutlass|nvtx3|cooperative_groups)[/.]",
@@ -36,7 +36,7 @@ LIBRARIES = (
     ("sentencepiece", r"sentencepiece", r"core/tokenizer/\w+\.cc$"),
     ("gRPC", r"grpc(pp|\+\+)?/|.*\.grpc\.pb\.h$", RPC_PLACES),
     ("protobuf", r"google/protobuf/|.*\.pb\.h$", RPC_PLACES + r"|proto/"),
-    ("CLI11", r"CLI/", r"frontend/(main\.cc|command_flags\.h)$"),
+    ("CLI11", r"CLI/", r"frontend/(main\.cc|command_flags\.h)$|worker/main\.cc$"),
     ("spdlog", r"spdlog/|fmt/", r"core/base/log\.cc$"),
 )
 IN_ONE_FILE = ("NCCL", "sentencepiece")
@@ -266,7 +266,8 @@ class TheChecks(unittest.TestCase):
                 ("cuda/a.cu", "cuda_bf16.h"), ("worker/transport/peer_transport.cc", "cuda_runtime.h"),
                 ("worker/transport/nccl_transport.cc", "nccl.h"),
                 ("core/tokenizer/sentencepiece_tokenizer.cc", "sentencepiece_processor.h"),
-                ("worker/worker_service.h", "grpcpp/grpcpp.h"), ("frontend/a.h", "grpcpp/server.h"),
+                ("worker/worker_service.h", "grpcpp/grpcpp.h"),
+                ("worker/worker_server.cc", "grpcpp/grpcpp.h"), ("worker/main.cc", "CLI/CLI.hpp"), ("frontend/a.h", "grpcpp/server.h"),
                 ("worker/transport/grpc_transport.cc", "x/worker.pb.h"),
                 ("proto/codec.cc", "google/protobuf/arena.h"), ("frontend/main.cc", "CLI/CLI.hpp"),
                 ("core/base/log.cc", "spdlog/spdlog.h"), ("tests/e2e/a_test.cc", "grpcpp/grpcpp.h"),

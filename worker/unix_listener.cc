@@ -39,9 +39,8 @@ absl::Status CheckFolder(const std::string& folder) {
 
 bool IsAlive(const sockaddr_un& address) {
   const int probe = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  const bool alive =
-      probe >= 0 &&
-      connect(probe, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0;
+  const bool alive = probe >= 0 && connect(probe, reinterpret_cast<const sockaddr*>(&address),
+                                           sizeof(address)) == 0;
   if (probe >= 0) close(probe);
   return alive;
 }
@@ -60,8 +59,8 @@ absl::StatusOr<std::unique_ptr<UnixListener>> UnixListener::Listen(const std::st
   memcpy(address.sun_path, path.c_str(), path.size());
   PENSTOCK_RETURN_IF_ERROR(CheckFolder(std::filesystem::path(path).parent_path().string()));
   if (IsAlive(address)) {
-    return absl::AlreadyExistsError(absl::StrCat(
-        "another program listens at ", path, ": choose another --listen path or stop it"));
+    return absl::AlreadyExistsError(absl::StrCat("another program listens at ", path,
+                                                 ": choose another --listen path or stop it"));
   }
   struct stat info = {};
   if (lstat(path.c_str(), &info) == 0 && S_ISSOCK(info.st_mode)) unlink(path.c_str());

@@ -248,6 +248,7 @@ class WorkerService::ControlStream final
       open_epoch_ = 0;  // what the old one still answers is dropped
       unanswered_ = 0;
     }
+    last_epoch_ = std::max(last_epoch_, request.epoch());
     const absl::StatusOr<EpochStart> start = DecodeEpochStart(request);
     absl::Status status = start.status();
     if (status.ok() && !loaded_) status = absl::FailedPreconditionError("nothing is loaded");
@@ -266,11 +267,20 @@ class WorkerService::ControlStream final
 
   void Submit(const worker::v1::StepPlan& request) {
     const absl::StatusOr<StepPlan> plan = DecodeStepPlan(request);
+    bool open = false;
     {
       std::lock_guard<std::mutex> lock(mutex_);
       // Of an epoch that has failed, or that is over: its end has been told.
-      if (request.epoch() == 0 || request.epoch() != open_epoch_) return;
-      ++unanswered_;
+      open = request.epoch() == open_epoch_;
+      if (!open && request.epoch() <= last_epoch_) return;
+      if (open) ++unanswered_;
+    }
+    if (!open) {
+      last_epoch_ = request.epoch();
+      SendFailed(request.epoch(), request.number(),
+                 absl::FailedPreconditionError(
+                     absl::StrCat("epoch ", request.epoch(), " of the plan has not begun")));
+      return;
     }
     if (!plan.ok()) {
       Answer(request.epoch(), request.number(), plan.status());
@@ -385,6 +395,7 @@ class WorkerService::ControlStream final
   // The control thread's own.
   bool load_tried_ = false;
   bool loaded_ = false;
+  uint32_t last_epoch_ = 0;  // the highest that was heard of
 
   ControlRequest request_;    // belongs to gRPC while a read is in flight
   ControlResponse response_;  // belongs to gRPC while writing_
@@ -452,6 +463,7 @@ absl::Status WorkerService::Acquire(std::shared_ptr<ControlStream> stream) {
   }
   owner_ = std::move(stream);
   changed_.notify_all();
+  options_.on_owned();
   return absl::OkStatus();
 }
 

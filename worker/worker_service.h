@@ -30,8 +30,9 @@ struct WorkerServiceOptions {
   // In place of what the front end says.
   std::string model = {};
   std::optional<int> threads = {};
-  // The front end's stream has ended: `on_left` is called at once, `on_freed` when its stage is
-  // gone too. On threads of the service; they must not block.
+  // A front end has come; its stream has ended, told at once; its stage is gone too. On threads of
+  // the service; they must not block.
+  std::function<void()> on_owned = [] {};
   std::function<void()> on_left = [] {};
   std::function<void()> on_freed = [] {};
 };

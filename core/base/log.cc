@@ -1,6 +1,7 @@
 #include "core/base/log.h"
 
 #include <memory>
+#include <string>
 
 #include "spdlog/sinks/stdout_color_sinks.h"
 #include "spdlog/spdlog.h"
@@ -34,6 +35,12 @@ spdlog::level::level_enum ToSpdlog(LogLevel level) {
 }  // namespace
 
 void SetLogLevel(LogLevel level) { Logger().set_level(ToSpdlog(level)); }
+
+void SetLogName(std::string_view name) {
+  std::string escaped;
+  for (const char each : name) escaped.append(each == '%' ? 2 : 1, each);
+  Logger().set_pattern("%Y-%m-%d %H:%M:%S.%e %^%l%$ " + escaped + ": %v");
+}
 
 void Log(LogLevel level, std::string_view line) { Logger().log(ToSpdlog(level), "{}", line); }
 

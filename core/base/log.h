@@ -11,6 +11,9 @@ enum class LogLevel { kDebug, kInfo, kWarning, kError };
 // Lines below `level` are dropped from now on. The default is kInfo.
 void SetLogLevel(LogLevel level);
 
+// Stands before every line from now on: whose line it is, where several processes share a log.
+void SetLogName(std::string_view name);
+
 void Log(LogLevel level, std::string_view line);
 inline void LogInfo(std::string_view line) { Log(LogLevel::kInfo, line); }
 inline void LogWarning(std::string_view line) { Log(LogLevel::kWarning, line); }

@@ -1,10 +1,11 @@
 // A small Llama with random weights as a GGUF file on disk, for tests that need a model that
 // computes: two layers, hidden size 64, 4 heads on 2 KV heads unless told otherwise, 96 tokens,
-// context 256.
+// context 256, tied embeddings.
 #pragma once
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
@@ -25,10 +26,10 @@ inline std::vector<uint8_t> Bytes(const Tensor& tensor) {
   return {data, data + tensor.bytes()};
 }
 
-inline GgufBuilder TinyModel(uint32_t kv_heads = 2, bool v_as_q8_0 = false) {
+inline GgufBuilder TinyModel(uint32_t kv_heads = 2, bool v_as_q8_0 = false, uint32_t layers = 2) {
   GgufBuilder builder;
   builder.String("general.architecture", "llama").String("general.name", "tiny");
-  builder.Int("llama.block_count", 2).Int("llama.context_length", kTinyContext);
+  builder.Int("llama.block_count", layers).Int("llama.context_length", kTinyContext);
   builder.Int("llama.embedding_length", 64).Int("llama.feed_forward_length", 96);
   builder.Int("llama.attention.head_count", 4).Int("llama.attention.head_count_kv", kv_heads);
   builder.Float("llama.attention.layer_norm_rms_epsilon", 1e-5f);
@@ -59,7 +60,7 @@ inline GgufBuilder TinyModel(uint32_t kv_heads = 2, bool v_as_q8_0 = false) {
   };
   builder.Tensor("token_embd.weight", {64, kTinyVocab}, 8,
                  Bytes(RandomBlocks(DataType::kQ8_0, {kTinyVocab, 64}, 7)));
-  for (int layer = 0; layer < 2; ++layer) {
+  for (uint32_t layer = 0; layer < layers; ++layer) {
     const std::string prefix = "blk." + std::to_string(layer) + ".";
     norm(prefix + "attn_norm.weight");
     linear(prefix + "attn_q.weight", 64, 64);
@@ -79,6 +80,22 @@ inline GgufBuilder TinyModel(uint32_t kv_heads = 2, bool v_as_q8_0 = false) {
   }
   norm("output_norm.weight");
   return builder;
+}
+
+// A model whose embedding of token 5 is NaN, its LM head is sound.
+inline std::vector<uint8_t> ModelWithABrokenToken(uint32_t layers = 2) {
+  const Shape shape({kTinyVocab, 64});
+  GgufBuilder builder = TinyModel(2, false, layers);
+  builder.Tensor("output.weight", {64, kTinyVocab}, 8,
+                 Bytes(RandomBlocks(DataType::kQ8_0, shape, 77)));
+  std::vector<uint8_t> file = builder.Build();
+  const std::vector<uint8_t> embedding = Bytes(RandomBlocks(DataType::kQ8_0, shape, 7));
+  const auto found = std::search(file.begin(), file.end(), embedding.begin(), embedding.end());
+  PENSTOCK_CHECK(found != file.end());
+  const int64_t token = 5 * 2 * static_cast<int64_t>(sizeof(BlockQ8_0));  // two blocks a row
+  found[token] = 0x00;  // the block's scale, a half: NaN
+  found[token + 1] = 0x7e;
+  return file;
 }
 
 // Writes bytes to a file of its own that is removed at the end.

@@ -16,6 +16,7 @@ constexpr PlanLimits kLimits{/*max_tokens=*/32, /*max_sequences=*/4, /*context_l
 // A plan that uses everything, at its bounds.
 StepPlan FullPlan() {
   StepPlan plan;
+  plan.number = 8;
   Admission& admission = plan.admissions.emplace_back();
   admission.slot = 3;
   admission.generation = 1;
@@ -97,6 +98,26 @@ TEST(PlanCheck, RefusesEveryNumberOutOfItsBounds) {
       {"bad word token -1", sampling([](SamplingParams& s) { s.bad_words[1][0] = -1; })},
       {"min_tokens -1", sampling([](SamplingParams& s) { s.min_tokens = -1; })},
       {"choice -1", sampling([](SamplingParams& s) { s.choice = -1; })},
+      {"of plan 7 and others beside it", row([](PlanRow& r) { r.token_from = 7; })},
+      {"of plan 7 and others beside it", row([](PlanRow& r) {
+         r.token_from = 7;
+         r.tokens = {kNoToken, kNoToken};
+       })},
+      {"in its place", row([](PlanRow& r) {
+         r.token_from = 7;
+         r.tokens = {0};
+       })},
+      {"and has targets", row([](PlanRow& r) {
+         r.token_from = 7;
+         r.tokens = {kNoToken};
+         r.targets = {0};
+       })},
+      {"is of plan 8", row([](PlanRow& r) {
+         r.token_from = 8;
+         r.tokens = {kNoToken};
+         r.targets.clear();
+       })},
+      {"feeds token -1", row([](PlanRow& r) { r.tokens[0] = kNoToken; })},
       {"1 targets for 4 tokens", row([](PlanRow& r) { r.targets.resize(1); })},
       {"5 targets for 4 tokens", row([](PlanRow& r) { r.targets.resize(5); })},
       {"target token 100", row([](PlanRow& r) { r.targets[0] = 100; })},
@@ -108,6 +129,60 @@ TEST(PlanCheck, RefusesEveryNumberOutOfItsBounds) {
     EXPECT_TRUE(
         Fails(CheckPlan(plan, kLimits), absl::StatusCode::kFailedPrecondition, {one.words}));
   }
+}
+
+// A row that feeds what an earlier plan samples.
+StepPlan PlanFrom(uint64_t number, uint64_t token_from) {
+  StepPlan plan = FullPlan();
+  plan.number = number;
+  plan.epoch = 3;
+  plan.rows[0].token_from = token_from;
+  plan.rows[0].tokens = {kNoToken};
+  plan.rows[0].targets.clear();
+  return plan;
+}
+
+TEST(PlanCheck, LetsARowThroughThatFeedsAnEarlierPlansToken) {
+  EXPECT_TRUE(IsOk(CheckPlan(PlanFrom(8, 7), kLimits)));
+}
+
+TEST(PlanCheck, MasksAndDraftsAreNotBuiltYet) {
+  for (const bool mask : {false, true}) {
+    StepPlan plan = FullPlan();
+    (mask ? plan.rows[0].mask : plan.rows[0].num_drafts) = 1;
+    EXPECT_TRUE(
+        Fails(CheckPlan(plan, kLimits), absl::StatusCode::kUnimplemented, {"of one version"}));
+  }
+}
+
+TEST(PlanOrder, PlansOfAnEpochComeWithoutAGap) {
+  const auto plan = [](uint32_t epoch, uint64_t number) {
+    StepPlan made;
+    made.epoch = epoch;
+    made.number = number;
+    return made;
+  };
+  const auto refused = absl::StatusCode::kFailedPrecondition;
+  PlanOrder order(3, 10, 2);
+  EXPECT_TRUE(Fails(order.Take(plan(3, 9)), refused, {"plan 9", "plan 10 is expected"}));
+  EXPECT_TRUE(Fails(order.Take(plan(3, 11)), refused, {"plan 10 is expected"}));
+  EXPECT_TRUE(IsOk(order.Take(plan(3, 10))));
+  EXPECT_TRUE(Fails(order.Take(plan(3, 10)), refused, {"plan 11 is expected"}));
+  EXPECT_TRUE(Fails(order.Take(plan(2, 11)), refused, {"epoch 2", "epoch 3"}));
+  EXPECT_TRUE(Fails(order.Take(plan(4, 11)), refused, {"epoch 4", "epoch 3"}));
+  EXPECT_TRUE(IsOk(order.Take(plan(3, 11))));
+}
+
+TEST(PlanOrder, TokensComeFromPlansThatAreKept) {
+  const auto refused = absl::StatusCode::kFailedPrecondition;
+  PlanOrder order(3, 10, 2);
+  EXPECT_TRUE(Fails(order.Take(PlanFrom(10, 9)), refused, {"plan 9", "began with plan 10"}));
+  EXPECT_TRUE(Fails(order.Take(PlanFrom(10, 10)), refused, {"plan 10"}));
+  EXPECT_TRUE(IsOk(order.Take(PlanFrom(10, 0))));
+  EXPECT_TRUE(IsOk(order.Take(PlanFrom(11, 10))));
+  EXPECT_TRUE(IsOk(order.Take(PlanFrom(12, 10))));
+  EXPECT_TRUE(Fails(order.Take(PlanFrom(13, 10)), refused, {"plan 10", "of 2 plans"}));
+  EXPECT_TRUE(IsOk(order.Take(PlanFrom(13, 11))));
 }
 
 }  // namespace

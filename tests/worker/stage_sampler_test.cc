@@ -193,22 +193,6 @@ TEST_F(StageSamplerTest, ThePromptsLogProbabilitiesAreThoseOfSampling) {
   }
 }
 
-// A model whose embedding of token 5 is NaN, its LM head is sound.
-std::vector<uint8_t> ModelWithABrokenToken() {
-  const Shape shape({kTinyVocab, 64});
-  GgufBuilder builder = TinyModel();
-  builder.Tensor("output.weight", {64, kTinyVocab}, 8,
-                 Bytes(RandomBlocks(DataType::kQ8_0, shape, 77)));
-  std::vector<uint8_t> file = builder.Build();
-  const std::vector<uint8_t> embedding = Bytes(RandomBlocks(DataType::kQ8_0, shape, 7));
-  const auto found = std::search(file.begin(), file.end(), embedding.begin(), embedding.end());
-  PENSTOCK_CHECK(found != file.end());
-  const int64_t token = 5 * 2 * static_cast<int64_t>(sizeof(BlockQ8_0));  // two blocks a row
-  found[token] = 0x00;  // the block's scale, a half: NaN
-  found[token + 1] = 0x7e;
-  return file;
-}
-
 TEST_F(StageSamplerTest, ARowWithoutNumbersFailsAloneAndItsNeighboursKeepEveryBit) {
   const TempFile broken(ModelWithABrokenToken());
   const auto stage = LoadFile(broken.path());

@@ -68,6 +68,37 @@ TEST(StepBatcher, NothingSampledLeavesNoSampleTokens) {
   EXPECT_TRUE(batch->sample_tokens.empty());
 }
 
+// What the mailbox gives is fed in its place; a void row keeps its place, feeds 0 and is not
+// sampled.
+TEST(StepBatcher, RowsFeedWhatTheMailboxGives) {
+  StepBatcher batcher = MakeBatcher();
+  StepPlan plan;
+  plan.number = 9;
+  plan.rows = {Row(70, {kNoToken}, {3, 7}, true), Row(5, {kNoToken}, {2}, true),
+               Row(0, {11, 12}, {0}, true), Row(6, {13}, {1}, true)};
+  plan.rows[0].token_from = 8;
+  plan.rows[1].token_from = 7;
+  const std::vector<int32_t> fed = {99, kVoidToken, kNoToken, kNoToken};
+  const absl::StatusOr<StepBatch> batch = batcher.Build(plan, fed);
+  ASSERT_TRUE(IsOk(batch));
+  EXPECT_EQ(Ints(batch->token_ids), (std::vector<int32_t>{11, 12, 99, 0, 13}));
+  EXPECT_EQ(Ints(batch->positions), (std::vector<int32_t>{0, 1, 70, 5, 6}));
+  EXPECT_EQ(Ints(batch->sample_tokens), (std::vector<int32_t>{1, 2, 4}));
+  EXPECT_EQ(batcher.sampled(),
+            (std::vector<const PlanRow*>{&plan.rows[2], &plan.rows[0], &plan.rows[3]}));
+  EXPECT_EQ(batcher.voids(), (std::vector<const PlanRow*>{&plan.rows[1]}));
+
+  // A stage that is neither end runs the same batch without knowing.
+  StepBatcher middle = MakeBatcher();
+  const absl::StatusOr<StepBatch> blind = middle.Build(plan);
+  ASSERT_TRUE(IsOk(blind));
+  EXPECT_EQ(Ints(blind->positions), Ints(batch->positions));
+  EXPECT_EQ(Ints(blind->row_starts), Ints(batch->row_starts));
+  EXPECT_EQ(Ints(blind->context_lens), Ints(batch->context_lens));
+  EXPECT_EQ(blind->num_prefill_rows, batch->num_prefill_rows);
+  EXPECT_TRUE(middle.voids().empty());
+}
+
 TEST(StepBatcher, RefusesWhatWouldLeaveItsBounds) {
   const std::vector<std::pair<PlanRow, std::string_view>> cases = {
       {Row(0, {}, {0}, true), "feeds no token"},

@@ -20,8 +20,8 @@ struct TlsTexts {
 
 absl::StatusOr<std::string> ReadPem(const char* flag, const std::string& path) {
   if (path.empty()) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        flag, " is missing: TLS needs --tls-cert, --tls-key and --tls-ca, all three"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(flag, " is missing: TLS needs --tls-cert, --tls-key and --tls-ca, all three"));
   }
   std::ifstream file(path, std::ios::binary);
   std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
@@ -70,8 +70,9 @@ absl::Status CheckPeerAddress(const std::string& address, const TlsFiles& tls) {
   PENSTOCK_ASSIGN_OR_RETURN(const ListenAddress peer, ParseListenAddress(address));
   if (peer.loopback()) return absl::OkStatus();
   return absl::FailedPreconditionError(
-      absl::StrCat(address, " is another machine, which is reached by TLS only: give --tls-cert, "
-                            "--tls-key and --tls-ca"));
+      absl::StrCat(address,
+                   " is another machine, which is reached by TLS only: give --tls-cert, "
+                   "--tls-key and --tls-ca"));
 }
 
 absl::StatusOr<ChannelFactory> MakeChannelFactory(const TlsFiles& tls) {
@@ -80,18 +81,16 @@ absl::StatusOr<ChannelFactory> MakeChannelFactory(const TlsFiles& tls) {
     PENSTOCK_ASSIGN_OR_RETURN(const TlsTexts texts, Read(tls));
     secure = grpc::SslCredentials({texts.ca, texts.key, texts.cert});
   }
-  return ChannelFactory([secure](const std::string& address,
-                                 const grpc::ChannelArguments& arguments) {
-    // A stage's address comes from its worker by way of the front end: without TLS it may name no
-    // other machine. Such a channel fails every call, with the check's sentence.
-    const bool plain = IsUnix(address) || secure == nullptr;
-    if (plain && !CheckPeerAddress(address, {}).ok()) {
-      return grpc::CreateCustomChannel("ipv4:0.0.0.0:0", grpc::InsecureChannelCredentials(),
-                                       arguments);
-    }
-    return grpc::CreateCustomChannel(
-        address, plain ? grpc::InsecureChannelCredentials() : secure, arguments);
-  });
+  return ChannelFactory(
+      [secure](const std::string& address, const grpc::ChannelArguments& arguments) {
+        // A stage's address comes from its worker by way of the front end: without TLS it may name
+        // no other machine. A channel without credentials is one whose every call fails.
+        std::shared_ptr<grpc::ChannelCredentials> credentials = IsUnix(address) ? nullptr : secure;
+        if (credentials == nullptr && CheckPeerAddress(address, {}).ok()) {
+          credentials = grpc::InsecureChannelCredentials();
+        }
+        return grpc::CreateCustomChannel(address, credentials, arguments);
+      });
 }
 
 }  // namespace penstock

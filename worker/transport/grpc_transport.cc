@@ -66,10 +66,10 @@ absl::Status FromGrpc(const grpc::Status& status) {
   }
 }
 
-// One Push call: a lane's sending end. It keeps itself alive until gRPC is done with it.
+// One Push call: a lane's sending end. REQUIRES: closed, once begun, before it is destroyed. gRPC's
+// threads must not hold it: with it goes the channel, and the last channel of a process joins them.
 class PushCall final : public SendEnd,
-                       public grpc::ClientBidiReactor<grpc::ByteBuffer, TransferResponse>,
-                       public std::enable_shared_from_this<PushCall> {
+                       public grpc::ClientBidiReactor<grpc::ByteBuffer, TransferResponse> {
  public:
   PushCall(std::string address, std::shared_ptr<grpc::Channel> channel, int64_t chunk_bytes)
       : address_(std::move(address)), channel_(std::move(channel)), chunk_bytes_(chunk_bytes) {}
@@ -84,7 +84,6 @@ class PushCall final : public SendEnd,
     outgoing_ = grpc::ByteBuffer(&bytes, 1);
     writing_ = true;
 
-    self_ = shared_from_this();
     grpc::TemplatedGenericStub<grpc::ByteBuffer, TransferResponse> stub(channel_);
     stub.PrepareBidiStreamingCall(&context_, kPush, grpc::StubOptions(), this);
     AddHold();  // writes come from the stream's thread
@@ -154,9 +153,9 @@ class PushCall final : public SendEnd,
   }
 
   void OnDone(const grpc::Status& status) override {
-    const std::shared_ptr<PushCall> last = std::move(self_);
     const absl::Status why = Annotate(FromGrpc(status), address_);
     gate_.Close(why);
+    // The last that gRPC does here: Close returns once the lock is free.
     std::lock_guard<std::mutex> lock(mutex_);
     over_ = why;
     changed_.notify_one();
@@ -189,7 +188,6 @@ class PushCall final : public SendEnd,
   const std::shared_ptr<grpc::Channel> channel_;
   const int64_t chunk_bytes_;
   grpc::ClientContext context_;
-  std::shared_ptr<PushCall> self_;
   SendGate gate_;
   TransferResponse response_;  // belongs to gRPC while it reads
   grpc::ByteBuffer outgoing_;  // belongs to gRPC while writing_

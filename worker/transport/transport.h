@@ -73,7 +73,8 @@ class Transport {
   virtual std::unique_ptr<ReceiveLane> Open(LaneKind kind, uint32_t epoch) = 0;
   // Errors: UNAVAILABLE if the peer cannot be reached, DEADLINE_EXCEEDED if it does not open its
   // end within `limit`, FAILED_PRECONDITION if it is of another protocol version or the epoch is
-  // over, ALREADY_EXISTS if another has connected to this lane.
+  // over, ALREADY_EXISTS if another has connected to this lane. After an error that lane may be
+  // spoilt: the next attempt belongs in a new epoch.
   virtual absl::StatusOr<std::unique_ptr<SendLane>> Connect(const std::string& address,
                                                             LaneKind kind, uint32_t epoch,
                                                             absl::Duration limit) = 0;

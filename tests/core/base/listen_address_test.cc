@@ -37,7 +37,8 @@ TEST(ListenAddressTest, KnowsWhoCanReachIt) {
     EXPECT_TRUE((ListenAddress{host, 1}).wildcard()) << host;
   }
   // Names that only look like it; DNS may say anything.
-  for (const char* host : {"127.evil.example", "localhost.example", "10.0.0.1", "worker-0", "::2"}) {
+  for (const char* host :
+       {"127.evil.example", "localhost.example", "10.0.0.1", "worker-0", "::2"}) {
     EXPECT_FALSE((ListenAddress{host, 1}).loopback()) << host;
     EXPECT_FALSE((ListenAddress{host, 1}).wildcard()) << host;
   }

@@ -1,0 +1,106 @@
+"""Stages as processes: the same answers from one, two and three of them."""
+
+import json
+import os
+import signal
+import unittest
+import urllib.error
+import urllib.request
+
+from processes import alive, kill, wait_until, workers
+from program import BINARY, MODEL, ProgramTest, Server, generate, run, setUpModule, start_generate, text
+
+REQUESTS = [
+    ("--prompt", "The capital of France is", "--max-tokens", "24"),
+    ("--prompt", "Once upon a time", "--temperature", "1", "--seed", "5", "--max-tokens", "40"),
+    ("--prompt", "def fibonacci(n):", "--temperature", "0.7", "--top-p", "0.9", "--seed", "7",
+     "--max-tokens", "40"),
+    ("--prompt", "a b c " * 90, "--repetition-penalty", "1.2", "--temperature", "1", "--seed", "9",
+     "--max-tokens", "30"),
+    ("--prompt", "Water boils at", "--logprobs", "3", "--max-tokens", "20"),
+]
+
+
+def answers(server):
+    """All at once: what each of the requests gets."""
+    clients = []
+    for request in REQUESTS:
+        arguments = list(request) + (["--logprobs", "0"] if "--logprobs" not in request else [])
+        if "--temperature" not in request:
+            arguments += ["--temperature", "0"]
+        clients.append(start_generate(server, "--json", *arguments))
+    results = []
+    for client in clients:
+        output, errors = client.communicate(timeout=120)
+        if client.returncode != 0:
+            raise AssertionError(text(errors))
+        answer = json.loads(output)
+        results.append({key: answer[key] for key in ("text", "ids", "logprobs")})
+    return results
+
+
+def probe(server, path):
+    try:
+        with urllib.request.urlopen(f"http://{server.http}{path}", timeout=10) as response:
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+class StagesTest(ProgramTest):
+    def serve(self, *arguments):
+        server = Server(*arguments)
+        self.addCleanup(server.close)
+        return server
+
+    def test_every_number_of_stages_gives_the_same_answers(self):
+        alone = answers(self.serve("--threads", "1"))
+        for stages in ("2", "3"):
+            with self.subTest(stages=stages):
+                server = self.serve("--stages", stages, "--threads", "1")
+                self.assertEqual(len(workers(server)), int(stages))
+                self.assertEqual(answers(server), alone)
+
+    def test_layers_can_be_split_by_hand(self):
+        server = self.serve("--stages", "2", "--split", "7,23")
+        self.assertRegex(server.log(), r"layers 0.*7")
+        self.assertEqual(len(workers(server)), 2)
+        generate("--prompt", "a", "--max-tokens", "2", server=server)
+
+    def test_a_split_that_does_not_fit(self):
+        result = run("serve", "--model", MODEL, "--listen", "127.0.0.1:0", "--stages", "2", "--split",
+                     "7,7")
+        self.assertFails(result, 1, "--split", "30")
+
+    def test_more_stages_than_layers(self):
+        result = run("serve", "--model", MODEL, "--listen", "127.0.0.1:0", "--stages", "31")
+        self.assertFails(result, 1, "stages", "30")
+
+    def test_a_server_that_is_killed_leaves_no_worker(self):
+        server = self.serve("--stages", "2")
+        pids = workers(server)
+        self.assertEqual(len(pids), 2)
+        server.process.send_signal(signal.SIGKILL)
+        server.wait()
+        wait_until(lambda: not any(alive(pid) for pid in pids), "workers to end with their server")
+
+    def test_terminated_under_load_it_finishes_its_answers(self):
+        server = self.serve("--stages", "2")
+        request = ("--prompt", "Once upon a time", "--temperature", "1", "--seed", "5",
+                   "--max-tokens", "60")
+        alone = generate(*request, server=server)
+        clients = [start_generate(server, *request) for _ in range(4)]
+        for client in clients:
+            self.assertTrue(client.stdout.read(1))
+        pids = workers(server)
+        server.terminate()
+        for client in clients:
+            output, errors = client.communicate(timeout=120)
+            self.assertEqual(client.returncode, 0, text(errors))
+            self.assertEqual(text(output), (alone["text"] + "\n")[1:])
+        self.assertEqual(server.wait(), 0)
+        self.assertFalse(any(alive(pid) for pid in pids))
+
+
+if __name__ == "__main__":
+    unittest.main()
