@@ -1,0 +1,105 @@
+// Who has room: admission, blocks, preemption.
+#include <algorithm>
+
+#include "core/base/check.h"
+#include "core/sched/scheduler.h"
+
+namespace penstock {
+
+// Moves the sequence from the queue to a slot; false if there is no room for it.
+bool Scheduler::Admit(Sequence& sequence) {
+  if (free_slots_.empty() || draft_.is_short) return false;
+  const KvPool::Prefix prefix = pool_.FindPrefix(sequence);
+  int64_t room = pool_.available() - prefix.unowned;
+  for (const Sequence* other : slots_) {
+    if (other == nullptr) continue;
+    room -= std::max<int64_t>(0, LikelyBlocks(*other) - static_cast<int64_t>(other->blocks.size()));
+  }
+  if (LikelyBlocks(sequence) - prefix.blocks > room) return false;
+
+  waiting_.Remove(sequence);
+  sequence.slot = free_slots_.back();
+  free_slots_.pop_back();
+  slots_[sequence.slot] = &sequence;
+  sequence.generation = ++generations_[sequence.slot];
+  sequence.admission = ++admissions_;
+  pool_.TakePrefix(sequence);
+  sequence.computed = sequence.planned = prefix.blocks * kBlockSize;
+  if (sequence.pinned()) {
+    while (static_cast<int64_t>(sequence.blocks.size()) < sequence.blocks_needed()) {
+      PENSTOCK_CHECK(pool_.Grow(sequence));
+    }
+  }
+  if (!sequence.started) {
+    lengths_.CameTo(++sequence.part);
+    waiting_.Charge(sequence.tenant,
+                    WaitQueue::kPromptWeight * (sequence.prompt_tokens - sequence.planned));
+    prefix_lookup_tokens_ += sequence.prompt_tokens;
+    prefix_hit_tokens_ += sequence.planned;
+  }
+  sequence.tokens.reserve(static_cast<size_t>(sequence.prompt_tokens + sequence.max_tokens));
+  draft_.admitted.push_back(&sequence);
+  return true;
+}
+
+// That the sequence will have in the end.
+int64_t Scheduler::LikelyBlocks(const Sequence& sequence) const {
+  if (sequence.pinned()) return sequence.blocks_needed();
+  const int64_t answer = lengths_.Expect(sequence.generated(), sequence.max_tokens);
+  return BlocksFor(sequence.prompt_tokens + answer - 1);
+}
+
+// Blocks for the positions up to `end`, or as many of them as can be had: up to where they reach.
+int64_t Scheduler::Reserve(Sequence& sequence, int64_t end) {
+  while (static_cast<int64_t>(sequence.blocks.size()) < BlocksFor(end)) {
+    if (pool_.Grow(sequence)) continue;
+    draft_.is_short = true;
+    const int64_t reach = static_cast<int64_t>(sequence.blocks.size()) * kBlockSize;
+    if (reach > sequence.planned) return reach;
+    Sequence* victim = VictimOf(sequence);
+    if (victim == nullptr) return sequence.planned;
+    Preempt(*victim);
+  }
+  return end;
+}
+
+// Whom a sequence in need of a block may preempt: the lowest in rank, if that is below its own.
+// The oldest ranks above all, so that one always goes on; nullptr: nobody.
+Sequence* Scheduler::VictimOf(const Sequence& sequence) const {
+  const Sequence* oldest = nullptr;
+  for (const Sequence* each : slots_) {
+    if (each == nullptr) continue;
+    if (oldest == nullptr || each->arrival < oldest->arrival) oldest = each;
+  }
+  Sequence* victim = nullptr;
+  for (Sequence* each : slots_) {
+    if (each == nullptr || each == oldest || each == &sequence) continue;
+    if (each->pinned()) continue;
+    if (victim == nullptr || each->RanksBelow(*victim)) victim = each;
+  }
+  if (victim == nullptr) return nullptr;
+  return &sequence == oldest || victim->RanksBelow(sequence) ? victim : nullptr;
+}
+
+void Scheduler::Preempt(Sequence& sequence) {
+  ++preemptions_;
+  ++sequence.preemptions;
+  preempted_.push_back(sequence.id);
+  lengths_.WasPreempted();
+  LeaveSlot(sequence, true);
+  waiting_.Push(sequence);
+}
+
+// Gives back what the sequence holds; it begins anew, with the tokens that were committed.
+// `trusted`: what is cached of it stays so.
+void Scheduler::LeaveSlot(Sequence& sequence, bool trusted) {
+  pool_.Leave(sequence, trusted);
+  slots_[sequence.slot] = nullptr;
+  free_slots_.push_back(sequence.slot);
+  sequence.slot = -1;
+  sequence.computed = 0;
+  sequence.planned = 0;
+  sequence.ahead = 0;
+}
+
+}  // namespace penstock
