@@ -31,7 +31,7 @@ void KvPool::TakePrefix(Sequence& sequence) {
   FindPrefix(sequence);
   for (int32_t block : found_) blocks_.AddReference(block);
   sequence.blocks = found_;
-  sequence.entered = static_cast<int64_t>(found_.size());
+  sequence.prefix_blocks = sequence.entered = static_cast<int64_t>(found_.size());
 }
 
 bool KvPool::Grow(Sequence& sequence) {
@@ -61,7 +61,7 @@ void KvPool::Leave(Sequence& sequence, bool trusted) {
     blocks_.Release(*block);
   }
   sequence.blocks.clear();
-  sequence.entered = 0;
+  sequence.prefix_blocks = sequence.entered = 0;
 }
 
 void KvPool::Clear() {

@@ -9,7 +9,7 @@
 //   within max_step_tokens; a prompt that does not fit is cut in chunks. Over several stages the
 //   decodes are split into the groups that the cost model wants, those that waited longest first.
 // - Who waits is let in in the order of the WaitQueue and never overtaken, when there is room for
-//   what it and those that run will probably need (AnswerLength).
+//   what it and those that run will probably need (AnswerLength, KvForecast).
 // - Blocks are handed out as positions are planned. Where one is lacking, cached prefixes go first,
 //   then the youngest running sequence of the lowest priority is preempted, if it ranks below the
 //   one in need; else that one pauses. The oldest is never preempted, and can preempt all; who was
@@ -29,6 +29,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "core/sched/answer_length.h"
 #include "core/sched/cost_model.h"
+#include "core/sched/kv_forecast.h"
 #include "core/sched/kv_pool.h"
 #include "core/sched/plan_log.h"
 #include "core/sched/scheduler_types.h"
@@ -107,7 +108,7 @@ class Scheduler {
   StepPlan MakePlan();
   void AddRow(const PlanDraft::Pick& pick, StepPlan& plan, PlannedStep& step);
   bool Admit(Sequence& sequence);
-  int64_t LikelyBlocks(const Sequence& sequence) const;
+  bool HasRoom(const Sequence& sequence, const KvPool::Prefix& prefix);
   int64_t Reserve(Sequence& sequence, int64_t end);
   Sequence* VictimOf(const Sequence& sequence) const;
   void Preempt(Sequence& sequence);
@@ -120,6 +121,7 @@ class Scheduler {
   PipelineCost cost_;
   KvPool pool_;
   AnswerLength lengths_;
+  KvForecast forecast_;
   absl::flat_hash_map<SequenceId, std::unique_ptr<Sequence>> sequences_;
   WaitQueue waiting_;
   int64_t arrivals_ = 0;

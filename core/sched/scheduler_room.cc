@@ -10,12 +10,7 @@ namespace penstock {
 bool Scheduler::Admit(Sequence& sequence) {
   if (free_slots_.empty() || draft_.is_short) return false;
   const KvPool::Prefix prefix = pool_.FindPrefix(sequence);
-  int64_t room = pool_.available() - prefix.unowned;
-  for (const Sequence* other : slots_) {
-    if (other == nullptr) continue;
-    room -= std::max<int64_t>(0, LikelyBlocks(*other) - static_cast<int64_t>(other->blocks.size()));
-  }
-  if (LikelyBlocks(sequence) - prefix.blocks > room) return false;
+  if (!HasRoom(sequence, prefix)) return false;
 
   waiting_.Remove(sequence);
   sequence.slot = free_slots_.back();
@@ -42,11 +37,29 @@ bool Scheduler::Admit(Sequence& sequence) {
   return true;
 }
 
-// That the sequence will have in the end.
-int64_t Scheduler::LikelyBlocks(const Sequence& sequence) const {
-  if (sequence.pinned()) return sequence.blocks_needed();
-  const int64_t answer = lengths_.Expect(sequence.generated(), sequence.max_tokens);
-  return BlocksFor(sequence.prompt_tokens + answer - 1);
+// Whether the blocks will probably do for all that run and for this one.
+bool Scheduler::HasRoom(const Sequence& sequence, const KvPool::Prefix& prefix) {
+  const int64_t now =
+      (sequence.pinned() ? sequence.blocks_needed() : BlocksFor(sequence.size())) - prefix.blocks;
+  if (now > pool_.available() - prefix.unowned) return false;
+  if (num_running() == 0) return true;  // it fits alone
+  const auto foresee = [this](const Sequence& each, int64_t prefix_blocks) {
+    const int64_t answer = lengths_.Expect(each.generated(), each.max_tokens);
+    const int64_t end = each.pinned() ? each.positions_needed() : each.prompt_tokens + answer - 1;
+    const int64_t have = each.pinned() ? end : each.size();
+    forecast_.Add(have - prefix_blocks * kBlockSize, std::max<int64_t>(end - each.size(), 0));
+  };
+  // Blocks that several share are counted once, and until all have ended.
+  int64_t shared = pool_.blocks().num_owned() + prefix.unowned;
+  forecast_.Clear();
+  for (const Sequence* each : slots_) {
+    if (each == nullptr) continue;
+    foresee(*each, each->prefix_blocks);
+    shared -= static_cast<int64_t>(each->blocks.size()) - each->prefix_blocks;
+  }
+  foresee(sequence, prefix.blocks);
+  shared = std::max<int64_t>(shared, 0);
+  return forecast_.PeakBlocks() + shared <= pool_.blocks().num_blocks();
 }
 
 // Blocks for the positions up to `end`, or as many of them as can be had: up to where they reach.

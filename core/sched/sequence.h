@@ -30,6 +30,7 @@ struct Sequence {
   int64_t admission = 0;        // counts the admissions: who was let in first
   std::vector<int32_t> blocks;  // in the order of positions
   std::vector<Hash128> keys;    // of the prefix cache, of as many full blocks as were asked for
+  int64_t prefix_blocks = 0;    // of these: from the prefix cache, when it was let in
   int64_t entered = 0;          // blocks that were offered to the prefix cache, or came from it
   // Positions that committed plans have fed, and all plans. Past tokens.size() - 1 a position feeds
   // what a plan in flight will sample.

@@ -184,5 +184,51 @@ TEST(SchedulerLoad, PreemptsSeldomWhenAnswersGrow) {
   }
 }
 
+// Tenant 0 asks for ten times as much as tenant 1, who asks for more than half of what there is.
+TEST(SchedulerLoad, ServesTenantsAlikeWhateverTheyAskFor) {
+  for (uint64_t seed : {1, 2, 3}) {
+    Draw draw(seed);
+    SchedulerOptions options;
+    options.num_blocks = 400;
+    options.max_sequences = 16;
+    options.max_step_tokens = 64;
+    Server server(options);
+    const auto ask = [&](int32_t tenant) {
+      const int64_t most = draw.Between(20, 200);
+      server.Add({draw.Between(20, 200), draw.Between(20, most), most, tenant});
+    };
+    for (int step = 0; step < 20'000; ++step) {
+      if (step % 7 == 0) {
+        ask(1);
+        for (int i = 0; i < 10; ++i) ask(0);
+      }
+      ASSERT_TRUE(server.Step());
+    }
+    ASSERT_GT(server.scheduler().num_waiting(), 0);
+    const auto greedy = static_cast<double>(server.served(0));
+    const auto modest = static_cast<double>(server.served(1));
+    std::printf("tokens served: %.0f to who asks ten times as much, %.0f to the other\n", greedy,
+                modest);
+    EXPECT_NEAR(greedy / modest, 1, 0.1);
+  }
+}
+
+// A tenant that was away for long does not shut out the others when it is back.
+TEST(SchedulerLoad, NobodySavesUpForARush) {
+  SchedulerOptions options;
+  options.num_blocks = 100;
+  options.max_sequences = 4;
+  options.max_step_tokens = 64;
+  Server server(options);
+  for (int i = 0; i < 300; ++i) server.Add({30, 30, 30, 0});
+  for (int step = 0; step < 1000; ++step) ASSERT_TRUE(server.Step());
+  const int64_t before = server.served(0);
+  for (int i = 0; i < 300; ++i) server.Add({30, 30, 30, 1});
+  for (int step = 0; step < 600; ++step) ASSERT_TRUE(server.Step());
+  const auto regular = static_cast<double>(server.served(0) - before);
+  const auto returned = static_cast<double>(server.served(1));
+  EXPECT_NEAR(regular / returned, 1, 0.1);
+}
+
 }  // namespace
 }  // namespace penstock
