@@ -39,6 +39,14 @@ absl::StatusOr<Stages> ShareOut(const RuntimeOptions& options) {
   return stages;
 }
 
+// A stage inside this process cannot be killed, so it is no use to find out that it hangs.
+RuntimeOptions WithoutLimits(const RuntimeOptions& options) {
+  RuntimeOptions result = options;
+  result.pipeline.min_plan_limit = absl::InfiniteDuration();
+  result.pipeline.hang_limit = absl::InfiniteDuration();
+  return result;
+}
+
 uint64_t Secret() {
   std::random_device device;
   return uint64_t{device()} << 32 | device();
@@ -64,7 +72,7 @@ absl::StatusOr<std::unique_ptr<ModelRuntime>> ModelRuntime::Load(const RuntimeOp
         absl::StrCat(options.num_stages, " stages need workers: start them with --stages or name ",
                      "them with --workers"));
   }
-  RuntimeOptions with_hash = options;
+  RuntimeOptions with_hash = options.make_stages ? options : WithoutLimits(options);
   with_hash.stage.model_hash = stages.model_hash;
   std::unique_ptr<ModelRuntime> runtime(new ModelRuntime(std::move(tokenizer), std::move(chat)));
   PENSTOCK_RETURN_IF_ERROR(runtime->StartEngine(with_hash, std::move(provider),
@@ -78,9 +86,9 @@ absl::StatusOr<std::unique_ptr<ModelRuntime>> ModelRuntime::Start(
     std::unique_ptr<StageExecutor> executor, absl::StatusOr<ChatTemplate> chat_template) {
   std::unique_ptr<ModelRuntime> runtime(
       new ModelRuntime(std::move(tokenizer), std::move(chat_template)));
-  PENSTOCK_RETURN_IF_ERROR(
-      runtime->StartEngine(options, std::make_unique<EmbeddedWorker>(std::move(executor)),
-                           {LayerRange{}}, PipelineCost({StageCost(StageWork(), MachineRates())})));
+  PENSTOCK_RETURN_IF_ERROR(runtime->StartEngine(
+      WithoutLimits(options), std::make_unique<EmbeddedWorker>(std::move(executor)), {LayerRange{}},
+      PipelineCost({StageCost(StageWork(), MachineRates())})));
   return runtime;
 }
 

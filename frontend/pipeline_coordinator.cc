@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_format.h"
 #include "core/base/check.h"
 #include "core/base/log.h"
@@ -82,7 +83,8 @@ void PipelineCoordinator::Advance(absl::Time now) {
 }
 
 absl::Status PipelineCoordinator::Named(int32_t stage, const absl::Status& status) const {
-  return num_stages() == 1 ? status : Annotate(status, Name(stage));
+  const bool named = num_stages() == 1 || absl::StartsWith(status.message(), Name(stage));
+  return named ? status : Annotate(status, Name(stage));
 }
 
 bool PipelineCoordinator::All(Phase phase) const {
@@ -277,7 +279,7 @@ void PipelineCoordinator::Lose(int32_t stage, const absl::Status& status, absl::
   const absl::Status named = Named(stage, status);
   const bool loading = epoch_ == 0;
   if (!loading) {
-    LogWarning(absl::StrCat(Name(stage), " is lost: ", status.message()));
+    LogWarning(absl::StrCat("a stage is lost: ", named.message()));
     observer_.OnStageLost(stage, status);
   }
   one.connection->Kill();
@@ -411,8 +413,10 @@ void PipelineCoordinator::Submit(StepPlan plan, int64_t predicted_ns, absl::Time
   PENSTOCK_CHECK_EQ(plan.number, next_plan_);
   ++next_plan_;
   plan.epoch = epoch_;
-  plan.limit_ns = std::max(absl::ToInt64Nanoseconds(options_.min_plan_limit),
-                           std::min(predicted_ns, kMaxPredictedNs) * options_.plan_limit_factor);
+  if (options_.min_plan_limit != absl::InfiniteDuration()) {
+    plan.limit_ns = std::max(absl::ToInt64Nanoseconds(options_.min_plan_limit),
+                             std::min(predicted_ns, kMaxPredictedNs) * options_.plan_limit_factor);
+  }
   ++num_in_flight_;
   if (recorder_ != nullptr) recorder_->OnPlan(plan);
   for (Stage& stage : stages_) stage.connection->Submit(plan);

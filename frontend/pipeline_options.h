@@ -15,7 +15,7 @@ struct PipelineOptions {
   std::vector<LayerRange> layers = {LayerRange{}};  // one a stage, in order; count() 0: all
 
   // A stage may take for a plan what the whole pipeline is predicted to take, so many times, and
-  // never less than min_plan_limit.
+  // never less than min_plan_limit. An infinite one: there is no limit.
   int64_t plan_limit_factor = 20;
   absl::Duration min_plan_limit = absl::Seconds(1);
   // A stage with work that says nothing for so long hangs (a stopped process).

@@ -77,7 +77,7 @@ StageWatch::Late StageWatch::CheckPlans(absl::Time now) const {
   Late late;
   for (int32_t stage = 0; stage <= last(); ++stage) {
     const Plan* plan = Next(stage);
-    if (plan == nullptr) continue;
+    if (plan == nullptr || plan->plan.limit_ns == 0) continue;
     const absl::Time since =
         std::max(InputAt(stage, *plan), stages_[static_cast<size_t>(stage)].done_at);
     const absl::Time until = since + absl::Nanoseconds(plan->plan.limit_ns);

@@ -1,3 +1,4 @@
+// PlanDraft: a plan that the scheduler is about to make.
 // PlanLog: the plans in flight as the scheduler remembers them, and the shapes of the latest plans,
 // for the cost model. A row is kept by slot and generation: its sequence may have left since.
 // Thread rule: one thread, the scheduler's.
@@ -13,6 +14,27 @@
 #include "core/sched/sequence.h"
 
 namespace penstock {
+
+struct PlanDraft {
+  struct Pick {  // a row to be
+    Sequence* sequence = nullptr;
+    int64_t tokens = 0;
+  };
+  std::vector<Pick> prefills;
+  std::vector<Pick> decodes;
+  std::vector<Sequence*> admitted;
+  int64_t budget = 0;     // tokens that may still be added
+  bool is_short = false;  // somebody lacks a block: nobody is let in
+
+  bool empty() const { return prefills.empty() && decodes.empty(); }
+  void Reset(int64_t max_tokens) {
+    prefills.clear();
+    decodes.clear();
+    admitted.clear();
+    budget = max_tokens;
+    is_short = false;
+  }
+};
 
 struct PlannedRow {
   SequenceId id = 0;

@@ -8,10 +8,7 @@
 namespace penstock {
 
 Scheduler::Scheduler(const SchedulerOptions& options, PipelineCost cost)
-    : options_(options),
-      cost_(std::move(cost)),
-      blocks_(options_.num_blocks),
-      log_(options_.plans_ahead) {
+    : options_(options), cost_(std::move(cost)), pool_(options_), log_(options_.plans_ahead) {
   PENSTOCK_CHECK_GT(options_.max_sequences, 0);
   PENSTOCK_CHECK_LE(options_.max_sequences, INT32_MAX);
   PENSTOCK_CHECK_GE(options_.max_step_tokens, options_.max_sequences);
@@ -36,7 +33,7 @@ void Scheduler::Add(SequenceId id, SequenceRequest request) {
   sequence->sampling = std::move(request.sampling);
   sequence->priority = request.priority;
   sequence->tenant = request.tenant;
-  PENSTOCK_CHECK_LE(sequence->blocks_needed(), blocks_.num_blocks());
+  PENSTOCK_CHECK_LE(sequence->blocks_needed(), pool_.blocks().num_blocks());
 
   waiting_.Push(*sequence);
   const bool is_new = sequences_.emplace(id, std::move(sequence)).second;
@@ -45,7 +42,7 @@ void Scheduler::Add(SequenceId id, SequenceRequest request) {
 
 void Scheduler::Abort(SequenceId id) {
   const auto found = sequences_.find(id);
-  if (found != sequences_.end()) Remove(*found->second);
+  if (found != sequences_.end()) Remove(*found->second, true);
 }
 
 void Scheduler::SetSuspect(SequenceId id, bool suspect) {
@@ -76,7 +73,10 @@ std::vector<SequenceProgress> Scheduler::Commit(StepResult result) {
     Sequence* sequence = Find(row);
     if (sequence == nullptr) continue;  // it has left since
     sequence->computed += row.tokens;
-    if (row.targets == 0 && !row.sample) continue;
+    if (row.targets == 0 && !row.sample) {
+      pool_.Enter(*sequence);
+      continue;
+    }
 
     SequenceProgress& told = progress.emplace_back();
     told.id = row.id;
@@ -94,8 +94,13 @@ std::vector<SequenceProgress> Scheduler::Commit(StepResult result) {
       told.end = Append(*sequence, sample->token);
       if (told.end != SequenceEnd::kFailed) told.token = std::move(*sample);
     }
-    if (told.end == SequenceEnd::kFailed) told.prompt_logprobs.clear();
-    if (told.end != SequenceEnd::kNone) Remove(*sequence);
+    const bool failed = told.end == SequenceEnd::kFailed;
+    if (failed) {
+      told.prompt_logprobs.clear();
+    } else {
+      pool_.Enter(*sequence);
+    }
+    if (told.end != SequenceEnd::kNone) Remove(*sequence, !failed);
   }
   PENSTOCK_CHECK_EQ(next_target, result.prompt_logprobs.size());
   return progress;
@@ -112,6 +117,9 @@ Sequence* Scheduler::Find(const PlannedRow& row) const {
 SequenceEnd Scheduler::Append(Sequence& sequence, int32_t token) {
   if (token == kNoToken || token == kVoidToken) return SequenceEnd::kFailed;
   sequence.tokens.push_back(token);
+  waiting_.Charge(sequence.tenant, WaitQueue::kAnswerWeight);
+  const int part = AnswerLength::PartOf(sequence.generated(), sequence.max_tokens);
+  while (sequence.part < part) lengths_.CameTo(++sequence.part);
   const std::vector<int32_t>& stop_ids = sequence.sampling.stop_ids;
   if (std::binary_search(stop_ids.begin(), stop_ids.end(), token)) return SequenceEnd::kStop;
   return sequence.generated() == sequence.max_tokens ? SequenceEnd::kLength : SequenceEnd::kNone;
@@ -129,9 +137,10 @@ std::vector<SequenceId> Scheduler::BeginEpoch() {
   log_.Drop();
   for (Sequence* sequence : slots_) {
     if (sequence == nullptr) continue;
-    LeaveSlot(*sequence);
+    LeaveSlot(*sequence, true);
     waiting_.Push(*sequence);
   }
+  pool_.Clear();
   return hit;
 }
 
@@ -145,24 +154,16 @@ int64_t Scheduler::PredictNs(uint64_t plan) const {
   return shape == nullptr ? 0 : cost_.PredictNs(*shape);
 }
 
-// Gives back what the sequence holds; of what it has computed nothing is left.
-void Scheduler::LeaveSlot(Sequence& sequence) {
-  for (int32_t block : sequence.blocks) blocks_.Release(block);
-  sequence.blocks.clear();
-  slots_[sequence.slot] = nullptr;
-  free_slots_.push_back(sequence.slot);
-  sequence.slot = -1;
-  sequence.computed = 0;
-  sequence.planned = 0;
-  sequence.ahead = 0;
-}
-
-// It is gone then.
-void Scheduler::Remove(Sequence& sequence) {
+// It is gone then. `trusted`: what it computed may be used by others.
+void Scheduler::Remove(Sequence& sequence, bool trusted) {
   if (sequence.slot < 0) {
     waiting_.Remove(sequence);
   } else {
-    LeaveSlot(sequence);
+    LeaveSlot(sequence, trusted);
+  }
+  // Also an aborted answer was no longer than that: stop texts end them so.
+  if (sequence.part >= 0 && sequence.generated() < sequence.max_tokens) {
+    lengths_.EndedIn(sequence.part);
   }
   if (sequence.suspect) --num_suspects_;
   const SequenceId id = sequence.id;  // a copy: the sequence dies in the call
@@ -170,11 +171,11 @@ void Scheduler::Remove(Sequence& sequence) {
 }
 
 void Scheduler::CheckIntegrity() const {
-  blocks_.CheckIntegrity();
+  pool_.CheckIntegrity();
   PENSTOCK_CHECK_EQ(static_cast<int64_t>(sequences_.size()), waiting_.size() + num_running());
   for (int32_t slot : free_slots_) PENSTOCK_CHECK(slots_[slot] == nullptr);
 
-  std::vector<int32_t> owners(blocks_.num_blocks(), 0);
+  std::vector<int32_t> owners(pool_.blocks().num_blocks(), 0);
   std::vector<int64_t> samples(slots_.size(), 0);  // in flight
   std::vector<int64_t> fed(slots_.size(), 0);
   for (const PlannedStep& step : log_.steps()) {
@@ -207,12 +208,15 @@ void Scheduler::CheckIntegrity() const {
     const auto held = static_cast<int64_t>(sequence->blocks.size());
     PENSTOCK_CHECK_LE(BlocksFor(sequence->planned), held);
     PENSTOCK_CHECK_LE(held, sequence->blocks_needed());
+    PENSTOCK_CHECK_LE(sequence->entered * kBlockSize, sequence->computed);
+    if (sequence->pinned()) PENSTOCK_CHECK_EQ(held, sequence->blocks_needed());
+    PENSTOCK_CHECK_LE(sequence->preemptions, kMostPreemptions);
     for (int32_t block : sequence->blocks) ++owners[block];
   }
   PENSTOCK_CHECK_EQ(tokens, waiting_.tokens());
   PENSTOCK_CHECK_EQ(suspects, num_suspects_);
-  for (int64_t block = 0; block < blocks_.num_blocks(); ++block) {
-    PENSTOCK_CHECK_EQ(owners[block], blocks_.references(static_cast<int32_t>(block)));
+  for (int64_t block = 0; block < pool_.blocks().num_blocks(); ++block) {
+    PENSTOCK_CHECK_EQ(owners[block], pool_.blocks().references(static_cast<int32_t>(block)));
   }
 }
 

@@ -8,7 +8,14 @@
 // - Decodes (one token each) come first, then the prompts that have begun, then new sequences, all
 //   within max_step_tokens; a prompt that does not fit is cut in chunks. Over several stages the
 //   decodes are split into the groups that the cost model wants, those that waited longest first.
-// - Who waits is let in in the order of the WaitQueue and never overtaken.
+// - Who waits is let in in the order of the WaitQueue and never overtaken, when there is room for
+//   what it and those that run will probably need (AnswerLength, KvForecast).
+// - Blocks are handed out as positions are planned. Where one is lacking, cached prefixes go first,
+//   then the youngest running sequence of the lowest priority is preempted, if it ranks below the
+//   one in need; else that one pauses. The oldest is never preempted, and can preempt all; who was
+//   preempted three times returns with its whole need reserved, and is not preempted again.
+// - A preempted sequence is resumed exactly: its T committed tokens are fed again but for what is
+//   cached, without sampling before position T.
 // - Stages run plans in number order, so what an ended or aborted sequence held is free at once,
 //   even with rows of it in flight; what is answered to those is dropped.
 #pragma once
@@ -20,8 +27,10 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
-#include "core/sched/block_manager.h"
+#include "core/sched/answer_length.h"
 #include "core/sched/cost_model.h"
+#include "core/sched/kv_forecast.h"
+#include "core/sched/kv_pool.h"
 #include "core/sched/plan_log.h"
 #include "core/sched/scheduler_types.h"
 #include "core/sched/wait_queue.h"
@@ -77,9 +86,10 @@ class Scheduler {
     return options_.max_sequences - static_cast<int64_t>(free_slots_.size());
   }
   int64_t num_in_flight() const { return log_.size(); }  // plans
-  const BlockManager& blocks() const { return blocks_; }
+  const BlockManager& blocks() const { return pool_.blocks(); }
   // Since the scheduler was made.
   int64_t preemptions() const { return preemptions_; }
+  // Of prompts, when they were first let in.
   int64_t prefix_lookup_tokens() const { return prefix_lookup_tokens_; }
   int64_t prefix_hit_tokens() const { return prefix_hit_tokens_; }
 
@@ -88,28 +98,30 @@ class Scheduler {
   void CheckIntegrity() const;
 
  private:
-  struct Pick {  // a row to be
-    Sequence* sequence = nullptr;
-    int64_t tokens = 0;
-  };
-
-  // scheduler_plan.cc
+  void PickRows();
   void PickDecodes();
+  bool PickDecode(Sequence& sequence);
   void PickPrefills();
-  void PickPrefill(Sequence& sequence);
+  bool PickPrefill(Sequence& sequence);
   bool PickSuspect();
-  bool Admit(Sequence& sequence);
+  int64_t ChunkBudget();
   StepPlan MakePlan();
-  void AddRow(const Pick& pick, StepPlan& plan, PlannedStep& step);
-
+  void AddRow(const PlanDraft::Pick& pick, StepPlan& plan, PlannedStep& step);
+  bool Admit(Sequence& sequence);
+  bool HasRoom(const Sequence& sequence, const KvPool::Prefix& prefix);
+  int64_t Reserve(Sequence& sequence, int64_t end);
+  Sequence* VictimOf(const Sequence& sequence) const;
+  void Preempt(Sequence& sequence);
+  void LeaveSlot(Sequence& sequence, bool trusted);
   Sequence* Find(const PlannedRow& row) const;
   SequenceEnd Append(Sequence& sequence, int32_t token);
-  void LeaveSlot(Sequence& sequence);
-  void Remove(Sequence& sequence);
+  void Remove(Sequence& sequence, bool trusted);
 
   const SchedulerOptions options_;
   PipelineCost cost_;
-  BlockManager blocks_;
+  KvPool pool_;
+  AnswerLength lengths_;
+  KvForecast forecast_;
   absl::flat_hash_map<SequenceId, std::unique_ptr<Sequence>> sequences_;
   WaitQueue waiting_;
   int64_t arrivals_ = 0;
@@ -129,11 +141,8 @@ class Scheduler {
   int64_t prefix_lookup_tokens_ = 0;
   int64_t prefix_hit_tokens_ = 0;
 
-  // Of the plan that is being made.
-  std::vector<Pick> prefills_;
-  std::vector<Pick> decodes_;
-  std::vector<Sequence*> admitted_;
-  int64_t budget_ = 0;  // tokens
+  PlanDraft draft_;
+  int64_t chunk_ = 0;  // tokens of prompts in a plan, while there are such; 0: not chosen
 };
 
 }  // namespace penstock

@@ -1,6 +1,7 @@
 // How a plan comes about.
 #include <algorithm>
 #include <utility>
+#include <vector>
 
 #include "core/base/check.h"
 #include "core/sched/scheduler.h"
@@ -10,30 +11,31 @@ namespace penstock {
 std::optional<StepPlan> Scheduler::Schedule() {
   // A suspect's plan is in flight alone.
   if (!CanSchedule() || log_.holds_suspect()) return std::nullopt;
-  prefills_.clear();
-  decodes_.clear();
-  admitted_.clear();
-  budget_ = options_.max_step_tokens;
-
   // Suspects and others take turns, so that neither waits for the end of the other.
-  const Sequence* head = waiting_.Head();
   const auto is_suspect = [](const Sequence* each) { return each != nullptr && each->suspect; };
   const bool has_suspect =
       num_suspects_ > 0 &&
-      (is_suspect(head) || std::any_of(slots_.begin(), slots_.end(), is_suspect));
+      (is_suspect(waiting_.Head()) || std::any_of(slots_.begin(), slots_.end(), is_suspect));
   const bool is_due = has_suspect && since_suspect_ >= options_.plans_ahead;
   if (is_due && !log_.empty()) return std::nullopt;
   bool alone = is_due && PickSuspect();
-  if (!alone) {
-    PickDecodes();
-    PickPrefills();
-  }
-  if (prefills_.empty() && decodes_.empty() && has_suspect && !is_due && log_.empty()) {
+  if (!alone) PickRows();
+  if (draft_.empty() && has_suspect && !is_due && log_.empty()) {
     alone = PickSuspect();
   }
   since_suspect_ = alone || is_due ? 0 : since_suspect_ + 1;
-  if (prefills_.empty() && decodes_.empty()) return std::nullopt;
+  if (draft_.empty()) return std::nullopt;
   return MakePlan();
+}
+
+void Scheduler::PickRows() {
+  draft_.Reset(options_.max_step_tokens);
+  PickDecodes();
+  PickPrefills();
+  // Those that had to make room for others.
+  const auto has_left = [](const PlanDraft::Pick& pick) { return pick.sequence->slot < 0; };
+  std::erase_if(draft_.decodes, has_left);
+  std::erase_if(draft_.prefills, has_left);
 }
 
 // There are at most max_sequences decodes, so while a prompt is being fed at least one token of the
@@ -51,98 +53,129 @@ void Scheduler::PickDecodes() {
   const int64_t groups = cost_.Groups(rows, context, most);
   // As many plans as there are groups hold every decode once, or a sequence is further ahead.
   const int64_t ahead = (options_.plans_ahead + groups - 1) / groups;
+  std::vector<Sequence*> ready;
   for (Sequence* sequence : slots_) {
     if (sequence == nullptr || sequence->suspect || !sequence->decoding()) continue;
     if (sequence->ahead >= ahead) continue;
     if (sequence->generated() + sequence->ahead >= sequence->max_tokens) continue;
-    decodes_.push_back({sequence, 1});
+    ready.push_back(sequence);
   }
   // A share of the rows, such that the shares of `groups` plans one after the other are all rows.
   const auto turn = static_cast<int64_t>(log_.next_number() % static_cast<uint64_t>(groups));
   const auto share = static_cast<size_t>((rows + turn) / groups);
-  if (decodes_.size() > share && share > 0) {
-    std::nth_element(decodes_.begin(), decodes_.begin() + static_cast<int64_t>(share) - 1,
-                     decodes_.end(), [](const Pick& a, const Pick& b) {
-                       return std::pair(a.sequence->last_plan, a.sequence->admission) <
-                              std::pair(b.sequence->last_plan, b.sequence->admission);
-                     });
-    decodes_.resize(share);
+  const auto needy = std::count_if(ready.begin(), ready.end(), [](const Sequence* each) {
+    return BlocksFor(each->planned + 1) > static_cast<int64_t>(each->blocks.size());
+  });
+  if (needy > pool_.available()) {
+    // Blocks go to the highest in rank, or they would be taken away again at once.
+    std::sort(ready.begin(), ready.end(),
+              [](const Sequence* a, const Sequence* b) { return b->RanksBelow(*a); });
+  } else if (ready.size() > share) {
+    std::sort(ready.begin(), ready.end(), [](const Sequence* a, const Sequence* b) {
+      return std::pair(a->last_plan, a->admission) < std::pair(b->last_plan, b->admission);
+    });
   }
-  budget_ -= static_cast<int64_t>(decodes_.size());
+  for (Sequence* sequence : ready) {
+    if (draft_.decodes.size() == share) break;
+    if (sequence->slot >= 0) PickDecode(*sequence);
+  }
+}
+
+// Feeds the token sampled last; false: there is no block for it.
+bool Scheduler::PickDecode(Sequence& sequence) {
+  if (Reserve(sequence, sequence.planned + 1) == sequence.planned) return false;
+  draft_.decodes.push_back({&sequence, 1});
+  --draft_.budget;
+  return true;
 }
 
 void Scheduler::PickPrefills() {
+  std::vector<Sequence*> begun;
   for (Sequence* sequence : slots_) {
     if (sequence == nullptr || sequence->suspect || sequence->decoding()) continue;
-    prefills_.push_back({sequence, 0});
+    begun.push_back(sequence);
   }
-  std::sort(prefills_.begin(), prefills_.end(), [](const Pick& a, const Pick& b) {
-    return a.sequence->admission < b.sequence->admission;
-  });
-  const std::vector<Pick> begun = std::exchange(prefills_, {});
-  for (const Pick& pick : begun) PickPrefill(*pick.sequence);
-  while (budget_ > 0) {
+  std::sort(begun.begin(), begun.end(),
+            [](const Sequence* a, const Sequence* b) { return a->admission < b->admission; });
+  draft_.budget = std::min(draft_.budget, ChunkBudget());
+  for (Sequence* sequence : begun) {
+    if (sequence->slot >= 0) PickPrefill(*sequence);
+  }
+  while (draft_.budget > 0 && !draft_.is_short) {
     Sequence* head = waiting_.Head();
     if (head == nullptr || head->suspect || !Admit(*head)) return;
     PickPrefill(*head);
   }
 }
 
-// Feeds what the budget allows of the tokens that are known.
-void Scheduler::PickPrefill(Sequence& sequence) {
-  int64_t count = std::min(budget_, sequence.size() - sequence.planned);
+// How many tokens of prompts a plan should feed. Over several stages prompts are cut so that all of
+// them have something to do: for n chunks the pipeline takes the time of n + stages - 1 chunks on
+// the slowest stage.
+int64_t Scheduler::ChunkBudget() {
+  if (options_.num_stages == 1) return options_.max_step_tokens;
+  int64_t tokens = free_slots_.empty() ? 0 : waiting_.prompt_tokens();
+  for (const Sequence* sequence : slots_) {
+    if (sequence == nullptr || sequence->suspect || sequence->decoding()) continue;
+    tokens += sequence->size() - sequence->planned;
+  }
+  if (tokens == 0) return chunk_ = 0;
+  constexpr int64_t kLeastChunk = 16;
+  int64_t best = 0;
+  int64_t least_ns = 0;
+  for (int64_t chunks = 1;; chunks *= 2) {
+    const int64_t chunk = (tokens + chunks - 1) / chunks;
+    if (chunk > options_.max_step_tokens) continue;
+    if (best != 0 && chunk < kLeastChunk) break;
+    const PlanShape shape = {1, chunk, chunk, chunk * (chunk + 1) / 2, 0};
+    const int64_t ns = (chunks + options_.num_stages - 1) * cost_.PredictSlowestNs(shape);
+    if (best != 0 && ns >= least_ns) break;
+    best = chunk;
+    least_ns = ns;
+  }
+  // What is left of a prompt is not cut ever smaller.
+  return chunk_ = std::max(chunk_, best);
+}
+
+// Feeds what the budget and the blocks allow of the tokens that are known; false: nothing.
+bool Scheduler::PickPrefill(Sequence& sequence) {
+  int64_t end = std::min(sequence.planned + draft_.budget, sequence.size());
   // A row tells all its targets or none: it ends where those that were told before end.
   if (sequence.wants_targets() && sequence.planned < sequence.targets_told) {
-    count = std::min(count, sequence.targets_told - sequence.planned);
+    end = std::min(end, sequence.targets_told);
   }
-  if (count <= 0) return;
-  prefills_.push_back({&sequence, count});
-  budget_ -= count;
+  if (end > sequence.planned) end = Reserve(sequence, end);
+  if (end <= sequence.planned) return false;
+  draft_.prefills.push_back({&sequence, end - sequence.planned});
+  draft_.budget -= end - sequence.planned;
+  return true;
 }
 
-// The suspect that has waited longest, of those that can go on.
+// The suspect that has waited longest, of those that can go on; false: none can.
 bool Scheduler::PickSuspect() {
+  draft_.Reset(options_.max_step_tokens);
   Sequence* head = waiting_.Head();
-  if (head != nullptr && head->suspect && Admit(*head)) {
-    PickPrefill(*head);
-    return true;
-  }
-  Sequence* longest = nullptr;
+  if (head != nullptr && head->suspect && Admit(*head)) return PickPrefill(*head);
+  std::vector<Sequence*> suspects;
   for (Sequence* sequence : slots_) {
-    if (sequence == nullptr || !sequence->suspect) continue;
-    if (longest == nullptr || sequence->last_plan < longest->last_plan) longest = sequence;
+    if (sequence != nullptr && sequence->suspect) suspects.push_back(sequence);
   }
-  if (longest == nullptr) return false;
-  if (longest->decoding()) {
-    decodes_.push_back({longest, 1});
-  } else {
-    PickPrefill(*longest);
+  std::sort(suspects.begin(), suspects.end(), [](const Sequence* a, const Sequence* b) {
+    return std::pair(a->last_plan, a->admission) < std::pair(b->last_plan, b->admission);
+  });
+  for (Sequence* sequence : suspects) {
+    if (sequence->slot < 0) continue;  // it has made room for another
+    if (sequence->decoding() ? PickDecode(*sequence) : PickPrefill(*sequence)) return true;
   }
-  return true;
-}
-
-// Moves the sequence from the queue to a slot; false if there is no room for it.
-bool Scheduler::Admit(Sequence& sequence) {
-  if (free_slots_.empty() || sequence.blocks_needed() > blocks_.num_free()) return false;
-  waiting_.Remove(sequence);
-  sequence.slot = free_slots_.back();
-  free_slots_.pop_back();
-  slots_[sequence.slot] = &sequence;
-  sequence.generation = ++generations_[sequence.slot];
-  sequence.admission = ++admissions_;
-  sequence.blocks = blocks_.Allocate(sequence.blocks_needed());
-  sequence.tokens.reserve(static_cast<size_t>(sequence.prompt_tokens + sequence.max_tokens));
-  admitted_.push_back(&sequence);
-  return true;
+  return false;
 }
 
 StepPlan Scheduler::MakePlan() {
   StepPlan plan;
   PlannedStep step;
   plan.number = step.number = log_.next_number();
-  plan.rows.reserve(prefills_.size() + decodes_.size());
-  step.rows.reserve(prefills_.size() + decodes_.size());
-  for (const Sequence* sequence : admitted_) {
+  plan.rows.reserve(draft_.prefills.size() + draft_.decodes.size());
+  step.rows.reserve(draft_.prefills.size() + draft_.decodes.size());
+  for (const Sequence* sequence : draft_.admitted) {
     Admission& admission = plan.admissions.emplace_back();
     admission.slot = sequence->slot;
     admission.generation = sequence->generation;
@@ -150,13 +183,13 @@ StepPlan Scheduler::MakePlan() {
     admission.prompt_tokens = sequence->prompt_tokens;
     if (sequence->sampling.needs_history()) admission.history = sequence->tokens;
   }
-  for (const Pick& pick : prefills_) AddRow(pick, plan, step);
-  for (const Pick& pick : decodes_) AddRow(pick, plan, step);
+  for (const PlanDraft::Pick& pick : draft_.prefills) AddRow(pick, plan, step);
+  for (const PlanDraft::Pick& pick : draft_.decodes) AddRow(pick, plan, step);
   log_.Push(std::move(step), ShapeOf(plan, options_.sliding_window));
   return plan;
 }
 
-void Scheduler::AddRow(const Pick& pick, StepPlan& plan, PlannedStep& step) {
+void Scheduler::AddRow(const PlanDraft::Pick& pick, StepPlan& plan, PlannedStep& step) {
   Sequence& sequence = *pick.sequence;
   const int64_t begin = sequence.planned;
   const int64_t end = begin + pick.tokens;

@@ -60,7 +60,7 @@ class StagesTest(ProgramTest):
     def test_a_split_that_does_not_fit(self):
         result = run("serve", "--model", MODEL, "--listen", "127.0.0.1:0", "--stages", "2", "--split",
                      "7,7")
-        self.assertFails(result, 1, "--split", "30")
+        self.assertFails(result, 1, "7 \\+ 7", "30")
 
     def test_more_stages_than_layers(self):
         result = run("serve", "--model", MODEL, "--listen", "127.0.0.1:0", "--stages", "31")

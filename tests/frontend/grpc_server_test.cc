@@ -271,12 +271,21 @@ TEST_F(GrpcServerTest, ADrainThatTakesTooLongEndsAnswersWithWhatThereIs) {
   EXPECT_EQ(responses.back().finish_reason(), v1::FINISH_REASON_ERROR);
 }
 
-TEST_F(GrpcServerTest, ALostStageIsTold) {
+TEST_F(GrpcServerTest, AFailedPlanLosesNoToken) {
+  StartAll();
+  control_->FailAt(3, absl::InternalError("out of order"));
+  Responses responses;
+  EXPECT_TRUE(Generate(Endless(50), &responses).ok());
+  EXPECT_EQ(Ids(responses), Alone(Endless(50)));
+}
+
+TEST_F(GrpcServerTest, APipelineThatIsGivenUpIsTold) {
+  options_.pipeline.max_deaths = 0;
   StartAll();
   control_->FailAt(3, absl::InternalError("out of order"));
   Responses responses;
   const grpc::Status status = Generate(Endless(50), &responses);
-  EXPECT_EQ(status.error_code(), grpc::StatusCode::INTERNAL);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::UNAVAILABLE);
   EXPECT_NE(status.error_message().find("out of order"), std::string::npos);
   EXPECT_EQ(Code(Endless(2)), grpc::StatusCode::UNAVAILABLE);
 }

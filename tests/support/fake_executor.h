@@ -90,6 +90,10 @@ class FakeExecutor final : public StageExecutor {
     }
     return Info(options_);
   }
+  absl::Status BeginEpoch(const EpochStart& start) override {
+    model_.BeginEpoch(start.epoch, start.first_plan);
+    return absl::OkStatus();
+  }
   absl::StatusOr<StepResult> Execute(const StepPlan& plan) override {
     PENSTOCK_RETURN_IF_ERROR(control_->Enter(plan.number));
     return model_.Execute(plan);

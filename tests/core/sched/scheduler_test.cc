@@ -199,22 +199,20 @@ TEST(Scheduler, APromptWithoutNumbersEndsItsSequenceBeforeItsAnswer) {
   }
 }
 
-TEST(Scheduler, ReservesTheWholeNeedAndLetsNobodyOvertake) {
-  Scheduler scheduler(Options(3, 4, 8), EvenCost(1));
-  scheduler.Add(1, {Prompt(2), 63, Sampling()});   // 64 positions are fed: one block
-  scheduler.Add(2, {Prompt(2), 128, Sampling()});  // 129 positions: three blocks
+TEST(Scheduler, LetsNobodyOvertakeWhoHasNoRoom) {
+  Scheduler scheduler(Options(3, 4, 256), EvenCost(1));
+  scheduler.Add(1, {Prompt(2), 2, Sampling()});    // one block
+  scheduler.Add(2, {Prompt(190), 2, Sampling()});  // three blocks
   scheduler.Add(3, {Prompt(2), 2, Sampling()});    // one block, but behind 2
-  std::optional<StepPlan> plan = scheduler.Schedule();
-  EXPECT_EQ(plan->rows.size(), 1u);
+  EXPECT_EQ(Step(scheduler, 50).size(), 1u);
   EXPECT_EQ(scheduler.blocks().num_free(), 2);
   EXPECT_EQ(scheduler.num_waiting(), 2);
-  EXPECT_EQ(scheduler.waiting_tokens(), 130 + 4);
-  scheduler.Commit(Answer(*plan, kEnd));
+  EXPECT_EQ(scheduler.waiting_tokens(), 192 + 4);
+  EXPECT_EQ(Step(scheduler, 50)[0].end, SequenceEnd::kLength);
 
-  plan = scheduler.Schedule();
-  EXPECT_EQ(plan->rows.size(), 1u);
-  EXPECT_EQ(scheduler.blocks().num_free(), 0);
-  scheduler.Commit(Answer(*plan, kEnd));
+  EXPECT_EQ(Step(scheduler, 50)[0].id, 2);
+  EXPECT_EQ(scheduler.num_waiting(), 1);
+  EXPECT_EQ(Step(scheduler, kEnd)[0].id, 2);
   EXPECT_EQ(Step(scheduler, kEnd)[0].id, 3);
 }
 

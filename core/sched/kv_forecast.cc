@@ -1,0 +1,26 @@
+#include "core/sched/kv_forecast.h"
+
+#include <algorithm>
+
+#include "core/base/kv_block.h"
+
+namespace penstock {
+
+int64_t KvForecast::PeakBlocks() {
+  // From the end backwards, so that one pass adds up those that still run.
+  std::sort(each_.begin(), each_.end(),
+            [](const Future& a, const Future& b) { return a.rest > b.rest; });
+  int64_t peak = 0;
+  int64_t positions = 0;
+  int64_t running = 0;
+  for (const Future& future : each_) {
+    positions += future.positions;
+    ++running;
+    // The last block of each is half full, on average.
+    const int64_t all = positions + running * (future.rest + kBlockSize / 2);
+    peak = std::max(peak, all / kBlockSize);
+  }
+  return peak;
+}
+
+}  // namespace penstock
