@@ -247,7 +247,7 @@ void EngineLoop::FinishAll(const absl::Status& status) {
 void EngineLoop::Publish(bool drained) {
   queue_.SetBacklog(scheduler_.num_waiting(), scheduler_.waiting_tokens());
   stats_.running = scheduler_.num_running();
-  stats_.blocks_free = scheduler_.blocks().num_free();
+  stats_.blocks_free = scheduler_.blocks().num_free() + scheduler_.blocks().num_cached();
   stats_.blocks_total = num_blocks_;
   std::lock_guard<std::mutex> lock(mutex_);
   control_.stats = stats_;
