@@ -13,10 +13,10 @@
 #include <string>
 
 #include "absl/time/time.h"
+#include "core/base/listen_address.h"
 #include "core/base/status.h"
 #include "core/base/task_thread.h"
 #include "frontend/health_service.h"
-#include "core/base/listen_address.h"
 #include "frontend/service_state.h"
 
 namespace penstock {
