@@ -287,8 +287,8 @@ void Engine::TellGauges() {
   gauges.waiting = scheduler_.num_waiting();
   gauges.waiting_tokens = scheduler_.waiting_tokens();
   gauges.blocks_total = scheduler_.blocks().num_blocks();
-  gauges.blocks_cached = 0;
-  gauges.blocks_used = gauges.blocks_total - gauges.blocks_cached - scheduler_.blocks().num_free();
+  gauges.blocks_cached = scheduler_.blocks().num_cached();
+  gauges.blocks_used = scheduler_.blocks().num_owned();
   gauges.plans_in_flight = coordinator_.num_in_flight();
   gauges.epoch = coordinator_.epoch();
   observer_.OnGauges(gauges);
@@ -298,7 +298,7 @@ EngineStats Engine::stats() const {
   EngineStats stats = stats_;
   stats.running = scheduler_.num_running();
   stats.waiting = scheduler_.num_waiting();
-  stats.blocks_free = scheduler_.blocks().num_free();
+  stats.blocks_free = scheduler_.blocks().num_free() + scheduler_.blocks().num_cached();
   return stats;
 }
 

@@ -360,6 +360,33 @@ TEST_F(EngineTest, TheObserverIsToldOfEverything) {
   EXPECT_EQ(gauges.epoch, 1u);
 }
 
+TEST_F(EngineTest, APromptIsFoundInTheCacheOfItsTenantAlone) {
+  Start(2);
+  GenerationRequest request = Request(4, 3, 200);
+  for (const char* tenant : {"a", "a", "b", "", "a"}) {
+    request.tenant = tenant;
+    const auto sink = engine_->Submit(request);
+    engine_->Settle();
+    ExpectWhole(*sink, request);
+  }
+  std::vector<int64_t> cached;
+  for (const RequestRecord& record : records_.requests) cached.push_back(record.cached_tokens);
+  EXPECT_EQ(cached, (std::vector<int64_t>{0, 192, 0, 0, 192}));
+  EXPECT_EQ(records_.hits, 2 * 192);
+  EXPECT_GE(records_.lookups, 5 * 192);
+  engine_->MoveClock(absl::Seconds(1));
+  engine_->Turn();
+  EXPECT_GT(records_.gauged.back().blocks_cached, 0);
+  EXPECT_EQ(records_.gauged.back().blocks_used, 0);
+  // A new epoch has an empty cache.
+  engine_->stages().Die(0);
+  engine_->Pass(absl::Seconds(1));
+  const auto sink = engine_->Submit(request);
+  engine_->Settle();
+  ExpectWhole(*sink, request);
+  EXPECT_EQ(records_.requests.back().cached_tokens, 0);
+}
+
 TEST_F(EngineTest, GaugesAreToldAtMostEveryFiftyMilliseconds) {
   Start(1);
   engine_->Submit(Request(5));
