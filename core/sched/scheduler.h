@@ -86,6 +86,7 @@ class Scheduler {
     return options_.max_sequences - static_cast<int64_t>(free_slots_.size());
   }
   int64_t num_in_flight() const { return log_.size(); }  // plans
+  uint64_t next_plan() const { return log_.next_number(); }
   const BlockManager& blocks() const { return pool_.blocks(); }
   // Since the scheduler was made.
   int64_t preemptions() const { return preemptions_; }

@@ -37,12 +37,11 @@ bool Scheduler::Admit(Sequence& sequence) {
   return true;
 }
 
-// Whether the blocks will probably do for all that run and for this one.
+// Whether the blocks will probably do for all that run and for this one. Alone it always fits.
 bool Scheduler::HasRoom(const Sequence& sequence, const KvPool::Prefix& prefix) {
   const int64_t now =
       (sequence.pinned() ? sequence.blocks_needed() : BlocksFor(sequence.size())) - prefix.blocks;
   if (now > pool_.available() - prefix.unowned) return false;
-  if (num_running() == 0) return true;  // it fits alone
   const auto foresee = [this](const Sequence& each, int64_t prefix_blocks) {
     const int64_t answer = lengths_.Expect(each.generated(), each.max_tokens);
     const int64_t end = each.pinned() ? each.positions_needed() : each.prompt_tokens + answer - 1;

@@ -160,26 +160,21 @@ class Simulation {
     if (live_.empty()) return;
     const auto any = Any();
     uint64_t& since = any->second.suspect_since;
-    since = since == 0 ? NextPlan() : 0;
+    since = since == 0 ? scheduler_.next_plan() : 0;
     scheduler_.SetSuspect(any->first, since != 0);
     scheduler_.CheckIntegrity();
   }
 
   // A stage is lost: what is in flight is never answered.
   void BeginEpoch() {
-    const uint64_t next = NextPlan();
     for (SequenceId id : scheduler_.BeginEpoch()) {
       EXPECT_TRUE(live_.count(id) != 0 && !plans_.empty());
     }
     scheduler_.CheckIntegrity();
     EXPECT_EQ(scheduler_.blocks().num_free(), options_.num_blocks);
-    model_.BeginEpoch(++epoch_, next);
+    model_.BeginEpoch(++epoch_, scheduler_.next_plan());
     plans_.clear();
   }
-  uint64_t NextPlan() const {
-    return plans_.empty() ? committed_ + 1 : plans_.back().plan.number + 1;
-  }
-
   void Fill(int64_t count) {
     for (; count > 0; --count) {
       std::optional<StepPlan> plan = scheduler_.Schedule();
@@ -202,10 +197,9 @@ class Simulation {
     plans_.pop_front();
     const absl::StatusOr<StepResult> result = model_.Execute(flight.plan);
     ASSERT_TRUE(result.ok()) << result.status();
-    committed_ = flight.plan.number;
     if (random_() % 8 == 0) {
       const auto stage = static_cast<int64_t>(random_() % options_.num_stages);
-      scheduler_.Observe(stage, committed_, 1 + random_() % 1'000'000);
+      scheduler_.Observe(stage, flight.plan.number, 1 + random_() % 1'000'000);
     }
     for (const SequenceProgress& progress : scheduler_.Commit(*result)) {
       const auto found = live_.find(progress.id);
@@ -266,7 +260,6 @@ class Simulation {
   std::vector<int32_t> openings_[2];
   std::map<SequenceId, Expected> live_;
   std::deque<Flight> plans_;  // oldest first
-  uint64_t committed_ = 0;
   uint32_t epoch_ = 0;
   SequenceId last_id_ = 0;
   Tally tally_;

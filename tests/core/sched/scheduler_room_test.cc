@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "core/sched/scheduler.h"
@@ -113,6 +114,31 @@ TEST(SchedulerRoom, TheLowestPriorityMakesRoomButNeverTheOldest) {
   while (scheduler.HasWork()) ASSERT_FALSE(Step(scheduler, 50).empty());
 }
 
+// It may be the one that has killed the stage, though it holds nothing any more.
+TEST(SchedulerRoom, ANewEpochTellsOfThePreemptedOnesThatWereInFlight) {
+  Scheduler scheduler(Options(6, 4, 256, 2), EvenCost(1));
+  TeachThatAnswersAreShort(scheduler);
+  for (SequenceId id : {1, 2, 3}) {
+    SequenceRequest request = {Prompt(id == 3 ? 30 : 60), 200, Sampling()};
+    request.prompt[0] = static_cast<int32_t>(id);
+    scheduler.Add(id, request);
+  }
+  StepPlan last = *scheduler.Schedule();
+  Ids preempted;
+  while (preempted.empty()) {
+    StepPlan next = *scheduler.Schedule();
+    preempted = scheduler.TakePreempted();
+    if (!preempted.empty()) break;
+    scheduler.Commit(Answer(last, 50));
+    last = std::move(next);
+  }
+  EXPECT_EQ(preempted, Ids{3});
+  EXPECT_EQ(last.rows.size(), 3u);
+  EXPECT_EQ(scheduler.BeginEpoch(), (Ids{1, 2, 3}));
+  scheduler.CheckIntegrity();
+  EXPECT_EQ(scheduler.num_waiting(), 3);
+}
+
 TEST(SchedulerRoom, APrefixIsFoundByThoseWhoShareIt) {
   Scheduler scheduler(Options(20, 4, 256), EvenCost(1));
   scheduler.Add(1, {Prompt(150), 1, Sampling()});
@@ -176,8 +202,9 @@ TEST(SchedulerRoom, APrefixIsNotForEverybody) {
   other = request;
   other.prompt[70] = 5;
   EXPECT_EQ(FirstPosition(options, request, 50, other), 64);
-  // What a sequence without numbers has computed is not trusted.
-  EXPECT_EQ(FirstPosition(options, request, kNoToken, request), 0);
+  // What a sequence without numbers has computed is not trusted, also of chunks before.
+  EXPECT_EQ(FirstPosition(Options(20, 4, 64), request, 50, request), 128);
+  EXPECT_EQ(FirstPosition(Options(20, 4, 64), request, kNoToken, request), 0);
   SchedulerOptions without = options;
   without.prefix_cache = false;
   EXPECT_EQ(FirstPosition(without, request, 50, request), 0);
