@@ -227,6 +227,7 @@ void PipelineCoordinator::OnEpochFailed(int32_t stage, const EpochFailed& failed
   }
   // It lives, and so, as far as anybody has told, do the others.
   EndEpoch(status, now);
+  unexplained_ = true;
   CountDeath(status, now);
 }
 
@@ -270,6 +271,7 @@ void PipelineCoordinator::OnStuck(uint64_t plan, const absl::Status& status, abs
     return Lose(*blamed, Annotate(status, "it holds the pipeline up"), now);
   }
   EndEpoch(status, now);
+  unexplained_ = true;
   CountDeath(status, now);
 }
 
@@ -294,7 +296,8 @@ void PipelineCoordinator::Lose(int32_t stage, const absl::Status& status, absl::
   if (loading) return GiveUp(named);
   EndEpoch(named, now);
   begin_at_ = now;  // whose fault it was is known
-  CountDeath(named, now);
+  // Its neighbours' news may have come before its own: that is one death.
+  if (!std::exchange(unexplained_, false)) CountDeath(named, now);
 }
 
 // The stages that have entered it, or are about to, wait for the next epoch.
@@ -373,6 +376,7 @@ void PipelineCoordinator::Move(absl::Time now) {
   if (All(Phase::kEntered) && state_ != PipelineState::kReady) {
     state_ = PipelineState::kReady;
     status_ = absl::OkStatus();
+    unexplained_ = false;
     for (Stage& stage : stages_) stage.losses = 0;
   }
 }

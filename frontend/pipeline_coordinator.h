@@ -133,6 +133,7 @@ class PipelineCoordinator {
   absl::Time begin_at_ = absl::InfinitePast();  // no epoch begins before
   absl::Time advanced_at_ = absl::InfiniteFuture();
   std::deque<absl::Time> deaths_;
+  bool unexplained_ = false;  // the last one: no stage has been lost since
 
   StageWatch watch_;
   ResultCheck check_;

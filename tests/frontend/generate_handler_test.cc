@@ -164,6 +164,7 @@ TEST_F(GenerateHandlerTest, ATimeLimitEndsAllItsAnswers) {
 }
 
 TEST_F(GenerateHandlerTest, AStopTextEndsTheAnswerAndItsSequence) {
+  options_.plans_ahead = 1;  // so that plans can be counted
   StartAll();
   v1::GenerateRequest request = Endless(120);
   const std::vector<int32_t> alone = Alone(request);
@@ -210,6 +211,8 @@ TEST_F(GenerateHandlerTest, AStopTextEndsTheAnswerAndItsSequence) {
     // The next one may have been made already.
     EXPECT_LE(runtime_->engine().stats().generated_tokens - tokens,
               static_cast<int64_t>(choice.ids.size()) + 1);
+    // Nor is a plan in flight that nobody waits for any more.
+    EXPECT_EQ(Code(Endless(1)), grpc::StatusCode::OK);
   }
 }
 

@@ -45,9 +45,10 @@ TEST_F(HealthServiceTest, KnowsNoOtherService) {
 }
 
 TEST_F(HealthServiceTest, IsNotServingOnceTheStageIsLost) {
+  options_.pipeline.max_deaths = 0;
   StartAll();
   control_->FailAt(1, absl::InternalError("broken"));
-  EXPECT_EQ(Code(Endless(2)), grpc::StatusCode::INTERNAL);
+  EXPECT_EQ(Code(Endless(2)), grpc::StatusCode::UNAVAILABLE);
   EXPECT_TRUE(Eventually([this] { return State() == HealthCheckResponse::NOT_SERVING; }));
 }
 

@@ -40,6 +40,7 @@ class ModelRuntimeTest : public ::testing::Test {
     options_.stage.threads = 1;
     options_.stage.max_sequences = 8;
     options_.stage.max_step_tokens = 64;
+    options_.pipeline.max_deaths = 1000;  // on a busy machine stages may seem to hang
   }
   // Each test leaves no process behind.
   ~ModelRuntimeTest() override {

@@ -438,6 +438,24 @@ TEST_F(PipelineCoordinatorTest, ACrashLoopIsGivenUp) {
   EXPECT_FALSE(pipeline_->connected(0));
 }
 
+// The neighbours of a dead stage are often the first to tell.
+TEST_F(PipelineCoordinatorTest, ADeathThatIsToldTwiceCountsOnce) {
+  options_.max_deaths = 3;
+  Start(3);
+  for (int death = 1; death <= 3; ++death) {
+    pipeline_->FailEpoch(1, absl::UnavailableError("the sending stage has closed its end"));
+    if (death == 2) coordinator_->Advance(now_);
+    pipeline_->Die(0);
+    coordinator_->Advance(now_);
+    ASSERT_TRUE(coordinator_->TakeEpochEnd().has_value());
+    UntilReady();
+  }
+  // Told once, by nobody but the neighbour, it counts too.
+  pipeline_->FailEpoch(1, absl::UnavailableError("the sending stage has closed its end"));
+  coordinator_->Advance(now_);
+  EXPECT_EQ(coordinator_->state(), PipelineState::kFailed);
+}
+
 TEST_F(PipelineCoordinatorTest, DeathsNowAndThenAreNone) {
   options_.max_deaths = 3;
   Start(2);
