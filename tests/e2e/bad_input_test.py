@@ -139,7 +139,6 @@ class BadCommandLineTest(ProgramTest):
     def test_what_is_not_there_yet(self):
         serve = ("serve", "--model", MODEL)
         self.assertFails(run(*serve, "--precision", "fast"), 2, "not available yet")
-        self.assertFails(run(*serve, "--stages", "2"), 2, "not available yet")
         self.assertFails(run("generate", "--model", MODEL, "--prompt", "a", "--precision", "fast"),
                          2, "not available yet")
 
