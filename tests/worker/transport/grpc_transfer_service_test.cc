@@ -12,6 +12,8 @@
 namespace penstock::testing {
 namespace {
 
+constexpr int64_t kWindow = 4;
+
 using worker::v1::TransferRequest;
 using worker::v1::TransferResponse;
 
@@ -36,7 +38,7 @@ class GrpcTransferServiceTest : public ::testing::Test {
     ASSERT_TRUE(call_->Read(&response));
     EXPECT_TRUE(response.has_opened());
     ASSERT_TRUE(call_->Read(&response));
-    EXPECT_EQ(response.credits(), TransportOptions().window);
+    EXPECT_EQ(response.credits(), kWindow);
   }
   void Chunk(uint64_t plan, int64_t total, int64_t offset, const std::string& data) {
     TransferRequest request;
@@ -60,7 +62,7 @@ class GrpcTransferServiceTest : public ::testing::Test {
     return receiver_.stream.status();
   }
 
-  GrpcEndpoint endpoint_{UnixAddress(), {}};
+  GrpcEndpoint endpoint_{UnixAddress(), {.transport = {.window = kWindow}}};
   Receiver receiver_;
   const std::unique_ptr<worker::v1::Transfer::Stub> stub_ = worker::v1::Transfer::NewStub(
       InsecureChannel(endpoint_.transport().address(), grpc::ChannelArguments()));
@@ -124,7 +126,8 @@ TEST_F(GrpcTransferServiceTest, MoreThanTheLimitEndsTheLaneBeforeAnythingIsKept)
 
 TEST_F(GrpcTransferServiceTest, ASenderThatIgnoresItsCreditsEndsTheLane) {
   OpenWell();
-  for (uint64_t plan = 1; plan <= 5; ++plan) Chunk(plan, 4, 0, "abcd");
+  for (int64_t plan = 1; plan <= kWindow + 1; ++plan)
+    Chunk(static_cast<uint64_t>(plan), 4, 0, "abcd");
   EXPECT_TRUE(Fails(End(), absl::StatusCode::kInternal, {"room for 4"}));
 }
 

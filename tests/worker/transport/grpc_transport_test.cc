@@ -23,7 +23,8 @@ class GrpcPeerTest : public ::testing::TestWithParam<bool> {
  protected:
   static std::string OwnAddress() { return GetParam() ? kAnyPort : UnixAddress(); }
 
-  void StartSendingPeer(const GrpcTransportOptions& options = {}) {
+  void StartSendingPeer(GrpcTransportOptions options = {}) {
+    options.transport.window = 4;
     endpoint_ = std::make_unique<GrpcEndpoint>(OwnAddress(), options);
     receiver_.lane = endpoint_->transport().Open(LaneKind::kRows, 1);
     peer_ = std::make_unique<TransferPeer>("send", endpoint_->transport().address());
