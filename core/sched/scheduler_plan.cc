@@ -53,15 +53,21 @@ void Scheduler::PickDecodes() {
   const int64_t groups = cost_.Groups(rows, context, most);
   // As many plans as there are groups hold every decode once, or a sequence is further ahead.
   const int64_t ahead = (options_.plans_ahead + groups - 1) / groups;
+  const uint64_t number = log_.next_number();
   std::vector<Sequence*> ready;
   for (Sequence* sequence : slots_) {
     if (sequence == nullptr || sequence->suspect || !sequence->decoding()) continue;
     if (sequence->ahead >= ahead) continue;
+    // A plan that feeds what the one before it samples would hold up every stage until it has:
+    // the plans of all other groups come between.
+    if (sequence->ahead > 0 && number - sequence->sample_plan < static_cast<uint64_t>(groups)) {
+      continue;
+    }
     if (sequence->generated() + sequence->ahead >= sequence->max_tokens) continue;
     ready.push_back(sequence);
   }
   // A share of the rows, such that the shares of `groups` plans one after the other are all rows.
-  const auto turn = static_cast<int64_t>(log_.next_number() % static_cast<uint64_t>(groups));
+  const auto turn = static_cast<int64_t>(number % static_cast<uint64_t>(groups));
   const auto share = static_cast<size_t>((rows + turn) / groups);
   const auto needy = std::count_if(ready.begin(), ready.end(), [](const Sequence* each) {
     return BlocksFor(each->planned + 1) > static_cast<int64_t>(each->blocks.size());
