@@ -8,8 +8,8 @@
 
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
-#include "frontend/inference_client.h"
 #include "core/base/listen_address.h"
+#include "frontend/inference_client.h"
 #include "frontend/model_connection.h"
 
 namespace penstock {

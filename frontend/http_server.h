@@ -12,8 +12,8 @@
 #include <string>
 
 #include "absl/time/time.h"
-#include "core/base/status.h"
 #include "core/base/listen_address.h"
+#include "core/base/status.h"
 
 struct mg_connection;
 struct mg_context;

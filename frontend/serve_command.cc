@@ -135,8 +135,7 @@ absl::Status Serve(const ServeOptions& options, StopSwitch& stop) {
     server->UpdateHealth();
     if (healthy && !runtime->engine().healthy()) {
       healthy = false;
-      LogError(
-          "the pipeline is lost for good, every request is refused: restart the server");
+      LogError("the pipeline is lost for good, every request is refused: restart the server");
     }
   }
   LogInfo(absl::StrCat("draining: running answers have ",

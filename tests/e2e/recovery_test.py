@@ -18,7 +18,8 @@ STOPS = int(os.environ.get("PENSTOCK_TEST_STOPS", "1"))
 STREAMS = 6
 TOKENS = "150"
 # The crash loop's limit is of no use where stages are killed on purpose.
-SERVER = ("--stages", "2", "--max-deaths", "1000")
+SERVER = ("--stages", "2", "--min-plan-limit", str(PATIENCE), "--hang-limit",
+          str(2 * PATIENCE))
 
 
 def request(index):
@@ -48,7 +49,7 @@ class Reader(threading.Thread):
 
 class RecoveryTest(ProgramTest):
     def serve(self, *arguments):
-        server = Server(*SERVER, *arguments)
+        server = Server(*SERVER, "--max-deaths", "1000", *arguments)
         self.addCleanup(server.close)
         return server
 
@@ -88,7 +89,7 @@ class RecoveryTest(ProgramTest):
         self.assertEqual(generate("--prompt", "a", "--max-tokens", "8", server=server)["ids"], before)
 
     def test_a_crash_loop_has_an_end(self):
-        server = Server("--stages", "2", "--max-deaths", "2")
+        server = Server(*SERVER, "--max-deaths", "2")
         self.addCleanup(server.close)
         for _ in range(3):
             wait_until(lambda: len(workers(server)) == 2 or "given up" in server.log(), "workers")

@@ -64,7 +64,8 @@ class InvarianceTest(ProgramTest):
             with self.subTest(stages=stages):
                 # So little memory that not all fit at once.
                 server = Server("--stages", stages, "--kv-memory-mib", "40", "--max-step-tokens",
-                                "75", "--max-sequences", "32")
+                                "75", "--max-sequences", "32", "--min-plan-limit", "60", "--hang-limit",
+                                "60")
                 self.addCleanup(server.close)
                 with concurrent.futures.ThreadPoolExecutor(32) as pool:
                     together = list(pool.map(lambda one: ask(server, one), asked))

@@ -38,7 +38,8 @@ def answers(server):
 
 class StagesTest(ProgramTest):
     def serve(self, *arguments):
-        server = Server(*arguments)
+        # Nothing is timed here, however slow the machine.
+        server = Server("--min-plan-limit", "60", "--hang-limit", "60", *arguments)
         self.addCleanup(server.close)
         return server
 
