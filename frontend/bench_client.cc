@@ -146,6 +146,7 @@ std::vector<BenchCall> RunBench(const std::vector<std::shared_ptr<grpc::Channel>
                                 const BenchRunOptions& options, const BenchProgress& progress) {
   PENSTOCK_CHECK(!channels.empty());
   std::vector<std::unique_ptr<v1::Inference::Stub>> stubs;
+  stubs.reserve(channels.size());
   for (const auto& channel : channels) stubs.push_back(v1::Inference::NewStub(channel));
   Tally tally;
   std::vector<std::unique_ptr<Call>> calls;

@@ -27,6 +27,7 @@ sigset_t AwaitedSignals() {
 
 pid_t Start(const std::vector<std::string>& arguments, const sigset_t& old_mask) {
   std::vector<char*> words;
+  words.reserve(arguments.size() + 1);
   for (const std::string& word : arguments) words.push_back(const_cast<char*>(word.c_str()));
   words.push_back(nullptr);
   const pid_t parent = getpid();

@@ -151,7 +151,7 @@ TEST_F(ProcessSpawnerTest, NothingOutlivesAProcessThatIsKilled) {
   const pid_t parent = fork();
   if (parent == 0) {
     // Of this copy no thread has been started.
-    spawner_.release();
+    (void)spawner_.release();
     const absl::StatusOr<std::unique_ptr<ProcessSpawner>> own = ProcessSpawner::Fork();
     const auto ignore = [](const std::string&) {};
     const auto first = (*own)->Start({"/bin/sh", "-c", "exec sleep 1000"}, ignore);

@@ -129,7 +129,7 @@ TEST_F(UnixListenerTest, ReplacesASocketOfTheDeadButNoOther) {
     address.sun_family = AF_UNIX;
     strncpy(address.sun_path, other.c_str(), sizeof(address.sun_path) - 1);
     const int descriptor = socket(AF_UNIX, SOCK_STREAM, 0);
-    bind(descriptor, reinterpret_cast<sockaddr*>(&address), sizeof(address));
+    (void)bind(descriptor, reinterpret_cast<sockaddr*>(&address), sizeof(address));
     _exit(listen(descriptor, 1));
   }
   waitpid(child, nullptr, 0);

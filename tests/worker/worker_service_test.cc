@@ -34,7 +34,7 @@ StepPlan Plan(uint64_t number, uint32_t epoch = 1) {
   return plan;
 }
 
-constexpr EpochStart kEpoch1{1, 1, 32, "", "", 0};
+const EpochStart kEpoch1{1, 1, 32, "", "", 0};
 const EpochStart kEpoch2{2, 10, 32, "unix:/next", "unix:/first", 77};
 
 class WorkerServiceTest : public testing::Test {

@@ -183,7 +183,7 @@ class PushCall final : public SendEnd,
   }
   void StartNextWrite() {
     if (writing_ || outbox_.empty() || !may_write_) return;
-    outgoing_ = std::move(outbox_.front());
+    outgoing_.Swap(&outbox_.front());
     outbox_.pop_front();
     writing_ = true;
     StartWrite(&outgoing_);
