@@ -13,10 +13,11 @@ import unittest
 from processes import alive, kill, wait_until, workers
 from program import MODEL, PATIENCE, ProgramTest, Server, generate, run, setUpModule, start_generate, text
 
-KILLS = int(os.environ.get("PENSTOCK_TEST_KILLS", "2"))
+SLOW = PATIENCE > 1  # a sanitizer's programs: less of everything
+KILLS = int(os.environ.get("PENSTOCK_TEST_KILLS", "1" if SLOW else "2"))
 STOPS = int(os.environ.get("PENSTOCK_TEST_STOPS", "1"))
-STREAMS = 6
-TOKENS = "150"
+STREAMS = 2 if SLOW else 6
+TOKENS = "50" if SLOW else "150"
 # The crash loop's limit is of no use where stages are killed on purpose.
 SERVER = ("--stages", "2", "--min-plan-limit", str(PATIENCE), "--hang-limit",
           str(2 * PATIENCE))

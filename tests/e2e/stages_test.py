@@ -76,7 +76,7 @@ class StagesTest(ProgramTest):
         wait_until(lambda: not any(alive(pid) for pid in pids), "workers to end with their server")
 
     def test_terminated_under_load_it_finishes_its_answers(self):
-        server = self.serve("--stages", "2")
+        server = self.serve("--stages", "2", "--drain-timeout", str(30 * PATIENCE))
         request = ("--prompt", "Once upon a time", "--temperature", "1", "--seed", "5",
                    "--max-tokens", "60")
         alone = generate(*request, server=server)
