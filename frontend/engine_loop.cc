@@ -11,6 +11,7 @@ EngineLoop::EngineLoop(EngineOptions options, PipelineCost cost, PipelineCoordin
     : options_(std::move(options)),
       coordinator_(coordinator),
       wakeup_(coordinator.wakeup()),
+      observer_(observer),
       queue_({options_.max_queued_requests, options_.max_queued_tokens}, wakeup_),
       engine_(options_, std::move(cost), coordinator, observer) {
   Publish(false);
@@ -28,6 +29,13 @@ absl::StatusOr<RequestId> EngineLoop::Submit(GenerationRequest request,
 
 absl::StatusOr<RequestId> EngineLoop::SubmitChoices(GenerationRequest request,
                                                     std::vector<std::shared_ptr<TokenSink>> sinks) {
+  absl::StatusOr<RequestId> id = TakeIn(std::move(request), std::move(sinks));
+  if (!id.ok() && observer_ != nullptr) observer_->OnRefused(id.status().code());
+  return id;
+}
+
+absl::StatusOr<RequestId> EngineLoop::TakeIn(GenerationRequest request,
+                                             std::vector<std::shared_ptr<TokenSink>> sinks) {
   const int64_t num_blocks = coordinator_.info().num_blocks;
   const int64_t tokens = static_cast<int64_t>(request.prompt.size()) + request.max_tokens;
   if (BlocksFor(tokens - 1) > num_blocks) {

@@ -72,6 +72,8 @@ class EngineLoop {
     EngineStats stats;
   };
 
+  absl::StatusOr<RequestId> TakeIn(GenerationRequest request,
+                                   std::vector<std::shared_ptr<TokenSink>> sinks);
   void Run();
   void CloseIfGivenUp();
   void Publish(bool drained);
@@ -79,6 +81,7 @@ class EngineLoop {
   const EngineOptions options_;
   PipelineCoordinator& coordinator_;
   const std::shared_ptr<Wakeup> wakeup_;
+  EngineObserver* const observer_;  // may be null; here for OnRefused, which is for any thread
   RequestQueue queue_;
 
   mutable std::mutex mutex_;

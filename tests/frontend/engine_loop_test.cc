@@ -37,8 +37,8 @@ class EngineLoopTest : public testing::Test {
       coordinator_->Advance(options_.now());
       coordinator_->wakeup()->Wait(absl::Milliseconds(10));
     }
-    loop_ =
-        std::make_unique<EngineLoop>(options_, PipelineCost({StageCost({}, {})}), *coordinator_);
+    loop_ = std::make_unique<EngineLoop>(options_, PipelineCost({StageCost({}, {})}), *coordinator_,
+                                         &refusals_);
   }
   void Stop() {
     loop_.reset();
@@ -90,6 +90,12 @@ class EngineLoopTest : public testing::Test {
   }
 
   std::atomic<int64_t> clock_ = 1000;
+  // May be told by any thread.
+  struct Refusals : EngineObserver {
+    std::atomic<absl::StatusCode> last{absl::StatusCode::kOk};
+    void OnRefused(absl::StatusCode code) override { last = code; }
+  };
+  Refusals refusals_;
   FakeModelOptions model_;
   std::chrono::microseconds delay_{0};  // of every answer
   EngineOptions options_;
@@ -213,6 +219,7 @@ TEST_F(EngineLoopTest, RefusesWhenTheQueueIsFullAndWhatNeverFits) {
   Submit(Endless(3));
   Submit(Endless(3));
   EXPECT_EQ(Refusal(Endless(3)).code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(refusals_.last.load(), absl::StatusCode::kResourceExhausted);
   GenerationRequest huge = Endless(3);
   huge.max_tokens = 16 * kBlockSize - 5 + 2;
   const absl::Status never = Refusal(huge);
