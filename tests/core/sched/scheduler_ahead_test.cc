@@ -226,26 +226,6 @@ TEST(SchedulerAhead, StagesTakeTurnsWithTheDecodes) {
   }
 }
 
-// They did, for good, once sequences had come at different times: every stage waited for the
-// others.
-TEST(SchedulerAhead, GroupsOfDecodesDoNotMix) {
-  SchedulerOptions options = Options(64, 16, 32, 4);
-  options.num_stages = 2;
-  Scheduler scheduler(options, EvenCost(2, 1));
-  std::deque<StepPlan> plans;
-  for (int step = 0; step < 40; ++step) {
-    if (step < 9) scheduler.Add(step + 1, {Prompt(1 + step % 3), 90, Sampling()});
-    while (std::optional<StepPlan> plan = scheduler.Schedule()) plans.push_back(*plan);
-    ASSERT_FALSE(plans.empty());
-    for (const PlanRow& row : plans.back().rows) {
-      EXPECT_TRUE(step < 20 || row.token_from != plans.back().number - 1) << "step " << step;
-    }
-    scheduler.Commit(Answer(plans.front(), 50));
-    plans.pop_front();
-    scheduler.CheckIntegrity();
-  }
-}
-
 TEST(SchedulerAhead, ThePlansCostIsPredictedAndLearnt) {
   Scheduler scheduler(Options(8, 2, 32), EvenCost(1, 5'000'000));
   scheduler.Add(1, {Prompt(2), 60, Sampling()});
