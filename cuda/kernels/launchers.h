@@ -6,8 +6,11 @@
 // the device checks too: a mistake there ends the process.
 #pragma once
 
+#include <span>
+
 #include "core/kernels/bias_rope.h"
 #include "core/kernels/conv2d.h"
+#include "core/kernels/sampling.h"
 #include "core/tensor/tensor.h"
 
 struct CUstream_st;
@@ -15,6 +18,7 @@ struct CUstream_st;
 namespace penstock::cuda {
 
 class Blas;
+class SamplingBuffer;
 using StreamHandle = CUstream_st*;  // cudaStream_t, without CUDA's headers
 
 void LaunchEmbedding(StreamHandle stream, const Tensor& ids, const Tensor& table,
@@ -24,10 +28,22 @@ void LaunchRmsNorm(StreamHandle stream, const Tensor& x, const Tensor& weight, f
 void LaunchFusedResidualNorm(StreamHandle stream, const Tensor& residual, const Tensor& x,
                              const Tensor& bias, const Tensor& weight, float eps,
                              const Tensor& out);
+// The weight is of x's element type; out is of it too, or f32.
+void LaunchLinear(Blas& blas, StreamHandle stream, const Tensor& x, const Tensor& weight,
+                  const Tensor& out);
+void LaunchRopeTable(StreamHandle stream, std::span<const float> frequencies,
+                     const Tensor& positions, const Tensor& table);
+void LaunchBiasRope(StreamHandle stream, const BiasRopeArgs& args);
+void LaunchBiasRopePadded(StreamHandle stream, const BiasRopeArgs& args, const Tensor& row_starts,
+                          const Tensor& queries);
 void LaunchSwiglu(StreamHandle stream, const Tensor& gate_up, const Tensor& out);
 void LaunchConcatKv(StreamHandle stream, const Tensor& qkv, const Tensor& kv_slots,
                     const HeadLayout& heads, const Tensor& kv);
 void LaunchTopK(StreamHandle stream, const Tensor& x, const Tensor& values, const Tensor& indices);
+// What the rows name is on the host, and need not stay. Logits are changed while the kernel runs,
+// and are as they were at its end.
+void LaunchSampling(SamplingBuffer& buffer, StreamHandle stream, const Tensor& logits,
+                    std::span<const SamplingRow> rows, const SamplingOutput& out);
 
 // The padded prefill attention, in its order.
 void LaunchPaddingOffset(StreamHandle stream, const Tensor& row_starts, int64_t max_len,

@@ -1,6 +1,7 @@
 #include "core/kernels/bias_rope.h"
 
 #include "core/kernels/rebuild_padding.h"
+#include "tests/support/backends.h"
 #include "tests/support/padded_rows.h"
 
 namespace penstock {
@@ -20,10 +21,37 @@ std::vector<float> Frequencies(int64_t head_dim) {
   return frequencies;
 }
 
-Tensor Table(std::vector<int32_t> positions, int64_t head_dim) {
+Tensor Table(std::vector<int32_t> positions, int64_t head_dim, Backend backend = Backend::kCpu) {
   const Tensor table = Poisoned({static_cast<int64_t>(positions.size()), head_dim});
-  cpu::RopeTable(Pool(), Frequencies(head_dim), FromVector(positions), table);
+  if (backend == Backend::kCpu) {
+    cpu::RopeTable(Pool(), Frequencies(head_dim), FromVector(positions), table);
+  } else if constexpr (kCudaBuilt) {
+    const GpuCall gpu;
+    cuda::LaunchRopeTable(gpu.stream(), Frequencies(head_dim), gpu.In(FromVector(positions)),
+                          gpu.Out(table));
+  }
   return table;
+}
+
+// bias_rope, or its padded form if there are row starts.
+void RunOn(Backend backend, const BiasRopeArgs& args, const Tensor& row_starts = Tensor(),
+           const Tensor& queries = Tensor()) {
+  if (backend == Backend::kCpu) {
+    return row_starts.empty() ? cpu::BiasRope(Pool(), args)
+                              : cpu::BiasRopePadded(Pool(), args, row_starts, queries);
+  }
+  if constexpr (kCudaBuilt) {
+    const GpuCall gpu;
+    const auto in = [&](const Tensor& tensor) { return tensor.empty() ? tensor : gpu.In(tensor); };
+    const Tensor qkv = gpu.Out(args.qkv);
+    const Tensor bias = in(args.bias);
+    const Tensor q_gain = in(args.q_gain);
+    const Tensor k_gain = in(args.k_gain);
+    const Tensor table = in(args.rope_table);
+    const BiasRopeArgs there = {qkv, bias, q_gain, k_gain, args.eps, table, args.heads};
+    if (row_starts.empty()) return cuda::LaunchBiasRope(gpu.stream(), there);
+    cuda::LaunchBiasRopePadded(gpu.stream(), there, gpu.In(row_starts), gpu.Out(queries));
+  }
 }
 
 // What a model may have beside the rotation.
@@ -33,10 +61,10 @@ struct Extras {
   Tensor k_gain;
 };
 
-std::vector<Extras> AllExtras(const HeadLayout& heads) {
-  const Tensor bias = Random({heads.width()}, 6);
-  const Tensor q_gain = Random({heads.head_dim}, 16);
-  const Tensor k_gain = Random({heads.head_dim}, 26);
+std::vector<Extras> AllExtras(const HeadLayout& heads, DataType type) {
+  const Tensor bias = As(type, Random({heads.width()}, 6));
+  const Tensor q_gain = As(type, Random({heads.head_dim}, 16));
+  const Tensor k_gain = As(type, Random({heads.head_dim}, 26));
   return {{}, {bias, {}, {}}, {{}, q_gain, k_gain}, {bias, q_gain, k_gain}};
 }
 
@@ -86,24 +114,33 @@ class HeadFloat64 {
   std::vector<float> k_gain_;
 };
 
+void CheckAgainstFloat64(const Target& target, const HeadLayout& heads, const Extras& extras) {
+  const int64_t tokens = 21;
+  const Tensor qkv = As(target.type, Random({tokens, heads.width()}, 5));
+  const std::vector<float> before = ToVector(qkv);
+  std::vector<int32_t> positions;
+  std::vector<double> reference;
+  for (int32_t t = 0; t < tokens; ++t) {
+    positions.push_back(t * 47);
+    const float* row = before.data() + t * heads.width();
+    const std::vector<double> turned = HeadFloat64(heads, extras).Row(row, t * 47);
+    reference.insert(reference.end(), turned.begin(), turned.end());
+  }
+  const Tensor table = Table(positions, heads.head_dim, target.backend);
+  RunOn(target.backend, {qkv, extras.bias, extras.q_gain, extras.k_gain, kEps, table, heads});
+  // Angles are rounded to float32, as Hugging Face's are: position * 2^-24 of a radian.
+  EXPECT_LE(RelativeError(qkv, reference), std::max(5e-5, Tolerance(target.type)))
+      << target << ", head dim " << heads.head_dim;
+}
+
 TEST(BiasRope, MatchesFloat64) {
-  for (const HeadLayout& heads :
-       {HeadLayout{9, 3, 64}, HeadLayout{4, 4, 96}, HeadLayout{8, 1, 128}, HeadLayout{1, 1, 2}}) {
-    for (const Extras& extras : AllExtras(heads)) {
-      const int64_t tokens = 21;
-      const Tensor qkv = Random({tokens, heads.width()}, 5);
-      std::vector<int32_t> positions;
-      std::vector<double> reference;
-      for (int32_t t = 0; t < tokens; ++t) {
-        positions.push_back(t * 47);
-        const auto* row = static_cast<const float*>(qkv.raw()) + t * heads.width();
-        const std::vector<double> turned = HeadFloat64(heads, extras).Row(row, t * 47);
-        reference.insert(reference.end(), turned.begin(), turned.end());
+  for (const Target& target : Targets()) {
+    for (const HeadLayout& heads :
+         {HeadLayout{9, 3, 64}, HeadLayout{4, 4, 96}, HeadLayout{8, 1, 128}, HeadLayout{1, 1, 2},
+          HeadLayout{3, 1, 512}, HeadLayout{2, 2, 510}, HeadLayout{5, 1, 22}}) {
+      for (const Extras& extras : AllExtras(heads, target.type)) {
+        CheckAgainstFloat64(target, heads, extras);
       }
-      const Tensor table = Table(positions, heads.head_dim);
-      cpu::BiasRope(Pool(), {qkv, extras.bias, extras.q_gain, extras.k_gain, kEps, table, heads});
-      // Angles are rounded to float32, as Hugging Face's are: position * 2^-24 of a radian.
-      EXPECT_LE(RelativeError(qkv, reference), 5e-5) << "head dim " << heads.head_dim;
     }
   }
 }
@@ -111,49 +148,56 @@ TEST(BiasRope, MatchesFloat64) {
 TEST(BiasRope, PositionZeroTurnsNothing) {
   const HeadLayout heads{2, 1, 8};
   const Tensor none;
-  const Tensor qkv = Random({1, heads.width()}, 9);
-  const std::vector<float> before = ToVector(qkv);
-  const Tensor table = Table({0}, 8);
-  cpu::BiasRope(Pool(), {qkv, none, none, none, kEps, table, heads});
-  EXPECT_EQ(ToVector(qkv), before);
+  for (const Target& target : Targets()) {
+    const Tensor qkv = As(target.type, Random({1, heads.width()}, 9));
+    const std::vector<float> before = ToVector(qkv);
+    const Tensor table = Table({0}, 8, target.backend);
+    RunOn(target.backend, {qkv, none, none, none, kEps, table, heads});
+    EXPECT_EQ(ToVector(qkv), before);
+  }
 }
 
 // The fused form is bias_rope, then rebuild_padding of the queries: the same bits.
+void CheckPaddedForm(const Target& target, const HeadLayout& heads, const Extras& extras) {
+  std::vector<int32_t> starts = RowStarts(kRowLengths, 13);
+  const int64_t tokens = starts.back() - 13;
+  const auto rows = static_cast<int64_t>(kRowLengths.size());
+  std::vector<int32_t> positions;
+  for (int32_t t = 0; t < tokens; ++t) positions.push_back((t * 29) % 200);
+  const Tensor table = Table(positions, heads.head_dim, target.backend);
+
+  const Tensor plain = As(target.type, Random({tokens, heads.width()}, 7));
+  const std::vector<float> before = ToVector(plain);
+  RunOn(target.backend, {plain, extras.bias, extras.q_gain, extras.k_gain, kEps, table, heads});
+  const std::vector<float> turned = ToVector(plain);
+  const Tensor queries = Make(DataType::kF32, {tokens, heads.q_size()});
+  for (int64_t t = 0; t < tokens; ++t) {
+    std::copy_n(turned.data() + t * heads.width(), heads.q_size(),
+                static_cast<float*>(Tensor(queries).raw()) + t * heads.q_size());
+  }
+  const Shape shape({rows, heads.num_heads, Longest(kRowLengths) + 1, heads.head_dim});
+  const Tensor expected = Poisoned(shape);
+  cpu::RebuildPadding(Pool(), queries, FromVector(starts), expected);
+
+  const Tensor qkv = As(target.type, Random({tokens, heads.width()}, 7));
+  const Tensor padded = Poisoned(shape, target.type);
+  RunOn(target.backend, {qkv, extras.bias, extras.q_gain, extras.k_gain, kEps, table, heads},
+        FromVector(starts), padded);
+  EXPECT_EQ(ToVector(padded), ToVector(expected)) << target;
+  const std::vector<float> after = ToVector(qkv);
+  for (int64_t at = 0; at < tokens * heads.width(); ++at) {
+    const bool is_query = at % heads.width() < heads.q_size();
+    const auto i = static_cast<size_t>(at);
+    ASSERT_EQ(after[i], is_query ? before[i] : turned[i]) << target << ", " << at;
+  }
+}
+
 TEST(BiasRope, PaddedFormGivesTheSameBits) {
-  for (const HeadLayout& heads : {HeadLayout{9, 3, 64}, HeadLayout{4, 4, 6}, HeadLayout{5, 1, 8}}) {
-    for (const Extras& extras : AllExtras(heads)) {
-      std::vector<int32_t> starts = RowStarts(kRowLengths, 13);
-      const int64_t tokens = starts.back() - 13;
-      const auto rows = static_cast<int64_t>(kRowLengths.size());
-      std::vector<int32_t> positions;
-      for (int32_t t = 0; t < tokens; ++t) positions.push_back((t * 29) % 200);
-      const Tensor table = Table(positions, heads.head_dim);
-
-      const Tensor plain = Random({tokens, heads.width()}, 7);
-      cpu::BiasRope(Pool(), {plain, extras.bias, extras.q_gain, extras.k_gain, kEps, table, heads});
-      const Tensor queries = Make(DataType::kF32, {tokens, heads.q_size()});
-      for (int64_t t = 0; t < tokens; ++t) {
-        const auto* row = static_cast<const float*>(plain.raw()) + t * heads.width();
-        std::copy_n(row, heads.q_size(),
-                    static_cast<float*>(Tensor(queries).raw()) + t * heads.q_size());
-      }
-      const Shape shape({rows, heads.num_heads, Longest(kRowLengths) + 1, heads.head_dim});
-      const Tensor expected = Poisoned(shape);
-      cpu::RebuildPadding(Pool(), queries, FromVector(starts), expected);
-
-      const Tensor qkv = Random({tokens, heads.width()}, 7);
-      const std::vector<float> before = ToVector(qkv);
-      const Tensor padded = Poisoned(shape);
-      cpu::BiasRopePadded(Pool(),
-                          {qkv, extras.bias, extras.q_gain, extras.k_gain, kEps, table, heads},
-                          FromVector(starts), padded);
-      EXPECT_EQ(ToVector(padded), ToVector(expected));
-      const std::vector<float> after = ToVector(qkv);
-      const std::vector<float> turned = ToVector(plain);
-      for (int64_t at = 0; at < tokens * heads.width(); ++at) {
-        const bool is_query = at % heads.width() < heads.q_size();
-        const auto i = static_cast<size_t>(at);
-        ASSERT_EQ(after[i], is_query ? before[i] : turned[i]) << at;
+  for (const Target& target : Targets()) {
+    for (const HeadLayout& heads :
+         {HeadLayout{9, 3, 64}, HeadLayout{4, 4, 6}, HeadLayout{5, 1, 8}}) {
+      for (const Extras& extras : AllExtras(heads, target.type)) {
+        CheckPaddedForm(target, heads, extras);
       }
     }
   }
@@ -161,11 +205,13 @@ TEST(BiasRope, PaddedFormGivesTheSameBits) {
 
 // One row for each position, whatever else is in the step.
 TEST(BiasRope, ATableRowDependsOnItsPositionAlone) {
-  const std::vector<float> one = ToVector(Table({70000}, 64));
-  const std::vector<float> many = ToVector(Table({5, 131071, 70000, 0}, 64));
-  EXPECT_TRUE(std::equal(one.begin(), one.end(), many.begin() + 2 * 64));
-  EXPECT_FLOAT_EQ(one[1], std::cos(70000.0f * Frequencies(64)[1]));
-  EXPECT_FLOAT_EQ(one[33], std::sin(70000.0f * Frequencies(64)[1]));
+  for (const Backend backend : Backends()) {
+    const std::vector<float> one = ToVector(Table({70000}, 64, backend));
+    const std::vector<float> many = ToVector(Table({5, 131071, 70000, 0}, 64, backend));
+    EXPECT_TRUE(std::equal(one.begin(), one.end(), many.begin() + 2 * 64));
+    EXPECT_FLOAT_EQ(one[1], std::cos(70000.0f * Frequencies(64)[1]));
+    EXPECT_FLOAT_EQ(one[33], std::sin(70000.0f * Frequencies(64)[1]));
+  }
 }
 
 TEST(BiasRopeDeathTest, RefusesATableOfOtherTokens) {
