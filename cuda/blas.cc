@@ -18,6 +18,20 @@ void CheckBlas(cublasStatus_t status, const char* what, const char* file, int li
   }
 }
 
+cudaDataType_t BlasType(DataType type) {
+  switch (type) {
+    case DataType::kF32:
+      return CUDA_R_32F;
+    case DataType::kF16:
+      return CUDA_R_16F;
+    case DataType::kBF16:
+      return CUDA_R_16BF;
+    default:
+      CheckFailed(__FILE__, __LINE__,
+                  std::string(Name(type)) + " is no type to compute in: use f32, f16 or bf16");
+  }
+}
+
 Blas::Blas() {
   BLAS_CHECK(cublasCreate(&handle_));
   CUDA_CHECK(cudaMalloc(&workspace_, kWorkspaceBytes));
@@ -33,6 +47,12 @@ cublasHandle_t Blas::On(cudaStream_t stream) const {
   // A new stream takes the workspace away, so it comes second.
   BLAS_CHECK(cublasSetWorkspace(handle_, workspace_, kWorkspaceBytes));
   return handle_;
+}
+
+void Blas::Linear(cudaStream_t stream, const Tensor& x, const Tensor& weight, const Tensor& out) {
+  // A cuBLAS handle is a cuBLASLt handle.
+  linear_.Run(reinterpret_cast<cublasLtHandle_t>(handle_), stream, x, weight, out, workspace_,
+              kWorkspaceBytes);
 }
 
 }  // namespace penstock::cuda

@@ -5,6 +5,9 @@
 
 #include <cublas_v2.h>
 
+#include "core/tensor/tensor.h"
+#include "cuda/lt_linear.h"
+
 namespace penstock::cuda {
 
 class Blas {
@@ -18,10 +21,17 @@ class Blas {
   // The handle, with its work on `stream`.
   cublasHandle_t On(cudaStream_t stream) const;
 
+  // lt_linear.h's product.
+  void Linear(cudaStream_t stream, const Tensor& x, const Tensor& weight, const Tensor& out);
+
  private:
   cublasHandle_t handle_ = nullptr;
   void* workspace_ = nullptr;
+  LtLinear linear_;
 };
+
+// REQUIRES: f32, f16 or bf16.
+cudaDataType_t BlasType(DataType type);
 
 void CheckBlas(cublasStatus_t status, const char* what, const char* file, int line);
 

@@ -6,20 +6,6 @@
 namespace penstock::cuda {
 namespace {
 
-cudaDataType_t BlasType(DataType type) {
-  switch (type) {
-    case DataType::kF32:
-      return CUDA_R_32F;
-    case DataType::kF16:
-      return CUDA_R_16F;
-    case DataType::kBF16:
-      return CUDA_R_16BF;
-    default:
-      CheckFailed(__FILE__, __LINE__,
-                  std::string(Name(type)) + " is no type to compute in: use f32, f16 or bf16");
-  }
-}
-
 void CheckOperand(const Tensor& tensor, DataType type) {
   PENSTOCK_CHECK_EQ(Name(tensor.type()), Name(type));
   PENSTOCK_CHECK(tensor.device() == Device::kCuda);

@@ -2,7 +2,7 @@
 
 #include "core/tensor/dequantize.h"
 #include "hwy/highway.h"
-#include "tests/support/tensors.h"
+#include "tests/support/backends.h"
 
 namespace penstock {
 namespace {
@@ -83,6 +83,98 @@ INSTANTIATE_TEST_SUITE_P(Types, LinearTest,
                          ::testing::Values(DataType::kF32, DataType::kF16, DataType::kBF16,
                                            DataType::kQ4_1, DataType::kQ8_0),
                          [](const auto& info) { return std::string(Name(info.param)); });
+
+#ifdef PENSTOCK_CUDA
+
+// On the GPU weights have x's type; out has it too, or f32.
+void RunOnGpu(const Tensor& x, const Tensor& weight, const Tensor& out) {
+  const GpuCall gpu;
+  cuda::LaunchLinear(gpu.blas(), gpu.stream(), gpu.In(x), gpu.In(weight), gpu.Out(out));
+}
+
+class LinearGpuTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (!GpuCall::Available()) GTEST_SKIP();
+  }
+};
+
+TEST_F(LinearGpuTest, MatchesFloat64) {
+  struct Size {
+    int64_t tokens, in, out;
+  };
+  for (const DataType type : {DataType::kF32, DataType::kF16, DataType::kBF16}) {
+    for (const Size& size :
+         {Size{1, 32, 1}, Size{1, 576, 70}, Size{2, 97, 5}, Size{7, 1536, 33}, Size{3, 64, 48},
+          Size{8, 576, 960}, Size{16, 160, 144}, Size{17, 576, 1536}, Size{12, 9216, 64},
+          Size{129, 47, 3}, Size{300, 1536, 576}}) {
+      const Tensor x = As(type, Random({size.tokens, size.in}, 11));
+      const Tensor weight = As(type, Random({size.out, size.in}, 12));
+      const std::vector<double> reference = Float64(x, weight);
+      for (const DataType out_type : {type, DataType::kF32}) {
+        const Tensor out = Poisoned({size.tokens, size.out}, out_type);
+        RunOnGpu(x, weight, out);
+        EXPECT_LE(RelativeError(out, reference), Tolerance(out_type))
+            << Name(type) << " to " << Name(out_type) << ", " << size.tokens << " x " << size.in
+            << " x " << size.out;
+      }
+    }
+  }
+}
+
+// Algorithms are kept for ranges of numbers of tokens: each must do for all of its range.
+TEST_F(LinearGpuTest, EveryNumberOfTokens) {
+  for (const DataType type : {DataType::kF32, DataType::kF16, DataType::kBF16}) {
+    const Tensor weight = As(type, Random({200, 192}, 12));
+    const Tensor all = As(type, Random({260, 192}, 11));
+    const std::vector<double> reference = Float64(all, weight);
+    for (int64_t tokens = 1; tokens <= 260; tokens += tokens < 70 ? 1 : 7) {
+      const Tensor out = Poisoned({tokens, 200}, type);
+      RunOnGpu(all.Slice(0, tokens), weight, out);
+      const std::vector<double> first(reference.begin(), reference.begin() + tokens * 200);
+      ASSERT_LE(RelativeError(out, first), Tolerance(type)) << Name(type) << ", " << tokens;
+    }
+  }
+}
+
+// A packed weight of several element types is several products into columns of one tensor.
+TEST_F(LinearGpuTest, ColumnsOfAWiderTensor) {
+  for (const DataType type : {DataType::kF32, DataType::kF16, DataType::kBF16}) {
+    for (const int64_t tokens : {1, 9, 40}) {
+      const Tensor x = As(type, Random({tokens, 64}, 1));
+      const Tensor upper = As(type, Random({33, 64}, 2));
+      const Tensor lower = As(type, Random({48, 64}, 3));
+      const Tensor out = Poisoned({tokens, 81}, type);
+      {
+        const GpuCall gpu;
+        const Tensor there = gpu.Out(out);
+        const Tensor in = gpu.In(x);
+        cuda::LaunchLinear(gpu.blas(), gpu.stream(), in, gpu.In(upper), there.Columns(0, 33));
+        cuda::LaunchLinear(gpu.blas(), gpu.stream(), in, gpu.In(lower), there.Columns(33, 48));
+      }
+      const std::vector<double> first = Float64(x, upper);
+      const std::vector<double> second = Float64(x, lower);
+      std::vector<double> reference;
+      for (int64_t t = 0; t < tokens; ++t) {
+        reference.insert(reference.end(), first.begin() + t * 33, first.begin() + (t + 1) * 33);
+        reference.insert(reference.end(), second.begin() + t * 48, second.begin() + (t + 1) * 48);
+      }
+      EXPECT_LE(RelativeError(out, reference), Tolerance(type)) << Name(type) << ", " << tokens;
+    }
+  }
+}
+
+TEST_F(LinearGpuTest, NanReachesItsRowOnly) {
+  Tensor x = Random({4, 64}, 41);
+  static_cast<float*>(x.raw())[64 * 2 + 5] = std::nanf("");
+  const Tensor weight = Random({9, 64}, 42);
+  const Tensor out = Poisoned({4, 9});
+  RunOnGpu(x, weight, out);
+  const std::vector<float> values = ToVector(out);
+  for (size_t i = 0; i < values.size(); ++i) EXPECT_EQ(std::isnan(values[i]), i / 9 == 2) << i;
+}
+
+#endif  // PENSTOCK_CUDA
 
 TEST(Linear, EveryQuantizationMatchesFloat64) {
   for (const DataType type : {DataType::kQ4_0, DataType::kQ4_1, DataType::kQ5_0, DataType::kQ5_1,

@@ -5,8 +5,8 @@
 #include <cmath>
 #include <vector>
 
+#include "tests/support/sample_on.h"
 #include "tests/support/sampling_reference.h"
-#include "tests/support/tensors.h"
 
 namespace penstock {
 namespace {
@@ -53,7 +53,7 @@ double ChiSquaredOverLimit(const std::vector<int64_t>& counts, const std::vector
 
 // kDraws tokens, each with a seed of its own.
 std::vector<int32_t> Draw(const Tensor& logits, const SamplingParams& params,
-                          const SequenceState& state) {
+                          const SequenceState& state, Backend backend = Backend::kCpu) {
   const std::vector<float> row = ToVector(logits);
   const Tensor batch = Make(DataType::kF32, {kBatch, kVocab});
   for (int64_t r = 0; r < kBatch; ++r) {
@@ -70,7 +70,7 @@ std::vector<int32_t> Draw(const Tensor& logits, const SamplingParams& params,
       one.seed = static_cast<uint64_t>(first + r) * 0x9e3779b97f4a7c15u;
       rows.push_back(state.Row(one));
     }
-    cpu::Sampling(Pool(), batch, rows, {FromVector(tokens), FromVector(logprobs), {}, {}});
+    SampleOn(backend, batch, rows, {FromVector(tokens), FromVector(logprobs), {}, {}});
     drawn.insert(drawn.end(), tokens.begin(), tokens.end());
   }
   return drawn;
@@ -98,13 +98,16 @@ class SamplingDistributionTest : public ::testing::TestWithParam<Case> {
 TEST_P(SamplingDistributionTest, IsTheReferencesAndNotThatWithoutTheParameter) {
   SamplingParams params;
   GetParam().set(params);
+  const std::vector<float> logits = ToVector(logits_);
+  const SamplingReference right(logits, params, state_);
+  const SamplingParams plain;
+  const SamplingReference without(logits, plain, state_);
   const std::vector<int32_t> drawn = Draw(logits_, params, state_);
-  EXPECT_LE(OverLimit(drawn, SamplingReference(ToVector(logits_), params, state_).probabilities()),
-            1);
-  EXPECT_GT(
-      OverLimit(drawn,
-                SamplingReference(ToVector(logits_), SamplingParams(), state_).probabilities()),
-      1);
+  EXPECT_LE(OverLimit(drawn, right.probabilities()), 1);
+  EXPECT_GT(OverLimit(drawn, without.probabilities()), 1);
+  for (const Backend backend : Backends()) {
+    EXPECT_EQ(Draw(logits_, params, state_, backend), drawn);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(

@@ -6,13 +6,19 @@
 #include <random>
 
 #include "core/base/philox.h"
+#include "tests/support/sample_on.h"
 #include "tests/support/sampling_reference.h"
-#include "tests/support/tensors.h"
 
 namespace penstock {
 namespace {
 
 using namespace penstock::testing;  // NOLINT(google-build-using-namespace)
+
+// Each test runs on every backend.
+class SamplingTest : public ::testing::TestWithParam<Backend> {
+ public:
+  static Backend backend() { return GetParam(); }
+};
 
 struct Drawn {
   std::vector<int32_t> tokens;
@@ -32,7 +38,7 @@ Drawn Sample(const Tensor& logits, const std::vector<SamplingRow>& rows, int64_t
     out.top_tokens = FromVector(drawn.top_tokens).Reshape(shape);
     out.top_logprobs = FromVector(drawn.top_logprobs).Reshape(shape);
   }
-  cpu::Sampling(pool, logits, rows, out);
+  SampleOn(SamplingTest::backend(), logits, rows, out, pool);
   return drawn;
 }
 
@@ -78,7 +84,7 @@ TEST(Philox, GumbelStaysInItsBounds) {
   EXPECT_LT(Gumbel(0xffffffff), kGumbelMax);
 }
 
-TEST(Sampling, GreedyTakesTheLowestIdAmongEquals) {
+TEST_P(SamplingTest, GreedyTakesTheLowestIdAmongEquals) {
   Tensor logits = Random({2, 1000}, 1);
   auto* rows = static_cast<float*>(logits.raw());
   rows[300] = rows[17] = 50.0f;
@@ -89,7 +95,7 @@ TEST(Sampling, GreedyTakesTheLowestIdAmongEquals) {
   EXPECT_EQ(drawn.tokens, (std::vector<int32_t>{17, 999}));
 }
 
-TEST(Sampling, LogprobIsOfTheModelsOwnDistribution) {
+TEST_P(SamplingTest, LogprobIsOfTheModelsOwnDistribution) {
   const int64_t vocab = 49152;
   const Tensor logits = Random({3, vocab}, 4, 5.0f);
   SamplingParams biased = Params(3.0f, 0, 1, 3);
@@ -109,7 +115,7 @@ TEST(Sampling, LogprobIsOfTheModelsOwnDistribution) {
   }
 }
 
-TEST(Sampling, TheLikeliestTokensComeBestFirstTheLowerIdAmongEquals) {
+TEST_P(SamplingTest, TheLikeliestTokensComeBestFirstTheLowerIdAmongEquals) {
   const Tensor logits = Logits({1, 5, 3, 5, -2, 3});
   SamplingParams params = Params(0.7f);
   params.logit_bias = {{4, 50.0f}};  // changes what is sampled, not what is told
@@ -126,7 +132,7 @@ TEST(Sampling, TheLikeliestTokensComeBestFirstTheLowerIdAmongEquals) {
   EXPECT_EQ(Sample(logits, {row}, 6).top_tokens, (std::vector<int32_t>{1, 3, 2, 5, 0, 4}));
 }
 
-TEST(Sampling, ATargetIsToldAndNotSampled) {
+TEST_P(SamplingTest, ATargetIsToldAndNotSampled) {
   const Tensor logits = Logits({1, 5, 3, 5, -2, 3});
   const SamplingParams params = Params(1.0f);
   SamplingRow row = Row(params);
@@ -142,7 +148,7 @@ TEST(Sampling, ATargetIsToldAndNotSampled) {
 }
 
 // Every parameter at once and alone, at random: the very token that the float64 reference draws.
-TEST(Sampling, GivesTheTokensOfTheReference) {
+TEST_P(SamplingTest, GivesTheTokensOfTheReference) {
   std::mt19937 random(5);
   const auto chance = [&](uint32_t one_in) { return random() % one_in == 0; };
   const auto real = [&](double low, double high) {
@@ -199,7 +205,7 @@ TEST(Sampling, GivesTheTokensOfTheReference) {
 }
 
 // On vocabularies that are larger than any block, with cuts that keep few and almost all.
-TEST(Sampling, GivesTheTokensOfTheReferenceOnALargeVocabulary) {
+TEST_P(SamplingTest, GivesTheTokensOfTheReferenceOnALargeVocabulary) {
   const SequenceState state({1, 2, 3}, {4});
   for (int64_t trial = 0; trial < 240; ++trial) {
     const int64_t vocab = 6000 + 13 * trial;
@@ -222,7 +228,7 @@ TEST(Sampling, GivesTheTokensOfTheReferenceOnALargeVocabulary) {
   }
 }
 
-TEST(Sampling, StepsComeInTheirOrder) {
+TEST_P(SamplingTest, StepsComeInTheirOrder) {
   const SequenceState state({1}, {0, 0});
   SamplingParams params = Params(0);
   // Bias, then repetition: (2 + 2) / 2 = 2 beats 1.9; repetition first would give 3.
@@ -241,7 +247,7 @@ TEST(Sampling, StepsComeInTheirOrder) {
   EXPECT_EQ(Token(Logits({2, -9, 1.1f}), params, state), 2);
 }
 
-TEST(Sampling, PenaltiesTellThePromptFromTheAnswer) {
+TEST_P(SamplingTest, PenaltiesTellThePromptFromTheAnswer) {
   const Tensor logits = Logits({3, 2.9f, 2.8f});
   const SequenceState prompt_only({0, 0, 0}, {});
   SamplingParams params = Params(0);
@@ -260,7 +266,7 @@ TEST(Sampling, PenaltiesTellThePromptFromTheAnswer) {
   EXPECT_EQ(Token(Logits({-1, 2, 3}), params, SequenceState({1}, {})), 1);
 }
 
-TEST(Sampling, StopIdsAreMaskedUntilMinTokens) {
+TEST_P(SamplingTest, StopIdsAreMaskedUntilMinTokens) {
   SamplingParams params = Params(0);
   params.stop_ids = {0, 2};
   params.min_tokens = 2;
@@ -270,7 +276,7 @@ TEST(Sampling, StopIdsAreMaskedUntilMinTokens) {
   EXPECT_EQ(Token(logits, params, SequenceState({5, 5, 5}, {1, 1})), 0);
 }
 
-TEST(Sampling, ABadWordIsNeverCompleted) {
+TEST_P(SamplingTest, ABadWordIsNeverCompleted) {
   SamplingParams params = Params(0);
   const Tensor logits = Logits({9, 8, 7, 6});
   params.bad_words = {{0}};
@@ -283,7 +289,7 @@ TEST(Sampling, ABadWordIsNeverCompleted) {
   EXPECT_EQ(Token(logits, params, SequenceState({2}, {2})), 0);
 }
 
-TEST(Sampling, TiesAtTheCutsGoToTheLowerId) {
+TEST_P(SamplingTest, TiesAtTheCutsGoToTheLowerId) {
   const Tensor logits = Logits({1, 2, 1, 2, 1, 2, 1, 2});
   for (uint64_t seed = 0; seed < 500; ++seed) {
     const SamplingParams top_k = Params(1, 3, 1, seed);
@@ -302,7 +308,7 @@ TEST(Sampling, TiesAtTheCutsGoToTheLowerId) {
 }
 
 // top_p must be exact also when the nucleus is most of a flat vocabulary.
-TEST(Sampling, AFlatNucleusIsCutAtItsPlace) {
+TEST_P(SamplingTest, AFlatNucleusIsCutAtItsPlace) {
   const Tensor logits = Logits(std::vector<float>(4096, 1.0f));
   const SamplingParams params = Params(1, 0, 0.5f, 3);
   for (int64_t i = 0; i < 200; ++i) {
@@ -311,7 +317,7 @@ TEST(Sampling, AFlatNucleusIsCutAtItsPlace) {
 }
 
 // NaN or an infinity anywhere in a row fails it; its neighbours keep every byte.
-TEST(Sampling, ABrokenRowFailsAlone) {
+TEST_P(SamplingTest, ABrokenRowFailsAlone) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   for (int64_t vocab : {1, 3, 8, 100, 1000}) {
     const Tensor logits = Random({5, vocab}, 12, 2.0f);
@@ -347,7 +353,7 @@ TEST(Sampling, ABrokenRowFailsAlone) {
   }
 }
 
-TEST(Sampling, ARowWhoseTokensAreAllMaskedFails) {
+TEST_P(SamplingTest, ARowWhoseTokensAreAllMaskedFails) {
   for (float temperature : {0.0f, 1.0f}) {
     SamplingParams params = Params(temperature);
     params.bad_words = {{0}, {2}};
@@ -364,7 +370,7 @@ TEST(Sampling, ARowWhoseTokensAreAllMaskedFails) {
   }
 }
 
-TEST(Sampling, APenaltyThatOverflowsStaysFinite) {
+TEST_P(SamplingTest, APenaltyThatOverflowsStaysFinite) {
   constexpr float kLargest = std::numeric_limits<float>::max();
   SamplingParams params = Params(0);
   params.repetition_penalty = 1e-30f;
@@ -380,7 +386,7 @@ TEST(Sampling, APenaltyThatOverflowsStaysFinite) {
   EXPECT_EQ(Token(Logits({kLargest, -kLargest, 5}), params, SequenceState({0, 1}, {1})), 1);
 }
 
-TEST(Sampling, ARowDependsOnNothingButItself) {
+TEST_P(SamplingTest, ARowDependsOnNothingButItself) {
   constexpr int32_t kRows = 24;
   constexpr int64_t kVocab = 700;
   const Tensor logits = Random({kRows, kVocab}, 12, 2.0f);
@@ -418,7 +424,7 @@ TEST(Sampling, ARowDependsOnNothingButItself) {
   }
 }
 
-TEST(Sampling, SeedChoiceAndPositionEachChangeTheDraw) {
+TEST_P(SamplingTest, SeedChoiceAndPositionEachChangeTheDraw) {
   const Tensor logits = Logits(std::vector<float>(10000, 0.0f));
   const auto token = [&](uint64_t seed, int32_t choice, int64_t position) {
     SamplingParams params = Params(1, 0, 1, seed);
@@ -431,6 +437,81 @@ TEST(Sampling, SeedChoiceAndPositionEachChangeTheDraw) {
   EXPECT_NE(token(5, 0, 6), token(5, 0, 7));
   EXPECT_NE(token(5, 0, 6), token(5, 0, 6 + (int64_t{1} << 32)));
 }
+
+// Every way through the vocabulary of a large model, with all that can be asked for: what the CPU
+// twin draws and tells.
+TEST_P(SamplingTest, GivesWhatTheCpuTwinGives) {
+  constexpr int64_t kVocab = 128256;
+  constexpr size_t kRows = 48;
+  constexpr int64_t kTop = 100;
+  const Tensor logits = Random({kRows, kVocab}, 77, 3.0f);
+  std::vector<SamplingParams> params;
+  std::vector<SequenceState> states;
+  for (size_t r = 0; r < kRows; ++r) {
+    const int32_t top_k[] = {0, 50, 2048, 2049, 100000, 0};
+    const float top_p[] = {1, 0.3f, 0.95f, 0.9999f};
+    SamplingParams one = Params(r % 7 == 0 ? 0.0f : 0.25f * static_cast<float>(1 + r % 6),
+                                top_k[r % 6], top_p[r / 6 % 4], r);
+    if (r % 5 == 1) one.min_p = 0.01f;
+    if (r % 4 == 1) one.repetition_penalty = 1.3f;
+    if (r % 4 == 2) one.frequency_penalty = 0.7f;
+    if (r % 3 == 1) one.logit_bias = {{5, 15.0f}, {100000, -3.0f}};
+    if (r % 3 == 2) one.bad_words = {{4}, {1, 4}, {6}};
+    params.push_back(one);
+    std::vector<int32_t> answer(r + 1);
+    for (size_t i = 0; i < answer.size(); ++i) {
+      answer[i] = static_cast<int32_t>(i * 7919 % static_cast<size_t>(kVocab));
+    }
+    answer.back() = 1;
+    states.emplace_back(std::vector<int32_t>{3, 1, 4, 1, 5}, answer);
+  }
+  std::vector<SamplingRow> rows;
+  for (size_t r = 0; r < kRows; ++r) {
+    rows.push_back(states[r].Row(params[r]));
+    rows.back().top = r % 2 == 0 ? kTop : static_cast<int32_t>(r % 5);
+    if (r % 8 == 7) rows.back().target = static_cast<int32_t>(r * 1000);
+  }
+  const Drawn drawn = Sample(logits, rows, kTop);
+  Drawn twin = drawn;
+  std::fill(twin.tokens.begin(), twin.tokens.end(), -9);
+  const Shape shape({kRows, kTop});
+  cpu::Sampling(
+      Pool(), logits, rows,
+      {FromVector(twin.tokens), FromVector(twin.logprobs),
+       FromVector(twin.top_tokens).Reshape(shape), FromVector(twin.top_logprobs).Reshape(shape)});
+  EXPECT_EQ(drawn.tokens, twin.tokens);
+  EXPECT_EQ(drawn.top_tokens, twin.top_tokens);
+  for (size_t i = 0; i < kRows; ++i) EXPECT_NEAR(drawn.logprobs[i], twin.logprobs[i], 2e-5);
+  for (size_t i = 0; i < twin.top_logprobs.size(); ++i) {
+    ASSERT_NEAR(drawn.top_logprobs[i], twin.top_logprobs[i], 2e-5) << i;
+  }
+  const Drawn again = Sample(logits, rows, kTop);
+  EXPECT_EQ(again.tokens, drawn.tokens);
+  EXPECT_EQ(again.logprobs, drawn.logprobs);
+  EXPECT_EQ(again.top_logprobs, drawn.top_logprobs);
+}
+
+// More rows than one copy of their parameters carries, and more edits than it has room for.
+TEST_P(SamplingTest, ManyRowsAndEdits) {
+  constexpr int32_t kRows = 700;
+  constexpr int32_t kVocab = 1000;
+  const Tensor logits = Random({kRows, kVocab}, 5, 2.0f);
+  std::vector<SamplingParams> params;
+  for (int32_t r = 0; r < kRows; ++r) {
+    SamplingParams one = Params(0.8f, 0, 1, static_cast<uint64_t>(r));
+    for (int32_t id = 0; id < kVocab; ++id) one.logit_bias.push_back({id, id == r ? 60.f : 1.f});
+    params.push_back(one);
+  }
+  std::vector<SamplingRow> rows;
+  for (const SamplingParams& one : params) rows.push_back(Row(one));
+  const Drawn drawn = Sample(logits, rows);
+  for (int32_t r = 0; r < kRows; ++r) ASSERT_EQ(drawn.tokens[static_cast<size_t>(r)], r);
+}
+
+INSTANTIATE_TEST_SUITE_P(Backends, SamplingTest, ::testing::ValuesIn(Backends()),
+                         [](const ::testing::TestParamInfo<Backend>& info) {
+                           return info.param == Backend::kCpu ? "Cpu" : "Cuda";
+                         });
 
 }  // namespace
 }  // namespace penstock

@@ -8,6 +8,7 @@
 
 #include "cuda/blas.h"
 #include "cuda/cuda_check.h"
+#include "cuda/sampling_buffer.h"
 #include "cuda/stream.h"
 
 namespace penstock::testing {
@@ -63,6 +64,11 @@ CUstream_st* GpuCall::stream() const { return state_->stream.get(); }
 cuda::Blas& GpuCall::blas() const {
   static cuda::Blas& blas = *new cuda::Blas();  // lives on: its end would outlast CUDA's
   return blas;
+}
+
+cuda::SamplingBuffer& GpuCall::sampling() const {
+  static cuda::SamplingBuffer& buffer = *new cuda::SamplingBuffer(131072);
+  return buffer;
 }
 
 Tensor GpuCall::In(const Tensor& host) const {

@@ -10,6 +10,7 @@ struct CUstream_st;
 
 namespace penstock::cuda {
 class Blas;
+class SamplingBuffer;
 }  // namespace penstock::cuda
 
 namespace penstock::testing {
@@ -27,6 +28,8 @@ class GpuCall {
 
   CUstream_st* stream() const;
   cuda::Blas& blas() const;
+  // For vocabularies of up to 131,072.
+  cuda::SamplingBuffer& sampling() const;
 
   // A device tensor with the same shape, strides and bytes; the same one for the same host bytes,
   // so that what overlaps on the host does so on the device. Each has an allocation of its own and

@@ -1,0 +1,290 @@
+// The best tokens of a row of logits, by one block and without sorting the row: what top_k, top_p
+// and the likeliest tokens need (core/kernels/sampling.h, steps 5 to 7). The order is the keys' of
+// ranked_row.cuh. What cannot be had from a sorted list of kListTokens is found as a bar in the
+// order, digit by digit of the keys. Weights are whole numbers and sums of them exact, so neither
+// the order of threads nor that of atomics shows.
+#pragma once
+
+#include <cfloat>
+#include <cstdint>
+
+#include "cuda/ranked_row.cuh"
+
+namespace penstock::cuda {
+
+constexpr int kSamplingThreads = 1024;
+constexpr int kListTokens = 2048;
+constexpr int kBins = 512;
+constexpr float kBinsPerNat = 16;
+
+// A row as the distribution sees it.
+struct Scores {
+  const float* logits;
+  int64_t vocab;
+  float top;  // the largest
+  float temperature;
+
+  // Of a better logit never a higher one.
+  __device__ int BinOf(float logit) const {
+    const float below = (top - logit) / temperature * kBinsPerNat;
+    return below < static_cast<float>(kBins - 1) ? static_cast<int>(below) : kBins - 1;
+  }
+  __device__ double Score(float logit) const {
+    return (static_cast<double>(logit) - static_cast<double>(top)) /
+           static_cast<double>(temperature);
+  }
+  // exp(score), up to float32's rounding.
+  __device__ float Weight(float logit) const { return expf((logit - top) / temperature); }
+};
+
+// Below it is only what is masked.
+__device__ __forceinline__ uint64_t LowestKey() { return uint64_t{Ordered(-FLT_MAX)} << 32; }
+
+struct BestTokensShared {
+  uint64_t keys[kListTokens];
+  uint64_t sums[kBins];
+  unsigned counts[kBins];
+  unsigned found;
+  int chosen;
+  uint64_t before;
+};
+
+// Where the running sum of `values` first reaches `target`: its place, and the sum before it.
+// REQUIRES: the sum of all does; size a multiple of 32; all threads take part.
+template <typename T>
+__device__ void PickPlace(const T* values, int size, uint64_t target, BestTokensShared& shared) {
+  __syncthreads();
+  if (threadIdx.x < 32) {
+    const int each = size / 32;
+    const int first = static_cast<int>(threadIdx.x) * each;
+    uint64_t sum = 0;
+    for (int i = 0; i < each; ++i) sum += values[first + i];
+    uint64_t through = sum;
+    for (int offset = 1; offset < 32; offset *= 2) {
+      const uint64_t other = __shfl_up_sync(0xffffffff, through, offset);
+      if (static_cast<int>(threadIdx.x) >= offset) through += other;
+    }
+    const unsigned reached = __ballot_sync(0xffffffff, through >= target);
+    if (static_cast<int>(threadIdx.x) == __ffs(static_cast<int>(reached)) - 1) {
+      uint64_t before = through - sum;
+      int place = first;
+      while (before + values[place] < target) before += values[place++];
+      shared.chosen = place;
+      shared.before = before;
+    }
+  }
+  __syncthreads();
+}
+
+// How many unmasked tokens each bin has; their number is returned.
+__device__ inline uint64_t CountBins(const Scores& scores, BestTokensShared& shared) {
+  __syncthreads();
+  for (int bin = static_cast<int>(threadIdx.x); bin < kBins; bin += kSamplingThreads) {
+    shared.counts[bin] = 0;
+  }
+  __syncthreads();
+  uint64_t count = 0;
+  ForEachElement(scores.logits, scores.vocab, [&](int64_t, float logit) {
+    if (logit < -FLT_MAX) return;
+    atomicAdd(&shared.counts[scores.BinOf(logit)], 1u);
+    ++count;
+  });
+  return BlockCombine<uint64_t>(count, 0, [](uint64_t a, uint64_t b) { return a + b; });
+}
+
+// The tokens that `keeps(logit, key)` into the list, best first; how many these are.
+// REQUIRES: no more than kListTokens.
+template <typename Keeps>
+__device__ int Collect(const Scores& scores, BestTokensShared& shared, const Keeps& keeps) {
+  __syncthreads();
+  if (threadIdx.x == 0) shared.found = 0;
+  __syncthreads();
+  ForEachElement(scores.logits, scores.vocab, [&](int64_t i, float logit) {
+    const uint64_t key = Key(Ordered(logit), static_cast<int32_t>(i));
+    if (logit >= -FLT_MAX && keeps(logit, key)) shared.keys[atomicAdd(&shared.found, 1u)] = key;
+  });
+  __syncthreads();
+  const int found = static_cast<int>(shared.found);
+  SortLargestFirst(SharedKeys{shared.keys}, found);
+  return found;
+}
+
+// Adds each lane's weight to its bin, once a warp for lanes that share one.
+__device__ __forceinline__ void AddByWarp(uint64_t* bins, int bin, uint64_t weight, bool active) {
+  unsigned left = __ballot_sync(0xffffffff, active);
+  while (left != 0) {
+    const int leader = __ffs(static_cast<int>(left)) - 1;
+    const bool same = active && bin == __shfl_sync(0xffffffff, bin, leader);
+    uint64_t sum = same ? weight : 0;
+    for (int offset = 16; offset > 0; offset /= 2) {
+      sum += __shfl_xor_sync(0xffffffff, sum, offset);
+    }
+    if (static_cast<int>(threadIdx.x % 32) == leader) {
+      atomicAdd(reinterpret_cast<unsigned long long*>(&bins[bin]), sum);
+    }
+    left &= ~__ballot_sync(0xffffffff, same);
+  }
+}
+
+// The key of the last token that is kept, where tokens are kept best first, from `bar` on, until
+// their weights reach `target(sum of all)`; `bar` if they never do. weight(logit) is a whole
+// number. Reads the row nine times.
+template <typename Weight, typename Target>
+__device__ uint64_t FindBar(const Scores& scores, uint64_t bar, const Weight& weight,
+                            const Target& target_of, BestTokensShared& shared) {
+  // The bin first, in which few tokens are as a rule, then the eight digits of the key.
+  uint64_t prefix = 0;
+  uint64_t target = 0;
+  int in_bin = -1;
+  for (int shift = 64; shift >= 0; shift -= 8) {
+    const int size = shift == 64 ? kBins : 256;
+    __syncthreads();
+    for (int i = static_cast<int>(threadIdx.x); i < size; i += kSamplingThreads) shared.sums[i] = 0;
+    __syncthreads();
+    for (int64_t begin = 0; begin < scores.vocab; begin += kSamplingThreads) {
+      const int64_t i = begin + threadIdx.x;
+      const float logit = i < scores.vocab ? scores.logits[i] : 0.0f;
+      const uint64_t key = Key(Ordered(logit), static_cast<int32_t>(i));
+      bool active = i < scores.vocab && key >= bar;
+      const int bin = active ? scores.BinOf(logit) : 0;
+      if (shift == 64) {
+        AddByWarp(shared.sums, bin, active ? weight(logit) : 0, active);
+        continue;
+      }
+      active = active && bin == in_bin && (shift == 56 || key >> (shift + 8) == prefix);
+      const int digit = 255 - static_cast<int>(key >> shift & 0xff);  // the best first
+      AddByWarp(shared.sums, digit, active ? weight(logit) : 0, active);
+    }
+    __syncthreads();
+    if (shift == 64) {
+      uint64_t sum = 0;
+      for (int i = static_cast<int>(threadIdx.x); i < size; i += kSamplingThreads) {
+        sum += shared.sums[i];
+      }
+      sum = BlockCombine<uint64_t>(sum, 0, [](uint64_t a, uint64_t b) { return a + b; });
+      target = target_of(sum);
+      if (target > sum) return bar;
+    }
+    PickPlace(shared.sums, size, target, shared);
+    target -= shared.before;
+    if (shift == 64) {
+      in_bin = shared.chosen;
+    } else {
+      prefix = prefix << 8 | static_cast<uint64_t>(255 - shared.chosen);
+    }
+  }
+  return prefix;
+}
+
+// The bar of exactly the `count` best; LowestKey() if there are no more than these.
+__device__ inline uint64_t BarOfCount(const Scores& scores, uint64_t count,
+                                      BestTokensShared& shared) {
+  return FindBar(
+      scores, LowestKey(), [](float) { return uint64_t{1}; }, [&](uint64_t) { return count; },
+      shared);
+}
+
+// The bar of top_p of the mass from `bar` on.
+__device__ inline uint64_t BarOfMass(const Scores& scores, uint64_t bar, float top_p,
+                                     BestTokensShared& shared) {
+  // So that the sum of the whole vocabulary has 62 bits at most.
+  int bits = 62;
+  while (bits > 24 && (scores.vocab >> (62 - bits)) > 0) --bits;
+  const float unit = exp2f(static_cast<float>(bits));
+  return FindBar(
+      scores, bar, [&](float logit) { return __float2ull_rn(scores.Weight(logit) * unit); },
+      [&](uint64_t sum) {
+        const auto wanted =
+            static_cast<uint64_t>(ceil(static_cast<double>(top_p) * static_cast<double>(sum)));
+        return wanted < 1 ? uint64_t{1} : wanted;
+      },
+      shared);
+}
+
+// The list of the `count` best; how many it has, fewer only if there are no more.
+// REQUIRES: 0 < count <= kListTokens.
+__device__ inline int ListOfCount(const Scores& scores, int count, BestTokensShared& shared) {
+  const uint64_t all = CountBins(scores, shared);
+  const uint64_t wanted = min(static_cast<uint64_t>(count), all);
+  if (wanted == 0) return 0;
+  PickPlace(shared.counts, kBins, wanted, shared);
+  const int last = shared.chosen;
+  if (shared.before + shared.counts[last] <= kListTokens) {
+    const int found =
+        Collect(scores, shared, [&](float logit, uint64_t) { return scores.BinOf(logit) <= last; });
+    return min(found, count);
+  }
+  const uint64_t bar = BarOfCount(scores, wanted, shared);
+  return Collect(scores, shared, [&](float, uint64_t key) { return key >= bar; });
+}
+
+// As many of the best as whole bins fit into the list; how many. 0: not even the first bin.
+__device__ inline int ListOfMost(const Scores& scores, BestTokensShared& shared) {
+  const uint64_t all = CountBins(scores, shared);
+  int end = kBins;  // bins in the list
+  if (all > kListTokens) {
+    PickPlace(shared.counts, kBins, kListTokens + 1, shared);
+    end = shared.chosen;
+  }
+  return Collect(scores, shared, [&](float logit, uint64_t) { return scores.BinOf(logit) < end; });
+}
+
+// sum_i exp((logit - top) / temperature): float32 a thread, then float64.
+__device__ inline double SumExpOfRow(const Scores& scores) {
+  float sum = 0;
+  ForEachElement(scores.logits, scores.vocab,
+                 [&](int64_t, float logit) { sum += scores.Weight(logit); });
+  return BlockCombine<double>(sum, 0.0, [](double a, double b) { return a + b; });
+}
+
+// How many of the list reach top_p of `mass` (negative: of the list's own, all if rounding keeps
+// the sum below); 0 if they do not reach it. REQUIRES: count <= kListTokens.
+__device__ inline int NucleusSize(const Scores& scores, int count, double mass, float top_p,
+                                  BestTokensShared& shared) {
+  __shared__ double of_warp[32];
+  __shared__ int size;
+  constexpr int kEach = kListTokens / kSamplingThreads;
+  const int first = static_cast<int>(threadIdx.x) * kEach;
+  double weights[kEach];
+  double sum = 0;
+  for (int i = 0; i < kEach; ++i) {
+    weights[i] = 0;
+    if (first + i < count) {
+      weights[i] =
+          exp(scores.Score(Unordered(static_cast<uint32_t>(shared.keys[first + i] >> 32))));
+    }
+    sum += weights[i];
+  }
+  // Sums of all before, over the warp and then the warps.
+  const unsigned lane = threadIdx.x % 32;
+  const unsigned warp = threadIdx.x / 32;
+  double through = sum;
+  for (int offset = 1; offset < 32; offset *= 2) {
+    const double other = __shfl_up_sync(0xffffffff, through, offset);
+    if (static_cast<int>(lane) >= offset) through += other;
+  }
+  __syncthreads();
+  if (lane == 31) of_warp[warp] = through;
+  if (threadIdx.x == 0) size = INT32_MAX;
+  __syncthreads();
+  double before = 0;
+  double total = 0;
+  for (unsigned w = 0; w < kSamplingThreads / 32; ++w) {
+    if (w < warp) before += of_warp[w];
+    total += of_warp[w];
+  }
+  const double wanted = static_cast<double>(top_p) * (mass < 0 ? total : mass);
+  double running = before + (through - sum);
+  for (int i = 0; i < kEach && first + i < count; ++i) {
+    running += weights[i];
+    if (running >= wanted) {
+      atomicMin(&size, first + i + 1);
+      break;
+    }
+  }
+  __syncthreads();
+  if (size <= count) return size;
+  return mass < 0 ? count : 0;
+}
+
+}  // namespace penstock::cuda

@@ -1,0 +1,33 @@
+#include "core/kernels/linear.h"
+#include "cuda/blas.h"
+#include "cuda/kernels/launchers.h"
+#include "cuda/launch.h"
+#include "cuda/skinny_linear.h"
+
+namespace penstock::cuda {
+namespace {
+
+// Where skinny_linear beats cuBLASLt: with more tokens it reads x again and again, which shows once
+// the rows are long (tests/bench/results/2026-11-24_h200_h100_linear.md).
+bool SkinnyWins(const Tensor& x) { return x.dim(0) <= 8 || x.dim(1) <= 8192; }
+
+}  // namespace
+
+void LaunchLinear(Blas& blas, cudaStream_t stream, const Tensor& x, const Tensor& weight,
+                  const Tensor& out) {
+  PENSTOCK_CHECK_EQ(weight.dim(1), x.dim(1));
+  PENSTOCK_CHECK_EQ(out.dim(0), x.dim(0));
+  PENSTOCK_CHECK_EQ(out.dim(1), weight.dim(0));
+  PENSTOCK_CHECK_EQ(Name(weight.type()), Name(x.type()));
+  PENSTOCK_CHECK(out.type() == x.type() || out.type() == DataType::kF32);
+  PENSTOCK_CHECK(weight.is_contiguous());
+  for (const Tensor* tensor : {&x, &weight, &out}) {
+    PENSTOCK_CHECK(tensor->device() == Device::kCuda);
+  }
+  if (IsSkinny(x, weight, out) && SkinnyWins(x)) {
+    return LaunchSkinnyLinear(stream, x, weight, out);
+  }
+  blas.Linear(stream, x, weight, out);
+}
+
+}  // namespace penstock::cuda

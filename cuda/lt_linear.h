@@ -1,0 +1,37 @@
+// LtLinear: cuBLASLt's products out = x weight^T, with the algorithm of each shape asked for once.
+// The library's heuristic takes some 50 microseconds, a product's launch a few, so answers are
+// kept: by types, sizes, strides and alignment, for numbers of tokens in steps of at most a half. A
+// stage that has run each of these numbers while loading asks nothing in service.
+// One thread at a time. Errors: a failed call ends the process.
+#pragma once
+
+#include <cublasLt.h>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+#include "absl/container/flat_hash_map.h"
+#include "core/tensor/tensor.h"
+
+namespace penstock::cuda {
+
+class LtLinear {
+ public:
+  // The numbers of tokens that have an algorithm: 1, 2, 3, 4, 6, 8, 12, 16, 24, ... The least that
+  // is no less than `tokens`.
+  static int64_t TokenBucket(int64_t tokens);
+
+  // x [num_tokens, in], weight [out, in] of one type: f32, f16 or bf16; out [num_tokens, out] of
+  // it or f32. Sums are f32, without TF32. Rows of x and out may be strided.
+  // REQUIRES: the shapes fit; `workspace` may be written until the stream has passed the product.
+  void Run(cublasLtHandle_t handle, cudaStream_t stream, const Tensor& x, const Tensor& weight,
+           const Tensor& out, void* workspace, size_t workspace_bytes);
+
+ private:
+  // Types of x and out; bucket, in, out; strides of x and out; common alignment in bytes.
+  using Key = std::array<int64_t, 8>;
+  absl::flat_hash_map<Key, cublasLtMatmulAlgo_t> algorithms_;
+};
+
+}  // namespace penstock::cuda
