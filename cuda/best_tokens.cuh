@@ -114,7 +114,8 @@ __device__ __forceinline__ void AddByWarp(uint64_t* bins, int bin, uint64_t weig
   unsigned left = __ballot_sync(0xffffffff, active);
   while (left != 0) {
     const int leader = __ffs(static_cast<int>(left)) - 1;
-    const bool same = active && bin == __shfl_sync(0xffffffff, bin, leader);
+    const int its_bin = __shfl_sync(0xffffffff, bin, leader);  // by all lanes, active or not
+    const bool same = active && bin == its_bin;
     uint64_t sum = same ? weight : 0;
     for (int offset = 16; offset > 0; offset /= 2) {
       sum += __shfl_xor_sync(0xffffffff, sum, offset);
