@@ -40,6 +40,8 @@ else()
   set(PENSTOCK_TEST_PATIENCE 1)
 endif()
 math(EXPR PENSTOCK_TEST_TIMEOUT "300 * ${PENSTOCK_TEST_PATIENCE}")
+set(PENSTOCK_TEST_ENVIRONMENT
+  "LSAN_OPTIONS=suppressions=${PROJECT_SOURCE_DIR}/tests/support/lsan_suppressions.txt:print_suppressions=0")
 
 # penstock_test(<path below tests/, without .cc> [LIBS ...] [LABELS ...]): one program, one ctest.
 function(penstock_test path)
@@ -50,7 +52,8 @@ function(penstock_test path)
   target_compile_definitions(${name} PRIVATE
     PENSTOCK_TEST_MODEL="${PENSTOCK_MODEL}" PENSTOCK_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
   add_test(NAME ${name} COMMAND ${name})
-  set_tests_properties(${name} PROPERTIES LABELS "${arg_LABELS}" TIMEOUT ${PENSTOCK_TEST_TIMEOUT})
+  set_tests_properties(${name} PROPERTIES LABELS "${arg_LABELS}" TIMEOUT ${PENSTOCK_TEST_TIMEOUT}
+    ENVIRONMENT "${PENSTOCK_TEST_ENVIRONMENT}")
 endfunction()
 
 # penstock_python_test(<path below tests/, without .py> [LABELS ...]): one script, one ctest.
@@ -59,5 +62,5 @@ function(penstock_python_test path)
   get_filename_component(name ${path} NAME)
   add_test(NAME ${name} COMMAND Python3::Interpreter ${PROJECT_SOURCE_DIR}/tests/${path}.py)
   set_tests_properties(${name} PROPERTIES LABELS "${arg_LABELS}" TIMEOUT ${PENSTOCK_TEST_TIMEOUT}
-    ENVIRONMENT "PYTHONDONTWRITEBYTECODE=1;PENSTOCK_TEST_PATIENCE=${PENSTOCK_TEST_PATIENCE}")
+    ENVIRONMENT "${PENSTOCK_TEST_ENVIRONMENT};PYTHONDONTWRITEBYTECODE=1;PENSTOCK_TEST_PATIENCE=${PENSTOCK_TEST_PATIENCE}")
 endfunction()

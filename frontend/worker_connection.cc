@@ -80,9 +80,11 @@ class WorkerConnection::Core : public std::enable_shared_from_this<Core> {
       if (calling_) call_->Cancel();
       changed_.wait(lock, [this] { return !calling_; });
     }
-    // Here, and not on a thread of gRPC's, which the last channel would wait for.
+    // Here, and not on a thread of gRPC's, which the last channel would wait for: such a thread may
+    // be the last to hold this.
     call_.reset();
     stub_.reset();
+    make_channel_ = nullptr;
     // One that knows its front end ends with the stream, in good order.
     if (process_ != nullptr && greeted) process_->WaitForEnd(kExitGrace);
     process_.reset();
@@ -343,7 +345,7 @@ class WorkerConnection::Core : public std::enable_shared_from_this<Core> {
   }
 
   const WorkerConnectionOptions options_;
-  const MakeChannel make_channel_;
+  MakeChannel make_channel_;
   std::unique_ptr<ChildProcess> process_;  // set by Open, before anything runs
 
   std::mutex events_mutex_;

@@ -28,13 +28,38 @@ constexpr int64_t kRows = 4;    // weight rows in scratch at a time
 constexpr int64_t kTokens = 3;  // tokens a pass over them: 3 x 4 x 2 sums fill AVX-512's registers
 constexpr int64_t kCachedFloats = 96 * 1024;  // of x: tokens that meet all rows before the next do
 
+// As many as `d` has lanes. Exact for every value, as HalfToFloat is, and the same on every
+// instruction set.
+template <class D>
+HWY_INLINE hn::Vec<D> FromHalves(D d, const uint16_t* halves) {
+  const auto loaded = hn::LoadU(hn::Rebind<uint16_t, D>(), halves);
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX2
+  return hn::PromoteTo(d, hn::BitCast(hn::Rebind<hwy::float16_t, D>(), loaded));
+#else
+  const hn::RebindToUnsigned<D> words;
+  const auto half = hn::PromoteTo(words, loaded);
+  const auto sign = hn::ShiftLeft<16>(hn::And(half, hn::Set(words, 0x8000)));
+  const auto magnitude = hn::ShiftLeft<13>(hn::And(half, hn::Set(words, 0x7fff)));
+  // The exponent's bias differs by 112; a multiplication makes subnormals right as well.
+  const auto value = hn::Mul(hn::BitCast(d, magnitude), hn::Set(d, 0x1p112f));
+  const auto special = hn::BitCast(d, hn::Or(magnitude, hn::Set(words, 0x70000000)));  // or NaN
+  const auto is_special = hn::RebindMask(d, hn::Gt(magnitude, hn::Set(words, 0x0f7fffff)));
+  return hn::Or(hn::IfThenElse(is_special, special, value), hn::BitCast(d, sign));
+#endif
+}
+
+// One half of a block's head in every lane. Reads eight bytes, which every block has from there on.
+HWY_INLINE Vector Broadcast(const uint16_t* half) {
+  return hn::Set(kFloats, hn::GetLane(FromHalves(hn::CappedTag<float, 4>(), half)));
+}
+
 void DequantizeQ4_1(const BlockQ4_1* blocks, int64_t count, float* HWY_RESTRICT out) {
   const hn::Rebind<uint8_t, Floats> bytes;
   const hn::Rebind<int32_t, Floats> ints;
   const auto lanes = static_cast<int64_t>(hn::Lanes(kFloats));
   for (int64_t b = 0; b < count / 32; ++b) {
-    const Vector scale = hn::Set(kFloats, HalfToFloat(blocks[b].scale));
-    const Vector minimum = hn::Set(kFloats, HalfToFloat(blocks[b].minimum));
+    const Vector scale = Broadcast(&blocks[b].scale);
+    const Vector minimum = Broadcast(&blocks[b].minimum);
     for (int64_t i = 0; i < 16; i += lanes) {
       const auto pairs = hn::LoadU(bytes, blocks[b].quants + i);
       const auto wide = hn::PromoteTo(ints, pairs);
@@ -51,7 +76,7 @@ void DequantizeQ8_0(const BlockQ8_0* blocks, int64_t count, float* HWY_RESTRICT 
   const hn::Rebind<int32_t, Floats> ints;
   const auto lanes = static_cast<int64_t>(hn::Lanes(kFloats));
   for (int64_t b = 0; b < count / 32; ++b) {
-    const Vector scale = hn::Set(kFloats, HalfToFloat(blocks[b].scale));
+    const Vector scale = Broadcast(&blocks[b].scale);
     for (int64_t i = 0; i < 32; i += lanes) {
       const auto wide = hn::PromoteTo(ints, hn::LoadU(bytes, blocks[b].quants + i));
       hn::StoreU(hn::Mul(scale, hn::ConvertTo(kFloats, wide)), kFloats, out + b * 32 + i);
@@ -59,23 +84,11 @@ void DequantizeQ8_0(const BlockQ8_0* blocks, int64_t count, float* HWY_RESTRICT 
   }
 }
 
-// Exact for every value, as HalfToFloat is, and the same on every instruction set.
 void DequantizeF16(const uint16_t* halves, int64_t count, float* HWY_RESTRICT out) {
-  const hn::Rebind<uint16_t, Floats> shorts;
-  const hn::RebindToUnsigned<Floats> words;
   const auto lanes = static_cast<int64_t>(hn::Lanes(kFloats));
   int64_t i = 0;
   for (; i + lanes <= count; i += lanes) {
-    const auto half = hn::PromoteTo(words, hn::LoadU(shorts, halves + i));
-    const auto sign = hn::ShiftLeft<16>(hn::And(half, hn::Set(words, 0x8000)));
-    const auto magnitude = hn::ShiftLeft<13>(hn::And(half, hn::Set(words, 0x7fff)));
-    // The exponent's bias differs by 112; a multiplication makes subnormals right as well.
-    const Vector value = hn::Mul(hn::BitCast(kFloats, magnitude), hn::Set(kFloats, 0x1p112f));
-    const Vector special =  // infinity or NaN
-        hn::BitCast(kFloats, hn::Or(magnitude, hn::Set(words, 0x70000000)));
-    const auto is_special = hn::Gt(magnitude, hn::Set(words, 0x0f7fffff));
-    const Vector result = hn::IfThenElse(hn::RebindMask(kFloats, is_special), special, value);
-    hn::StoreU(hn::Or(result, hn::BitCast(kFloats, sign)), kFloats, out + i);
+    hn::StoreU(FromHalves(kFloats, halves + i), kFloats, out + i);
   }
   for (; i < count; ++i) out[i] = HalfToFloat(halves[i]);
 }

@@ -42,14 +42,17 @@ class WorkerTest(unittest.TestCase):
     def supervise(self, *arguments):
         return self.start("--listen", f"unix:{self.folder}/socket", "--supervise", *arguments)
 
-    def child(self, process, other_than=None):
+    def child(self, process, other_than=None, listening=True):
         """The one child of a process, once it listens."""
+        found = []
+
         def listens():
-            children = descendants(process.pid)
-            return (len(children) == 1 and children[0] != other_than and
-                    self.log().count("listening") > (0 if other_than is None else 1))
+            found[:] = descendants(process.pid)
+            return (len(found) == 1 and found[0] != other_than and
+                    (not listening or
+                     self.log().count("listening") > (0 if other_than is None else 1)))
         wait_until(listens, "a worker")
-        return descendants(process.pid)[0]
+        return found[0]
 
     def test_refusals(self):
         for arguments, code, sentence in (
@@ -112,9 +115,7 @@ class WorkerTest(unittest.TestCase):
         for _ in range(3):
             time.sleep(0.2)
             kill(worker)
-            wait_until(lambda: len(descendants(process.pid)) == 1 and
-                       descendants(process.pid)[0] != worker, "another worker")
-            worker = descendants(process.pid)[0]
+            worker = self.child(process, other_than=worker, listening=False)
         self.assertIsNone(process.poll())
 
     def test_supervise_does_not_repeat_a_wrong_command(self):

@@ -69,8 +69,6 @@ TEST(StartupCheckTest, AnAnswerThatDependsOnItsBatchIsFound) {
       for (SampledToken& sample : result->samples) sample.logprob -= 1e-6f;
     }
   });
-  // By the answer in the batch or by the replay beside it: which rows meet in a step is for the
-  // threads to say.
   EXPECT_TRUE(Fails(Check(*runtime), Code::kInternal, {"log-probability", "--no-startup-check"}));
 }
 

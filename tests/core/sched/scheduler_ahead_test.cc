@@ -4,6 +4,7 @@
 #include <deque>
 #include <map>
 #include <optional>
+#include <random>
 #include <set>
 
 #include "core/sched/scheduler.h"
@@ -161,6 +162,37 @@ TEST(SchedulerAhead, APromptsLogProbabilitiesAreToldOnceOverEpochs) {
   scheduler.Commit(AnswerTargets(*again, 50));
   while (scheduler.num_in_flight() == 0 && told.size() < 12) step();
   EXPECT_EQ(told, (std::vector<int64_t>{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}));
+}
+
+// Stages that take turns: a row does not feed what the plan right before it samples, or every stage
+// would wait for that. Prompts that come at any time mix up whose turn it is.
+TEST(SchedulerAhead, PlansOfOtherGroupsComeBetweenTwoRowsOfASequence) {
+  SchedulerOptions options = Options(512, 16, 64, 4);
+  options.num_stages = 2;
+  Scheduler scheduler(options, EvenCost(2, 20'000));
+  std::mt19937 random(1);
+  std::deque<StepPlan> plans;
+  SequenceId last = 0;
+  int64_t fed = 0;
+  int64_t waiting = 0;  // of them, for the plan right before
+  for (int step = 0; step < 1000; ++step) {
+    while (scheduler.num_running() + scheduler.num_waiting() < 12) {
+      scheduler.Add(++last, {Prompt(1 + static_cast<int64_t>(random() % 40)),
+                             4 + static_cast<int64_t>(random() % 30), Sampling()});
+    }
+    while (const std::optional<StepPlan> plan = scheduler.Schedule()) {
+      for (const PlanRow& row : plan->rows) {
+        if (row.token_from == 0) continue;
+        ++fed;
+        if (row.token_from == plan->number - 1) ++waiting;
+      }
+      plans.push_back(*plan);
+    }
+    scheduler.Commit(Answer(plans.front(), 50));
+    plans.pop_front();
+  }
+  EXPECT_GT(fed, 3000);
+  EXPECT_LT(waiting, fed / 100);  // while there is only one to decode, it has to
 }
 
 TEST(SchedulerAhead, ASuspectIsInFlightAlone) {
