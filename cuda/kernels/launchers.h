@@ -6,6 +6,7 @@
 // the device checks too: a mistake there ends the process.
 #pragma once
 
+#include "core/kernels/attention_args.h"
 #include "core/kernels/bias_rope.h"
 #include "core/kernels/conv2d.h"
 #include "core/tensor/tensor.h"
@@ -27,6 +28,12 @@ void LaunchFusedResidualNorm(StreamHandle stream, const Tensor& residual, const 
 void LaunchSwiglu(StreamHandle stream, const Tensor& gate_up, const Tensor& out);
 void LaunchConcatKv(StreamHandle stream, const Tensor& qkv, const Tensor& kv_slots,
                     const HeadLayout& heads, const Tensor& kv);
+void LaunchFlashAttention(StreamHandle stream, const AttentionArgs& args);
+// workspace: u8, DecoderAttentionWorkspace() bytes for as many rows or more, all zero before its
+// first call; of one stream. At most 1024 rows.
+void LaunchDecoderAttention(StreamHandle stream, const AttentionArgs& args,
+                            const Tensor& workspace);
+int64_t DecoderAttentionWorkspace(const HeadLayout& heads, int64_t max_rows);
 void LaunchTopK(StreamHandle stream, const Tensor& x, const Tensor& values, const Tensor& indices);
 
 // The padded prefill attention, in its order.

@@ -1,0 +1,226 @@
+// How decoder_attention divides a batch among its blocks. All pages of all sequences and KV heads
+// lie behind each other in one line (sequence by sequence, head by head), and each block has an
+// equal stretch of it: the load is even whatever the lengths, a sequence is split only where
+// stretches meet, and what a block hands on for others to finish is at most two partial results,
+// so that the workspace depends on the GPU alone. The blocks are as many for any batch: a graph
+// that holds the launch fits all lengths.
+//
+// The blocks of an item (a sequence's KV head and up to 16 of its query heads) write their partial
+// results, and the last to arrive adds them up in the order of the blocks: the same bits in every
+// run. Nobody waits.
+#pragma once
+
+#include "cuda/paged_attention.cuh"
+
+namespace penstock::cuda {
+
+inline constexpr int kDecodeHeads = 16;  // query heads an item
+inline constexpr int kMaxDecodeRows = 1024;
+inline constexpr int kDecodeBlocks = 4;     // at most, a multiprocessor
+inline constexpr int kDecodeThreads = 128;  // that compute
+
+template <typename T>
+struct DecodeProblem {
+  PagedAttention<T> paged;
+  int group;           // query heads a KV head
+  int chunks;          // items a KV head: of up to kDecodeHeads query heads each
+  unsigned* counters;  // [rows * num_kv_heads * chunks] arrivals, zero between launches
+  float* partials;     // [blocks][2][SlotFloats()]
+
+  __device__ __forceinline__ int SlotFloats() const { return kDecodeHeads * (paged.head_dim + 2); }
+  // A block's partial result of the item that it begins (1) or goes on with (0): the sums
+  // [kDecodeHeads, head_dim], then the tops and the totals.
+  __device__ __forceinline__ float* Slot(int block, int begins) const {
+    return partials + (int64_t{block} * 2 + begins) * SlotFloats();
+  }
+};
+
+// In shared memory.
+struct DecodeRows {
+  int context[kMaxDecodeRows];
+  int start[kMaxDecodeRows + 1];  // pages that the rows before see, of one head
+  int arrived;
+};
+
+template <typename T>
+__device__ __forceinline__ int FirstPage(const PagedAttention<T>& paged, int context) {
+  return paged.FirstSeen(context - 1) / kPage;
+}
+
+// REQUIRES: all threads of the block. Ends with the block in step.
+template <typename T>
+__device__ void CountPages(const PagedAttention<T>& paged, DecodeRows& rows) {
+  for (int row = threadIdx.x; row < paged.rows; row += blockDim.x) {
+    const int context = paged.Context(row);
+    rows.context[row] = context;
+    rows.start[row + 1] = (context + kPage - 1) / kPage - FirstPage(paged, context);
+  }
+  __syncthreads();
+  if (threadIdx.x < 32) {
+    const int lane = threadIdx.x;
+    if (lane == 0) rows.start[0] = 0;
+    int before = 0;
+    for (int base = 0; base < paged.rows; base += 32) {
+      const int row = base + lane;
+      int sum = row < paged.rows ? rows.start[row + 1] : 0;
+#pragma unroll
+      for (int offset = 1; offset < 32; offset *= 2) {
+        const int other = __shfl_up_sync(~0u, sum, offset);
+        if (lane >= offset) sum += other;
+      }
+      if (row < paged.rows) rows.start[row + 1] = before + sum;
+      before += __shfl_sync(~0u, sum, 31);
+    }
+  }
+  __syncthreads();
+}
+
+// A stretch of one item.
+struct DecodePiece {
+  int row;
+  int head;  // of the row's items
+  int kv_head;
+  int first_head;  // its query heads, [first_head, first_head + num_heads)
+  int num_heads;
+  int context;
+  int page;        // absolute
+  int count;       // pages of the piece
+  int position;    // of the piece's first page in the line
+  int item_begin;  // of the item's, and behind its last
+  int item_end;
+
+  __device__ __forceinline__ bool Whole() const { return count == item_end - item_begin; }
+  __device__ __forceinline__ bool Last() const { return position + count == item_end; }
+};
+
+template <typename T>
+struct DecodeLine {
+  const DecodeProblem<T>& problem;
+  const DecodeRows& rows;
+  int items_of_row;
+  int blocks;  // that have a share
+  int each;    // pages of a block, the first `more` have one more
+  int more;
+
+  __device__ DecodeLine(const DecodeProblem<T>& p, const DecodeRows& r) : problem(p), rows(r) {
+    items_of_row = problem.paged.num_kv_heads * problem.chunks;
+    const int total = rows.start[problem.paged.rows] * items_of_row;
+    blocks = min(total, static_cast<int>(gridDim.x));
+    each = total / blocks;
+    more = total % blocks;
+  }
+
+  __device__ __forceinline__ int Begin(int block) const {
+    return block < blocks ? block * each + min(block, more) : blocks * each + more;
+  }
+  __device__ __forceinline__ int Owner(int position) const {
+    const int longer = more * (each + 1);
+    return position < longer ? position / (each + 1) : more + (position - longer) / each;
+  }
+
+  // body(piece), for this block's in their order.
+  template <typename Body>
+  __device__ __forceinline__ void ForEachPiece(const Body& body) const {
+    const int end = Begin(blockIdx.x + 1);
+    for (int at = Begin(blockIdx.x); at < end;) {
+      const DecodePiece piece = PieceAt(at, end);
+      body(piece);
+      at += piece.count;
+    }
+  }
+
+  __device__ __forceinline__ DecodePiece PieceAt(int at, int end) const {
+    int row = 0;
+    for (int above = problem.paged.rows; above - row > 1;) {
+      const int middle = (row + above) / 2;
+      if (rows.start[middle] * items_of_row <= at) {
+        row = middle;
+      } else {
+        above = middle;
+      }
+    }
+    const int pages = rows.start[row + 1] - rows.start[row];
+    const int inside = at - rows.start[row] * items_of_row;
+    DecodePiece piece;
+    piece.row = row;
+    piece.head = inside / pages;
+    const int page = inside % pages;
+    piece.kv_head = piece.head / problem.chunks;
+    const int chunk = piece.head % problem.chunks;
+    piece.first_head = piece.kv_head * problem.group + chunk * kDecodeHeads;
+    piece.num_heads = min(problem.group - chunk * kDecodeHeads, kDecodeHeads);
+    piece.context = rows.context[row];
+    piece.page = FirstPage(problem.paged, piece.context) + page;
+    piece.count = min(pages - page, end - at);
+    piece.position = at;
+    piece.item_begin = at - page;
+    piece.item_end = piece.item_begin + pages;
+    return piece;
+  }
+};
+
+// The places of a page that the row's new token sees.
+template <typename T>
+__device__ __forceinline__ Range SeenOfPage(const PagedAttention<T>& paged, int context, int page) {
+  const int first = page * kPage;
+  return {max(paged.FirstSeen(context - 1) - first, 0), min(context - first, kPage)};
+}
+
+__device__ __forceinline__ void SyncDecodeThreads() {
+  asm volatile("bar.sync 1, %0;" ::"n"(kDecodeThreads) : "memory");
+}
+
+// Called once a block's partial result of a piece is in its slot: adds all of the item's up, if
+// this block is the last to come. N elements at a time. REQUIRES: kDecodeThreads threads.
+template <int N, typename T>
+__device__ void FinishItem(const DecodeLine<T>& line, const DecodePiece& piece, int& arrived) {
+  const DecodeProblem<T>& problem = line.problem;
+  const int first = line.Owner(piece.item_begin);
+  const int last = line.Owner(piece.item_end - 1);
+  __threadfence();
+  SyncDecodeThreads();
+  if (threadIdx.x == 0) {
+    unsigned* counter = problem.counters + piece.row * line.items_of_row + piece.head;
+    const bool all = atomicAdd(counter, 1u) == static_cast<unsigned>(last - first);
+    if (all) *counter = 0;  // for the next launch
+    arrived = all;
+  }
+  SyncDecodeThreads();
+  if (!arrived) return;
+  __threadfence();
+  const int head_dim = problem.paged.head_dim;
+  for (int i = threadIdx.x * N; i < piece.num_heads * head_dim; i += kDecodeThreads * N) {
+    const int head = i / head_dim;
+    const int tops = kDecodeHeads * head_dim + head;
+    float top = -INFINITY;
+#pragma unroll 4
+    for (int block = first; block <= last; ++block) {
+      top = fmaxf(top, __ldcg(problem.Slot(block, block == first) + tops));
+    }
+    const float base = top == -INFINITY ? 0.0f : top;
+    float total = 0;
+    float sums[N] = {};
+#pragma unroll 4
+    for (int block = first; block <= last; ++block) {
+      const float* slot = problem.Slot(block, block == first);
+      const float weight = exp2f(__ldcg(slot + tops) - base);
+      total = fmaf(weight, __ldcg(slot + tops + kDecodeHeads), total);
+      Pack<float, N> pack;
+      if constexpr (N == 4) {
+        const float4 four = __ldcg(reinterpret_cast<const float4*>(slot + i));
+        pack = {four.x, four.y, four.z, four.w};
+      } else {
+        pack = {__ldcg(slot + i)};
+      }
+#pragma unroll
+      for (int j = 0; j < N; ++j) sums[j] = fmaf(weight, pack.at[j], sums[j]);
+    }
+    Pack<T, N> result;
+#pragma unroll
+    for (int j = 0; j < N; ++j) result.at[j] = FromFloat<T>(sums[j] / total);
+    T* out = problem.paged.Out(piece.row, piece.first_head + head) + i % head_dim;
+    *reinterpret_cast<Pack<T, N>*>(out) = result;
+  }
+}
+
+}  // namespace penstock::cuda

@@ -1,0 +1,84 @@
+#include "core/kernels/flash_attention.h"
+#include "cuda/flash_tile.cuh"
+#include "cuda/kernels/launchers.h"
+#include "cuda/plain_attention.cuh"
+
+namespace penstock::cuda {
+namespace {
+
+// Every type and head dim.
+template <typename T>
+__global__ void __launch_bounds__(kPlainThreads)
+    FlashPlainKernel(const __grid_constant__ PagedAttention<T> paged) {
+  extern __shared__ __align__(16) float floats[];
+  LetNextBegin();
+  WaitForInputs();
+  const QueryTile tile = FindQueryTile(paged, kPlainRows, static_cast<int>(blockIdx.y));
+  if (tile.row < 0) return;
+  const int head = blockIdx.x;
+  const int kv_head = head / (paged.num_heads / paged.num_kv_heads);
+  PlainAttention attention(floats, paged.head_dim, paged.scale);
+  attention.Begin(tile.count, [&](int row) { return paged.Query(tile.token + row, head); });
+  for (int page = tile.first_seen / kPage; page * kPage < tile.end_seen; ++page) {
+    const int block = paged.Block(tile.row, page);
+    const int first = page * kPage;
+    const Range seen = {max(tile.first_seen - first, 0), min(tile.end_seen - first, kPage)};
+    attention.Attend(
+        paged.Keys(block, kv_head), paged.Values(block, kv_head), seen, [&](int row, int place) {
+          const int position = tile.position + row;
+          return first + place <= position && first + place >= paged.FirstSeen(position);
+        });
+  }
+#pragma unroll
+  for (int step = 0; step < kPlainSteps; ++step) {
+    const int at = threadIdx.x + step * kPlainThreads;
+    if (at >= paged.head_dim) break;
+#pragma unroll
+    for (int row = 0; row < kPlainRows; ++row) {
+      if (row >= tile.count) break;
+      paged.Out(tile.token + row, head)[at] =
+          FromFloat<T>(attention.sums[row][step] / attention.total[row]);
+    }
+  }
+}
+
+dim3 Grid(const AttentionArgs& args, int64_t tile_tokens) {
+  const int64_t tiles = MaxQueryTiles(args.qkv.dim(0), args.context_lens.dim(0), tile_tokens);
+  PENSTOCK_CHECK_LE(tiles, 65535);
+  return dim3(Blocks(args.heads.num_heads), Blocks(tiles));
+}
+
+template <int D, typename T>
+void LaunchTile(cudaStream_t stream, const AttentionArgs& args, const PagedAttention<T>& paged) {
+  const int64_t rows = args.kv.num_elements() / D;
+  PENSTOCK_CHECK_LE(rows, INT32_MAX);
+  const CUtensorMap map =
+      MakeTensorMap(args.kv.raw(), args.kv.type(), rows, D, kPage, SwizzledTile<D>::kColumns);
+  const size_t shared = FlashShared<D>::kBytes;
+  AllowShared(FlashTileKernel<T, D>, shared);
+  Launch(stream, {Grid(args, kFlashQueries), dim3(kFlashThreads), shared}, FlashTileKernel<T, D>,
+         paged, map);
+}
+
+}  // namespace
+
+void LaunchFlashAttention(cudaStream_t stream, const AttentionArgs& args) {
+  PENSTOCK_CHECK_EQ(args.row_starts.dim(0), args.context_lens.dim(0) + 1);
+  ForElementType(args.kv.type(), [&](auto element) {
+    using T = decltype(element);
+    const PagedAttention<T> paged = MakePagedAttention<T>(args);
+    if constexpr (sizeof(T) == 2) {
+      if (IsWide(args)) {
+        if (args.heads.head_dim == 64) return LaunchTile<64>(stream, args, paged);
+        if (args.heads.head_dim == 96) return LaunchTile<96>(stream, args, paged);
+        if (args.heads.head_dim == 128) return LaunchTile<128>(stream, args, paged);
+      }
+    }
+    const size_t shared = PlainAttention::SharedBytes(args.heads.head_dim);
+    AllowShared(FlashPlainKernel<T>, shared);
+    Launch(stream, {Grid(args, kPlainRows), dim3(kPlainThreads), shared}, FlashPlainKernel<T>,
+           paged);
+  });
+}
+
+}  // namespace penstock::cuda
