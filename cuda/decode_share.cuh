@@ -37,9 +37,14 @@ struct DecodeProblem {
 
 // In shared memory.
 struct DecodeRows {
-  int context[kMaxDecodeRows];
   int start[kMaxDecodeRows + 1];  // pages that the rows before see, of one head
-  int arrived;
+};
+struct DecodeMeeting {
+  static constexpr int kParts = 48;  // at once
+
+  float tops[kParts][kDecodeHeads];
+  float totals[kParts][kDecodeHeads];
+  int is_last;
 };
 
 template <typename T>
@@ -52,7 +57,6 @@ template <typename T>
 __device__ void CountPages(const PagedAttention<T>& paged, DecodeRows& rows) {
   for (int row = threadIdx.x; row < paged.rows; row += blockDim.x) {
     const int context = paged.Context(row);
-    rows.context[row] = context;
     rows.start[row + 1] = (context + kPage - 1) / kPage - FirstPage(paged, context);
   }
   __syncthreads();
@@ -149,7 +153,7 @@ struct DecodeLine {
     const int chunk = piece.head % problem.chunks;
     piece.first_head = piece.kv_head * problem.group + chunk * kDecodeHeads;
     piece.num_heads = min(problem.group - chunk * kDecodeHeads, kDecodeHeads);
-    piece.context = rows.context[row];
+    piece.context = problem.paged.Context(row);
     piece.page = FirstPage(problem.paged, piece.context) + page;
     piece.count = min(pages - page, end - at);
     piece.position = at;
@@ -173,48 +177,78 @@ __device__ __forceinline__ void SyncDecodeThreads() {
 // Called once a block's partial result of a piece is in its slot: adds all of the item's up, if
 // this block is the last to come. N elements at a time. REQUIRES: kDecodeThreads threads.
 template <int N, typename T>
-__device__ void FinishItem(const DecodeLine<T>& line, const DecodePiece& piece, int& arrived) {
+__device__ void FinishItem(const DecodeLine<T>& line, const DecodePiece& piece,
+                           DecodeMeeting& meeting) {
   const DecodeProblem<T>& problem = line.problem;
   const int first = line.Owner(piece.item_begin);
-  const int last = line.Owner(piece.item_end - 1);
+  const int parts = line.Owner(piece.item_end - 1) - first + 1;
   __threadfence();
   SyncDecodeThreads();
   if (threadIdx.x == 0) {
     unsigned* counter = problem.counters + piece.row * line.items_of_row + piece.head;
-    const bool all = atomicAdd(counter, 1u) == static_cast<unsigned>(last - first);
-    if (all) *counter = 0;  // for the next launch
-    arrived = all;
+    const bool is_last = atomicAdd(counter, 1u) == static_cast<unsigned>(parts - 1);
+    if (is_last) *counter = 0;  // for the next launch
+    meeting.is_last = is_last;
   }
   SyncDecodeThreads();
-  if (!arrived) return;
+  if (!meeting.is_last) return;
   __threadfence();
   const int head_dim = problem.paged.head_dim;
-  for (int i = threadIdx.x * N; i < piece.num_heads * head_dim; i += kDecodeThreads * N) {
-    const int head = i / head_dim;
-    const int tops = kDecodeHeads * head_dim + head;
+  const auto slot = [&](int part) { return problem.Slot(first + part, part == 0); };
+  for (int at = 0; at < piece.num_heads * head_dim; at += kDecodeThreads * N) {
+    const int i = at + threadIdx.x * N;
+    const bool has_work = i < piece.num_heads * head_dim;
+    const int head = has_work ? i / head_dim : 0;
     float top = -INFINITY;
-#pragma unroll 4
-    for (int block = first; block <= last; ++block) {
-      top = fmaxf(top, __ldcg(problem.Slot(block, block == first) + tops));
-    }
-    const float base = top == -INFINITY ? 0.0f : top;
     float total = 0;
     float sums[N] = {};
-#pragma unroll 4
-    for (int block = first; block <= last; ++block) {
-      const float* slot = problem.Slot(block, block == first);
-      const float weight = exp2f(__ldcg(slot + tops) - base);
-      total = fmaf(weight, __ldcg(slot + tops + kDecodeHeads), total);
-      Pack<float, N> pack;
-      if constexpr (N == 4) {
-        const float4 four = __ldcg(reinterpret_cast<const float4*>(slot + i));
-        pack = {four.x, four.y, four.z, four.w};
-      } else {
-        pack = {__ldcg(slot + i)};
-      }
+    for (int base = 0; base < parts; base += DecodeMeeting::kParts) {
+      const int count = min(parts - base, DecodeMeeting::kParts);
+      SyncDecodeThreads();  // whoever still reads the last ones
 #pragma unroll
-      for (int j = 0; j < N; ++j) sums[j] = fmaf(weight, pack.at[j], sums[j]);
+      for (int j = 0; j < DecodeMeeting::kParts * kDecodeHeads / kDecodeThreads; ++j) {
+        const int place = j * kDecodeThreads + threadIdx.x;
+        const int part = place / kDecodeHeads;
+        if (part >= count) continue;
+        const float* from = slot(base + part) + kDecodeHeads * head_dim + place % kDecodeHeads;
+        (&meeting.tops[0][0])[place] = __ldcg(from);
+        (&meeting.totals[0][0])[place] = __ldcg(from + kDecodeHeads);
+      }
+      SyncDecodeThreads();
+      if (!has_work) continue;
+      float after = top;
+#pragma unroll 8
+      for (int part = 0; part < count; ++part) after = fmaxf(after, meeting.tops[part][head]);
+      const float reference = after == -INFINITY ? 0.0f : after;
+      const float factor = exp2f(top - reference);
+      top = after;
+      total *= factor;
+#pragma unroll
+      for (int j = 0; j < N; ++j) sums[j] *= factor;
+      constexpr int kAhead = 12;  // loads under way
+      for (int part = 0; part < count; part += kAhead) {
+        Pack<float, N> packs[kAhead];
+#pragma unroll
+        for (int j = 0; j < kAhead; ++j) {
+          const float* from = slot(base + min(part + j, count - 1)) + i;
+          if constexpr (N == 4) {
+            const float4 four = __ldcg(reinterpret_cast<const float4*>(from));
+            packs[j] = {four.x, four.y, four.z, four.w};
+          } else {
+            packs[j] = {__ldcg(from)};
+          }
+        }
+#pragma unroll
+        for (int j = 0; j < kAhead; ++j) {
+          if (part + j >= count) break;
+          const float weight = exp2f(meeting.tops[part + j][head] - reference);
+          total = fmaf(weight, meeting.totals[part + j][head], total);
+#pragma unroll
+          for (int n = 0; n < N; ++n) sums[n] = fmaf(weight, packs[j].at[n], sums[n]);
+        }
+      }
     }
+    if (!has_work) continue;
     Pack<T, N> result;
 #pragma unroll
     for (int j = 0; j < N; ++j) result.at[j] = FromFloat<T>(sums[j] / total);

@@ -35,6 +35,7 @@ struct DecodeRing {
   uint64_t full[kStages];
   uint64_t empty[kStages];
   DecodeRows rows;
+  DecodeMeeting meeting;
 };
 
 template <int D>
@@ -292,7 +293,7 @@ struct DecodeTile {
         slot[kDecodeHeads * (D + 1) + row] = all;
       }
     }
-    if (!whole) FinishItem<4>(line, piece, ring.rows.arrived);
+    if (!whole) FinishItem<4>(line, piece, ring.meeting);
   }
 };
 

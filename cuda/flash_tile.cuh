@@ -39,8 +39,10 @@ struct FlashShared {
   uint64_t empty_keys[kFlashStages];
   uint64_t full_values[kFlashStages];
   uint64_t empty_values[kFlashStages];
+  float never_written;
 
-  static constexpr size_t kBytes = 1024 + 5 * sizeof(Tile) + 4 * kFlashStages * sizeof(uint64_t);
+  static constexpr size_t kBytes =
+      1024 + 5 * sizeof(Tile) + (4 * kFlashStages + 1) * sizeof(uint64_t);
 };
 
 struct FlashPlace {
@@ -161,10 +163,9 @@ struct FlashTile {
     CommitProducts();
   }
 
-  // Asks for sums += weights values. `first` is the tile's first position.
-  __device__ __forceinline__ void BeginSums(const FlashPlace& place, int first) {
+  // Asks for sums += weights values.
+  __device__ __forceinline__ void BeginSums(const FlashPlace& place) {
     Wait(&shared.full_values[place.slot], place.parity);
-    if (first < tile.first_seen || first + kFlashKeys > tile.end_seen) ClearUnseen(place, first);
     const uint32_t b = SharedAddress(shared.values[place.slot].slabs[0]);
     HoldRegisters(sums);
     FenceProducts();
@@ -175,8 +176,11 @@ struct FlashTile {
     CommitProducts();
   }
 
-  // Nothing times what an unseen place may hold would not be nothing.
-  __device__ void ClearUnseen(const FlashPlace& place, int first) {
+  // Zeros in the values that no query of the tile at `first` sees: nothing times what may be there
+  // would not be nothing. Both warpgroups.
+  __device__ __forceinline__ void ClearUnseen(const FlashPlace& place, int first) {
+    if (first >= tile.first_seen && first + kFlashKeys <= tile.end_seen) return;
+    Wait(&shared.full_values[place.slot], place.parity);
     constexpr int kUnits = S::kRowBytes / 16;
     for (int i = threadIdx.x; i < kFlashKeys * kUnits; i += kFlashConsumers) {
       const int at = first + i / kUnits;
@@ -194,14 +198,24 @@ struct FlashTile {
     if (lane == 0) Arrive(empty);
   }
 
+  // Whether every query of the warpgroup sees the whole tile.
+  __device__ __forceinline__ bool SeesAll(int first) const {
+    return first + kFlashKeys - 1 <= position && first >= paged.FirstSeen(position + kRows - 1);
+  }
+
   // scores become the weights, still float32; factor, top and total follow.
+  template <bool kMask>
   __device__ __forceinline__ void Softmax(int first) {
-    if (first + kFlashKeys - 1 > position || first < paged.FirstSeen(position + kRows - 1)) {
+    if constexpr (kMask) {
+      const int place = first + lane % 4 * 2 - position - row;  // relative to the upper query
+      const int lowest[2] = {paged.FirstSeen(position + row) - position - row,
+                             paged.FirstSeen(position + row + 8) - position - row};
 #pragma unroll
       for (int i = 0; i < 64; ++i) {
-        const int at = position + row + i / 2 % 2 * 8;
-        const int key = first + i / 4 * 8 + lane % 4 * 2 + i % 2;
-        if (key > at || key < paged.FirstSeen(at)) scores[i] = -INFINITY;
+        const int half = i / 2 % 2;
+        const int key = place + i / 4 * 8 + i % 2;
+        const bool unseen = static_cast<int>(key > half * 8) | static_cast<int>(key < lowest[half]);
+        scores[i] = unseen ? -INFINITY : scores[i];
       }
     }
 #pragma unroll
@@ -228,7 +242,7 @@ struct FlashTile {
       }
       total[half] = total[half] * factor[half] + sum;
     }
-    HoldRegisters(scores);  // else the compiler does all this behind the next wait
+    ComputeBefore(total[0] + total[1], &shared.never_written);
   }
 
   __device__ __forceinline__ void TakeWeights() {
@@ -241,32 +255,60 @@ struct FlashTile {
     }
   }
 
+  // The warpgroups take turns: while one is at its softmax the tensor cores have the other's
+  // products.
+  __device__ __forceinline__ void AwaitTurn() {
+    asm volatile("bar.sync %0, %1;" ::"r"(4 + group), "n"(kFlashConsumers) : "memory");
+  }
+  __device__ __forceinline__ void PassTurn() {
+    asm volatile("bar.arrive %0, %1;" ::"r"(5 - group), "n"(kFlashConsumers) : "memory");
+  }
+
+  // The values of the tile at `first`, and the scores of the next. Between the products and the end
+  // of the softmax nothing branches: the compiler would wait for all products before it did.
+  template <bool kEdge>
+  __device__ __forceinline__ void Step(FlashPlace& place, int first) {
+    const FlashPlace before = place;
+    if (kEdge) ClearUnseen(place, first);
+    place.Next();
+    AwaitTurn();
+    BeginScores(place);
+    BeginSums(before);
+    PassTurn();
+    WaitForProducts<1>();
+    HoldRegisters(scores);
+    Release(&shared.empty_keys[place.slot]);
+    Softmax<kEdge>(first + kFlashKeys);
+    WaitForProducts<0>();
+    HoldRegisters(sums);
+    Release(&shared.empty_values[before.slot]);
+#pragma unroll
+    for (int i = 0; i < D / 2; ++i) sums[i] *= factor[i / 2 % 2];
+    TakeWeights();
+  }
+
   __device__ __forceinline__ void Run() {
     int first = tile.first_seen / kFlashKeys * kFlashKeys;
     FlashPlace place;
+    if (group == 1) PassTurn();
+    AwaitTurn();
     BeginScores(place);
+    PassTurn();
     WaitForProducts<0>();
     HoldRegisters(scores);
     Release(&shared.empty_keys[place.slot]);
-    Softmax(first);
+    Softmax<true>(first);
     TakeWeights();
     for (; first + kFlashKeys < tile.end_seen; first += kFlashKeys) {
-      const FlashPlace before = place;
-      place.Next();
-      BeginScores(place);
-      BeginSums(before, first);
-      WaitForProducts<1>();
-      HoldRegisters(scores);
-      Release(&shared.empty_keys[place.slot]);
-      Softmax(first + kFlashKeys);
-      WaitForProducts<0>();
-      HoldRegisters(sums);
-      Release(&shared.empty_values[before.slot]);
-#pragma unroll
-      for (int i = 0; i < D / 2; ++i) sums[i] *= factor[i / 2 % 2];
-      TakeWeights();
+      if (first >= tile.first_seen && SeesAll(first + kFlashKeys)) {
+        Step<false>(place, first);
+      } else {
+        Step<true>(place, first);
+      }
     }
-    BeginSums(place, first);
+    if (group == 0) AwaitTurn();  // takes the last turn, which nobody else does
+    ClearUnseen(place, first);
+    BeginSums(place);
     WaitForProducts<0>();
     HoldRegisters(sums);
   }

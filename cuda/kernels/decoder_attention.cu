@@ -14,6 +14,7 @@ __global__ void __launch_bounds__(kPlainThreads)
   static_assert(kPlainThreads == kDecodeThreads && kPlainRows == kDecodeHeads);
   extern __shared__ __align__(16) float floats[];
   __shared__ DecodeRows rows;
+  __shared__ DecodeMeeting meeting;
   const PagedAttention<T>& paged = problem.paged;
   const int head_dim = paged.head_dim;
   LetNextBegin();
@@ -64,7 +65,7 @@ __global__ void __launch_bounds__(kPlainThreads)
       slot[kDecodeHeads * head_dim + threadIdx.x] = attention.top[threadIdx.x];
       slot[kDecodeHeads * (head_dim + 1) + threadIdx.x] = attention.total[threadIdx.x];
     }
-    FinishItem<1>(line, piece, rows.arrived);
+    FinishItem<1>(line, piece, meeting);
   });
 }
 

@@ -1,6 +1,7 @@
 // The attention kernels in bf16: decode in GB/s of keys and values and as a share of the read
 // bandwidth measured in the same run, prefill in TFLOP/s (causal: attended positions alone).
-// Checked on a small batch against the CPU twins first. usage: cuda_attention_bench
+// Checked on a small batch against the CPU twins first.
+// usage: cuda_attention_bench [decode | prefill]
 // Prints one JSON line a case; peer_attention.py prints PyTorch's for the same shapes. Calls rotate
 // through more keys and values than level 2 holds.
 #include <cuda_runtime_api.h>
@@ -10,6 +11,7 @@
 #include <cstdlib>
 #include <numeric>
 #include <random>
+#include <string_view>
 #include <vector>
 
 #include "core/kernels/decoder_attention.h"
@@ -145,16 +147,7 @@ void Prefill(const CudaStream& stream, const HeadLayout& heads, int64_t rows, in
   std::fflush(stdout);
 }
 
-int Run() {
-  PrintDevice();
-  Check();
-  const CudaStream stream;
-  double bandwidth = 0;
-  {
-    const Tensor data = Random(kBf16, {int64_t{1} << 30}, 1);
-    bandwidth = ReadBandwidth(stream, data);
-    std::printf("{\"read_bandwidth_gb_s\": %.1f}\n", bandwidth * 1e-9);
-  }
+void DecodeCases(const CudaStream& stream, double bandwidth) {
   const HeadLayout grouped{32, 8, 128};
   const HeadLayout multi{32, 32, 128};
   for (const int64_t rows : {1, 32}) {
@@ -170,7 +163,11 @@ int Run() {
   Decode(stream, bandwidth, {32, 32, 96}, 32, 4096);
   Decode(stream, bandwidth, {64, 8, 128}, 32, 4096);
   Decode(stream, bandwidth, {32, 1, 128}, 1, 131072);
+}
 
+void PrefillCases(const CudaStream& stream) {
+  const HeadLayout grouped{32, 8, 128};
+  const HeadLayout multi{32, 32, 128};
   for (const int64_t tokens : {1024, 2048, 4096, 8192, 16384}) {
     Prefill(stream, grouped, 1, tokens, tokens);
   }
@@ -181,10 +178,26 @@ int Run() {
   Prefill(stream, {32, 32, 96}, 1, 4096, 4096);
   Prefill(stream, grouped, 1, 2048, 32768);
   Prefill(stream, grouped, 64, 64, 1024);
+}
+
+int Run(std::string_view which) {
+  PrintDevice();
+  Check();
+  const CudaStream stream;
+  if (which != "prefill") {
+    double bandwidth = 0;
+    {
+      const Tensor data = Random(kBf16, {int64_t{1} << 30}, 1);
+      bandwidth = ReadBandwidth(stream, data);
+      std::printf("{\"read_bandwidth_gb_s\": %.1f}\n", bandwidth * 1e-9);
+    }
+    DecodeCases(stream, bandwidth);
+  }
+  if (which != "decode") PrefillCases(stream);
   return 0;
 }
 
 }  // namespace
 }  // namespace penstock::bench
 
-int main() { return penstock::bench::Run(); }
+int main(int argc, char** argv) { return penstock::bench::Run(argc > 1 ? argv[1] : ""); }
