@@ -174,6 +174,39 @@ __device__ __forceinline__ void SyncDecodeThreads() {
   asm volatile("bar.sync 1, %0;" ::"n"(kDecodeThreads) : "memory");
 }
 
+// Counts one up, and returns how many came before: what this block wrote before its threads last
+// met is then visible to whoever comes later, and what earlier ones wrote to this one's threads
+// when they next meet.
+__device__ __forceinline__ unsigned ArriveInOrder(unsigned* counter) {
+  unsigned before;
+  asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;"
+               : "=r"(before)
+               : "l"(counter)
+               : "memory");
+  return before;
+}
+
+// The tops and totals of `count` parts; behind them -infinity, which weighs nothing.
+template <typename Part>
+__device__ __forceinline__ void LoadTops(DecodeMeeting& meeting, int count, const Part& tops_of) {
+  constexpr int kLoads = DecodeMeeting::kParts * kDecodeHeads / kDecodeThreads;
+  float tops[kLoads];
+  float totals[kLoads];
+#pragma unroll
+  for (int j = 0; j < kLoads; ++j) {
+    const int place = j * kDecodeThreads + threadIdx.x;
+    const float* from = tops_of(min(place / kDecodeHeads, count - 1)) + place % kDecodeHeads;
+    tops[j] = __ldcg(from);
+    totals[j] = __ldcg(from + kDecodeHeads);
+  }
+#pragma unroll
+  for (int j = 0; j < kLoads; ++j) {
+    const int place = j * kDecodeThreads + threadIdx.x;
+    (&meeting.tops[0][0])[place] = place / kDecodeHeads < count ? tops[j] : -INFINITY;
+    (&meeting.totals[0][0])[place] = totals[j];
+  }
+}
+
 // Called once a block's partial result of a piece is in its slot: adds all of the item's up, if
 // this block is the last to come. N elements at a time. REQUIRES: kDecodeThreads threads.
 template <int N, typename T>
@@ -182,17 +215,15 @@ __device__ void FinishItem(const DecodeLine<T>& line, const DecodePiece& piece,
   const DecodeProblem<T>& problem = line.problem;
   const int first = line.Owner(piece.item_begin);
   const int parts = line.Owner(piece.item_end - 1) - first + 1;
-  __threadfence();
   SyncDecodeThreads();
   if (threadIdx.x == 0) {
     unsigned* counter = problem.counters + piece.row * line.items_of_row + piece.head;
-    const bool is_last = atomicAdd(counter, 1u) == static_cast<unsigned>(parts - 1);
+    const bool is_last = ArriveInOrder(counter) == static_cast<unsigned>(parts - 1);
     if (is_last) *counter = 0;  // for the next launch
     meeting.is_last = is_last;
   }
   SyncDecodeThreads();
   if (!meeting.is_last) return;
-  __threadfence();
   const int head_dim = problem.paged.head_dim;
   const auto slot = [&](int part) { return problem.Slot(first + part, part == 0); };
   for (int at = 0; at < piece.num_heads * head_dim; at += kDecodeThreads * N) {
@@ -205,15 +236,8 @@ __device__ void FinishItem(const DecodeLine<T>& line, const DecodePiece& piece,
     for (int base = 0; base < parts; base += DecodeMeeting::kParts) {
       const int count = min(parts - base, DecodeMeeting::kParts);
       SyncDecodeThreads();  // whoever still reads the last ones
-#pragma unroll
-      for (int j = 0; j < DecodeMeeting::kParts * kDecodeHeads / kDecodeThreads; ++j) {
-        const int place = j * kDecodeThreads + threadIdx.x;
-        const int part = place / kDecodeHeads;
-        if (part >= count) continue;
-        const float* from = slot(base + part) + kDecodeHeads * head_dim + place % kDecodeHeads;
-        (&meeting.tops[0][0])[place] = __ldcg(from);
-        (&meeting.totals[0][0])[place] = __ldcg(from + kDecodeHeads);
-      }
+      LoadTops(meeting, count,
+               [&](int part) { return slot(base + part) + kDecodeHeads * head_dim; });
       SyncDecodeThreads();
       if (!has_work) continue;
       float after = top;
@@ -224,8 +248,9 @@ __device__ void FinishItem(const DecodeLine<T>& line, const DecodePiece& piece,
       top = after;
       total *= factor;
 #pragma unroll
-      for (int j = 0; j < N; ++j) sums[j] *= factor;
-      constexpr int kAhead = 12;  // loads under way
+      for (int n = 0; n < N; ++n) sums[n] *= factor;
+      constexpr int kAhead = 12;  // loads under way: no branch between them and their uses
+      static_assert(DecodeMeeting::kParts % kAhead == 0);
       for (int part = 0; part < count; part += kAhead) {
         Pack<float, N> packs[kAhead];
 #pragma unroll
@@ -240,7 +265,6 @@ __device__ void FinishItem(const DecodeLine<T>& line, const DecodePiece& piece,
         }
 #pragma unroll
         for (int j = 0; j < kAhead; ++j) {
-          if (part + j >= count) break;
           const float weight = exp2f(meeting.tops[part + j][head] - reference);
           total = fmaf(weight, meeting.totals[part + j][head], total);
 #pragma unroll

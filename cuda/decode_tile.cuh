@@ -73,20 +73,15 @@ __device__ void FillDecodeRing(const DecodeLine<T>& line, DecodeRing<D>& ring) {
     place.Next();
   };
   line.ForEachPiece([&](const DecodePiece& piece) {
-    if (piece.Last()) {
-      // The new token's key and value, before their page is copied. Each block of the KV head that
-      // reads the page writes them, the same bytes.
-      const int position = piece.context - 1;
-      const int block = paged.Block(piece.row, position / kPage);
-      constexpr int kPacks = R::kTokenBytes / 16;
-      for (int i = lane; i < 2 * kPacks; i += 32) {
-        const int head = i < kPacks ? piece.kv_head : paged.num_kv_heads + piece.kv_head;
-        const auto* from = reinterpret_cast<const uint4*>(paged.NewKey(piece.row, head));
-        auto* to = reinterpret_cast<uint4*>(paged.Keys(block, head) + position % kPage * D);
-        to[i % kPacks] = from[i % kPacks];
-      }
-      FenceGlobalWritesBeforeBulkReads();
-      __syncwarp();
+    // The new token's key and value, 16 bytes a lane. Each block of the KV head that reads their
+    // page writes them before it does, the same bytes.
+    constexpr int kPacks = R::kTokenBytes / 16;
+    static_assert(2 * kPacks <= 32);
+    const bool has_pack = piece.Last() && lane < 2 * kPacks;
+    const int pack_head = lane < kPacks ? piece.kv_head : paged.num_kv_heads + piece.kv_head;
+    uint4 pack = {};
+    if (has_pack) {
+      pack = reinterpret_cast<const uint4*>(paged.NewKey(piece.row, pack_head))[lane % kPacks];
     }
     for (int base = 0; base < piece.count; base += 32) {
       const int pages = min(piece.count - base, 32);
@@ -96,6 +91,12 @@ __device__ void FillDecodeRing(const DecodeLine<T>& line, DecodeRing<D>& ring) {
         const Range seen = SeenOfPage(paged, piece.context, piece.page + base + i);
         const Range groups = {seen.begin / R::kGroupTokens,
                               (seen.end + R::kGroupTokens - 1) / R::kGroupTokens};
+        if (piece.Last() && base + i + 1 == piece.count) {
+          T* to = paged.Keys(block, pack_head) + (seen.end - 1) * D;
+          if (has_pack) reinterpret_cast<uint4*>(to)[lane % kPacks] = pack;
+          FenceGlobalWritesBeforeBulkReads();
+          __syncwarp();
+        }
         load(paged.Keys(block, piece.kv_head), groups);
         load(paged.Values(block, piece.kv_head), groups);
       }
@@ -276,6 +277,7 @@ struct DecodeTile {
       if (row >= piece.num_heads) continue;
       const float all =
           (ring.totals[0][row] + ring.totals[1][row]) + (ring.totals[2][row] + ring.totals[3][row]);
+      const float by = 1.0f / all;
 #pragma unroll
       for (int block = 0; block < kWarpBlocks; ++block) {
         const int column = (warp * kWarpBlocks + block) * 8 + lane % 4 * 2;
@@ -283,7 +285,7 @@ struct DecodeTile {
         const float second = sums[block][half * 2 + 1];
         if (whole) {
           T* out = problem.paged.Out(piece.row, piece.first_head + row) + column;
-          *reinterpret_cast<uint32_t*>(out) = PackTwo<T>(first / all, second / all);
+          *reinterpret_cast<uint32_t*>(out) = PackTwo<T>(first * by, second * by);
         } else {
           *reinterpret_cast<float2*>(slot + row * D + column) = {first, second};
         }

@@ -351,9 +351,9 @@ __global__ void __launch_bounds__(kFlashThreads, 1)
   }
   WaitForInputs();
   const QueryTile tile = FindQueryTile(paged, kFlashQueries, static_cast<int>(blockIdx.y));
-  if (tile.row < 0) return;
+  const int head = BlockHead();
+  if (tile.row < 0 || head >= paged.num_heads) return;
   __syncthreads();
-  const int head = blockIdx.x;
   if (threadIdx.x >= kFlashConsumers) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
     if (threadIdx.x / 32 == kFlashConsumers / 32) {

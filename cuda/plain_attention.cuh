@@ -144,6 +144,7 @@ struct PlainAttention {
       *a = exp2f(*a - base);
       *b = exp2f(*b - base);
       const float sum = WarpReduce(*a + *b, Sum());
+      __syncwarp();  // all have read top[row]
       if (lane == 0) {
         const float factor = exp2f(before - base);
         top[row] = after;

@@ -1,5 +1,6 @@
 // How flash_attention divides a ragged batch among its blocks: tiles of so many query tokens of one
-// sequence, the last tiles first, since they have the most to read.
+// sequence, the last tiles first, since they have the most to read. blockIdx.y is the tile, x the
+// head within the section z.
 #pragma once
 
 #include "cuda/paged_attention.cuh"
@@ -18,6 +19,10 @@ struct QueryTile {
 // Tiles that a batch has at most; how many it has, only the device knows.
 inline int64_t MaxQueryTiles(int64_t tokens, int64_t rows, int64_t tile_tokens) {
   return tokens / tile_tokens + rows;
+}
+
+__device__ __forceinline__ int BlockHead() {
+  return static_cast<int>(blockIdx.z * gridDim.x + blockIdx.x);
 }
 
 // Over the lanes before and this one. REQUIRES: all lanes take part.

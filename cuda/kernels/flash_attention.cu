@@ -14,8 +14,8 @@ __global__ void __launch_bounds__(kPlainThreads)
   LetNextBegin();
   WaitForInputs();
   const QueryTile tile = FindQueryTile(paged, kPlainRows, static_cast<int>(blockIdx.y));
-  if (tile.row < 0) return;
-  const int head = blockIdx.x;
+  const int head = BlockHead();
+  if (tile.row < 0 || head >= paged.num_heads) return;
   const int kv_head = head / (paged.num_heads / paged.num_kv_heads);
   PlainAttention attention(floats, paged.head_dim, paged.scale);
   attention.Begin(tile.count, [&](int row) { return paged.Query(tile.token + row, head); });
@@ -42,10 +42,17 @@ __global__ void __launch_bounds__(kPlainThreads)
   }
 }
 
+// Heads, tiles, sections of heads: blocks start in that order. A section is two blocks for each
+// multiprocessor or more, and so their keys and values, which all its tiles read, stay in level 2;
+// within it the longest tiles come first.
 dim3 Grid(const AttentionArgs& args, int64_t tile_tokens) {
   const int64_t tiles = MaxQueryTiles(args.qkv.dim(0), args.context_lens.dim(0), tile_tokens);
   PENSTOCK_CHECK_LE(tiles, 65535);
-  return dim3(Blocks(args.heads.num_heads), Blocks(tiles));
+  const int64_t heads = args.heads.num_heads;
+  const int64_t group = heads / args.heads.num_kv_heads;
+  const int64_t groups = (2 * NumMultiprocessors() + tiles * group - 1) / (tiles * group);
+  const int64_t section = std::min(groups * group, heads);
+  return dim3(Blocks(section), Blocks(tiles), Blocks(heads, section));
 }
 
 template <int D, typename T>

@@ -98,19 +98,20 @@ TEST(DecoderAttention, EveryTargetMatchesFloat64) {
 TEST(DecoderAttention, LongContextsMatchFloat64) {
   for (const Target& target : Targets()) {
     if (target.backend == Backend::kCpu) continue;  // the loop is the same for any length
-    for (const HeadLayout& heads : {HeadLayout{4, 1, 64}, HeadLayout{1, 1, 128}}) {
-      for (const std::vector<int32_t>& lens :
-           {std::vector<int32_t>{131072}, std::vector<int32_t>{1, 32769, 4096}}) {
-        const PagedBatch batch = Decode(heads, lens, target.type);
-        RunOn(target, batch.args());
-        const std::vector<double> reference = batch.Float64();
-        EXPECT_LE(RelativeError(batch.out(), reference), Tolerance(target.type))
-            << target << ", " << lens[0];
-        // The last row alone: long rows' results are small.
-        const Tensor last = batch.out().Slice(batch.out().dim(0) - 1, 1);
-        const std::vector<double> of_last(reference.end() - last.num_elements(), reference.end());
-        EXPECT_LE(RelativeError(last, of_last), Tolerance(target.type)) << target;
-      }
+    struct Rows {
+      HeadLayout heads;
+      std::vector<int32_t> lens;
+    };
+    for (const Rows& rows : {Rows{{4, 1, 64}, {131072}}, Rows{{1, 1, 128}, {1, 32769, 4096}}}) {
+      const PagedBatch batch = Decode(rows.heads, rows.lens, target.type);
+      RunOn(target, batch.args());
+      const std::vector<double> reference = batch.Float64();
+      EXPECT_LE(RelativeError(batch.out(), reference), Tolerance(target.type))
+          << target << ", " << rows.lens[0];
+      // The last row alone: long rows' results are small.
+      const Tensor last = batch.out().Slice(batch.out().dim(0) - 1, 1);
+      const std::vector<double> of_last(reference.end() - last.num_elements(), reference.end());
+      EXPECT_LE(RelativeError(last, of_last), Tolerance(target.type)) << target;
     }
   }
 }
