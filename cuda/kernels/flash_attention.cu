@@ -42,17 +42,24 @@ __global__ void __launch_bounds__(kPlainThreads)
   }
 }
 
-// Heads, tiles, sections of heads: blocks start in that order. A section is two blocks for each
-// multiprocessor or more, and so their keys and values, which all its tiles read, stay in level 2;
-// within it the longest tiles come first.
+// Heads, tiles, sections of heads: blocks start in that order. The keys and values of a section,
+// which all its tiles read, stay in level 2, and within it the longest tiles come first. But it is
+// two blocks for each multiprocessor or more: each section has a tail of short tiles.
 dim3 Grid(const AttentionArgs& args, int64_t tile_tokens) {
-  const int64_t tiles = MaxQueryTiles(args.qkv.dim(0), args.context_lens.dim(0), tile_tokens);
+  constexpr int64_t kSectionBytes = int64_t{32} << 20;
+  const HeadLayout& heads = args.heads;
+  const int64_t rows = args.context_lens.dim(0);
+  const int64_t tiles = MaxQueryTiles(args.qkv.dim(0), rows, tile_tokens);
   PENSTOCK_CHECK_LE(tiles, 65535);
-  const int64_t heads = args.heads.num_heads;
-  const int64_t group = heads / args.heads.num_kv_heads;
-  const int64_t groups = (2 * NumMultiprocessors() + tiles * group - 1) / (tiles * group);
-  const int64_t section = std::min(groups * group, heads);
-  return dim3(Blocks(section), Blocks(tiles), Blocks(heads, section));
+  const int64_t group = heads.num_heads / heads.num_kv_heads;
+  // Of one KV head: how long the sequences are, only the device knows, but not above their tables.
+  const int64_t bytes = 2 * rows * args.block_tables.dim(1) * kBlockSize * heads.head_dim *
+                        Info(args.kv.type()).block_bytes;
+  const int64_t least = (2 * NumMultiprocessors() + tiles * group - 1) / (tiles * group);
+  const int64_t most = std::min(std::max(kSectionBytes / bytes, least), heads.num_kv_heads);
+  const int64_t sections = (heads.num_kv_heads + most - 1) / most;
+  const int64_t kv_heads = (heads.num_kv_heads + sections - 1) / sections;
+  return dim3(Blocks(kv_heads * group), Blocks(tiles), Blocks(heads.num_kv_heads, kv_heads));
 }
 
 template <int D, typename T>

@@ -3,9 +3,10 @@
 its back ends (cuDNN, FlashAttention) stands beside ours when both run in one call. Prints one JSON
 line a case and back end.
 
-  peer_attention.py
+  peer_attention.py [cudnn | flash ...]
 """
 import json
+import sys
 
 import torch
 import torch.nn.functional as F
@@ -51,6 +52,9 @@ def main():
                 for _ in range(2))
         flops = 2 * batch * heads * head_dim * tokens * (tokens + 1)
         for name, backend in BACKENDS.items():
+            if sys.argv[1:] and name not in sys.argv[1:]:
+                continue
+
             def call():
                 F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=heads != kv_heads)
             try:
