@@ -52,8 +52,8 @@ TEST(FlashAttention, EveryTargetMatchesFloat64) {
   };
   for (const Target& target : Targets()) {
     for (const HeadLayout& heads :
-         {HeadLayout{9, 3, 64}, HeadLayout{4, 4, 96}, HeadLayout{8, 1, 128}, HeadLayout{4, 2, 128},
-          HeadLayout{2, 1, 20}, HeadLayout{2, 2, 33}}) {
+         {HeadLayout{9, 3, 64}, HeadLayout{7, 7, 64}, HeadLayout{4, 4, 96}, HeadLayout{8, 1, 128},
+          HeadLayout{4, 2, 128}, HeadLayout{2, 1, 20}, HeadLayout{2, 2, 33}}) {
       for (const Rows& rows : {Rows{{1, 64, 65, 130, 200}, {1, 64, 65, 30, 1}}, Rows{{128}, {128}},
                                Rows{{129}, {129}}, Rows{{700, 257, 513}, {700, 129, 200}},
                                Rows{{1000}, {300}}, Rows{many_lens, many_feeds}}) {
