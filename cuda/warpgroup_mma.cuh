@@ -12,9 +12,9 @@
 
 namespace penstock::cuda {
 
-// The elements of a row that swizzling treats together: as many as 128 or 64 bytes hold.
-// A tile [rows, D] lies as D / kColumns slabs [rows, kColumns], 16-byte units permuted within each
-// eight rows so that both eight rows of a column and a row meet all banks.
+// A tile [rows, D] lies as D / kColumns slabs [rows, kColumns], rows of 128 or 64 bytes, whose
+// 16-byte units are permuted in each eight rows so that both a row and a column of units meet all
+// banks.
 template <int D>
 struct SwizzledTile {
   static constexpr int kColumns = D % 64 == 0 ? 64 : 32;
