@@ -62,12 +62,35 @@ __device__ __forceinline__ void BulkLoad(void* shared, const void* global, unsig
       : "memory");
 }
 
+// Copies the box of a tensor map (tensor_map.h) that begins at that column and row, and counts its
+// bytes on the barrier.
+__device__ __forceinline__ void TensorLoad(void* shared, const void* map, int column, int row,
+                                           uint64_t* barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes "
+      "[%0], [%1, {%3, %4}], [%2];" ::"r"(SharedAddress(shared)),
+      "l"(map), "r"(SharedAddress(barrier)), "r"(column), "r"(row)
+      : "memory");
+}
+
+// Between a thread's ordinary writes to shared memory and what reads them by another path: bulk
+// copies, a warpgroup's products. Others' threads synchronise after it.
+__device__ __forceinline__ void FenceSharedWrites() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
 // Between a thread's ordinary reads of shared memory and its word (Arrive) that a bulk copy may
 // write there. Without it a read that is still under way can meet the new bytes: the copy engine
 // writes past the ordinary path. Each reading thread arrives itself: racecheck follows nothing
 // else.
 __device__ __forceinline__ void FenceReadsBeforeBulkWrites() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+// Between a thread's ordinary writes to device memory and a bulk copy that reads them; another
+// thread that issues the copy synchronises after it.
+__device__ __forceinline__ void FenceGlobalWritesBeforeBulkReads() {
+  asm volatile("fence.proxy.async.global;" ::: "memory");
 }
 
 // Fetches towards level 2 and does not wait. REQUIRES: multiples of 16.

@@ -8,6 +8,7 @@
 
 #include <span>
 
+#include "core/kernels/attention_args.h"
 #include "core/kernels/bias_rope.h"
 #include "core/kernels/conv2d.h"
 #include "core/kernels/sampling.h"
@@ -39,6 +40,12 @@ void LaunchBiasRopePadded(StreamHandle stream, const BiasRopeArgs& args, const T
 void LaunchSwiglu(StreamHandle stream, const Tensor& gate_up, const Tensor& out);
 void LaunchConcatKv(StreamHandle stream, const Tensor& qkv, const Tensor& kv_slots,
                     const HeadLayout& heads, const Tensor& kv);
+void LaunchFlashAttention(StreamHandle stream, const AttentionArgs& args);
+// workspace: u8, DecoderAttentionWorkspace() bytes for as many rows or more, all zero before its
+// first call; of one stream. At most 1024 rows.
+void LaunchDecoderAttention(StreamHandle stream, const AttentionArgs& args,
+                            const Tensor& workspace);
+int64_t DecoderAttentionWorkspace(const HeadLayout& heads, int64_t max_rows);
 void LaunchTopK(StreamHandle stream, const Tensor& x, const Tensor& values, const Tensor& indices);
 // What the rows name is on the host, and need not stay. Logits are changed while the kernel runs,
 // and are as they were at its end.

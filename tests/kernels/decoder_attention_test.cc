@@ -2,6 +2,7 @@
 
 #include "core/kernels/flash_attention.h"
 #include "hwy/highway.h"
+#include "tests/support/attention_on_gpu.h"
 #include "tests/support/paged_batch.h"
 
 namespace penstock {
@@ -9,9 +10,33 @@ namespace {
 
 using namespace penstock::testing;  // NOLINT(google-build-using-namespace)
 
+// On the GPU twice with one workspace, which the first call has to leave as it found it.
+void RunOn(const Target& target, const AttentionArgs& args) {
+  if (target.backend == Backend::kCpu) return cpu::DecoderAttention(Pool(), args);
+  if constexpr (kCudaBuilt) {
+    const int64_t rows = args.context_lens.dim(0);
+    const Tensor workspace =
+        Make(DataType::kU8, {cuda::DecoderAttentionWorkspace(args.heads, rows)});
+    std::fill_n(static_cast<uint8_t*>(Tensor(workspace).raw()), workspace.bytes(), uint8_t{0});
+    const Tensor first = Poisoned(args.out.shape(), target.type);
+    AttendOnGpu(target.type, args, [&](const GpuCall& gpu, const AttentionArgs& on_gpu) {
+      cuda::LaunchDecoderAttention(
+          gpu.stream(),
+          {on_gpu.qkv, on_gpu.row_starts, on_gpu.context_lens, on_gpu.block_tables, on_gpu.heads,
+           on_gpu.kv, gpu.Out(first), on_gpu.window},
+          gpu.In(workspace));
+      cuda::LaunchDecoderAttention(gpu.stream(), on_gpu, gpu.In(workspace));
+    });
+    EXPECT_EQ(0, std::memcmp(As(DataType::kF32, first).raw(), args.out.raw(),
+                             static_cast<size_t>(args.out.bytes())))
+        << target << ": another run, other bits";
+  }
+}
+
 // A decode step: the last position's key and value are not in the cache yet.
-PagedBatch Decode(const HeadLayout& heads, const std::vector<int32_t>& lens) {
-  PagedBatch batch(heads, lens, std::vector<int32_t>(lens.size(), 1), 23);
+PagedBatch Decode(const HeadLayout& heads, const std::vector<int32_t>& lens,
+                  DataType type = DataType::kF32) {
+  PagedBatch batch(heads, lens, std::vector<int32_t>(lens.size(), 1), 23, type);
   for (size_t r = 0; r < lens.size(); ++r) {
     batch.PoisonPosition(static_cast<int64_t>(r), lens[r] - 1);
   }
@@ -34,6 +59,88 @@ TEST(DecoderAttention, EveryInstructionSetMatchesFloat64) {
           << hwy::TargetName(target) << " head dim " << heads.head_dim;
     }
     hwy::SetSupportedTargetsForTest(0);
+  }
+}
+
+// Head dims with and without a form for the tensor cores, groups of 1 to 20, more rows than a warp
+// has lanes; the cache afterwards holds the new positions and is otherwise as it was.
+TEST(DecoderAttention, EveryTargetMatchesFloat64) {
+  std::vector<int32_t> many;
+  for (int32_t r = 0; r < 70; ++r) many.push_back(1 + r * 37 % 200);
+  for (const Target& target : Targets()) {
+    for (const HeadLayout& heads :
+         {HeadLayout{9, 3, 64}, HeadLayout{4, 4, 96}, HeadLayout{8, 2, 96}, HeadLayout{20, 2, 128},
+          HeadLayout{32, 8, 128}, HeadLayout{40, 2, 64}, HeadLayout{17, 1, 128},
+          HeadLayout{2, 1, 20}, HeadLayout{6, 6, 33}, HeadLayout{2, 1, 512}}) {
+      for (const std::vector<int32_t>& lens :
+           {std::vector<int32_t>{1, 2, 63, 64, 65, 129, 300}, std::vector<int32_t>{1},
+            std::vector<int32_t>{1500}, many}) {
+        if (lens.size() > 7 && heads.head_dim != 64) continue;
+        const PagedBatch whole(heads, lens, std::vector<int32_t>(lens.size(), 1), 23, target.type);
+        const PagedBatch batch = Decode(heads, lens, target.type);
+        RunOn(target, batch.args());
+        EXPECT_LE(RelativeError(batch.out(), batch.Float64()), Tolerance(target.type))
+            << target << ", heads " << heads.num_heads << " / " << heads.num_kv_heads << " x "
+            << heads.head_dim << ", rows " << lens.size();
+        const Tensor expected = As(DataType::kF32, As(target.type, whole.kv()));
+        const std::vector<float> a = ToVector(batch.kv());
+        const std::vector<float> b = ToVector(expected);
+        int64_t differences = 0;
+        for (size_t i = 0; i < a.size(); ++i) {
+          if (!(a[i] == b[i] || (std::isnan(a[i]) && std::isnan(b[i])))) ++differences;
+        }
+        EXPECT_EQ(0, differences) << target << " head dim " << heads.head_dim;
+      }
+    }
+  }
+}
+
+TEST(DecoderAttention, LongContextsMatchFloat64) {
+  for (const Target& target : Targets()) {
+    if (target.backend == Backend::kCpu) continue;  // the loop is the same for any length
+    struct Rows {
+      HeadLayout heads;
+      std::vector<int32_t> lens;
+    };
+    for (const Rows& rows : {Rows{{4, 1, 64}, {131072}}, Rows{{1, 1, 128}, {1, 32769, 4096}}}) {
+      const PagedBatch batch = Decode(rows.heads, rows.lens, target.type);
+      RunOn(target, batch.args());
+      const std::vector<double> reference = batch.Float64();
+      EXPECT_LE(RelativeError(batch.out(), reference), Tolerance(target.type))
+          << target << ", " << rows.lens[0];
+      // The last row alone: long rows' results are small.
+      const Tensor last = batch.out().Slice(batch.out().dim(0) - 1, 1);
+      const std::vector<double> of_last(reference.end() - last.num_elements(), reference.end());
+      EXPECT_LE(RelativeError(last, of_last), Tolerance(target.type)) << target;
+    }
+  }
+}
+
+TEST(DecoderAttention, EveryTargetKeepsToItsWindow) {
+  const std::vector<int32_t> lens = {1, 2, 63, 64, 65, 129, 300, 900};
+  for (const Target& target : Targets()) {
+    for (const HeadLayout& heads : {HeadLayout{20, 2, 32}, HeadLayout{8, 2, 128}}) {
+      for (const int64_t window : {1, 2, 16, 64, 65, 100, 1000}) {
+        PagedBatch batch = Decode(heads, lens, target.type);
+        for (size_t r = 0; r < lens.size(); ++r) {  // what lies before is not even read
+          for (int64_t p = 0; p < lens[r] - window; ++p) {
+            batch.PoisonPosition(static_cast<int64_t>(r), p);
+          }
+        }
+        RunOn(target, batch.args(window));
+        EXPECT_LE(RelativeError(batch.out(), batch.Float64(window)), Tolerance(target.type))
+            << target << " head dim " << heads.head_dim << " window " << window;
+      }
+    }
+  }
+}
+
+TEST(DecoderAttention, NanInACacheShows) {
+  for (const Target& target : Targets()) {
+    PagedBatch batch = Decode({2, 1, 64}, {200}, target.type);
+    batch.PoisonPosition(0, 10);
+    RunOn(target, batch.args());
+    for (float value : ToVector(batch.out())) EXPECT_TRUE(std::isnan(value)) << target;
   }
 }
 

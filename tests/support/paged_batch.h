@@ -12,11 +12,12 @@
 namespace penstock::testing {
 
 // Sequence r has lens[r] positions, the last feeds[r] of which are fed in this step. Its blocks
-// are scattered over the cache; what no sequence wrote is NaN.
+// are scattered over the cache; what no sequence wrote is NaN. All tensors are f32, with values
+// that `type` can hold.
 class PagedBatch {
  public:
   PagedBatch(const HeadLayout& heads, std::vector<int32_t> lens, std::vector<int32_t> feeds,
-             uint32_t seed)
+             uint32_t seed, DataType type = DataType::kF32)
       : heads_(heads), lens_(std::move(lens)), starts_(1, 0) {
     const auto rows = static_cast<int64_t>(lens_.size());
     const int64_t longest = *std::max_element(lens_.begin(), lens_.end());
@@ -29,7 +30,8 @@ class PagedBatch {
     kv_ = Poisoned({num_blocks, 2, heads.num_kv_heads, kBlockSize, heads.head_dim});
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t len = lens_[static_cast<size_t>(r)];
-      histories_.push_back(Random({len, heads.width()}, seed + 1 + static_cast<uint32_t>(r)));
+      const Tensor history = Random({len, heads.width()}, seed + 1 + static_cast<uint32_t>(r));
+      histories_.push_back(As(DataType::kF32, As(type, history)));
       starts_.push_back(starts_.back() + feeds[static_cast<size_t>(r)]);
       std::vector<int64_t> slots;
       for (int64_t p = 0; p < len; ++p) slots.push_back(Slot(r, p));

@@ -1,0 +1,134 @@
+#include "core/kernels/decoder_attention.h"
+#include "cuda/decode_share.cuh"
+#include "cuda/decode_tile.cuh"
+#include "cuda/kernels/launchers.h"
+#include "cuda/plain_attention.cuh"
+
+namespace penstock::cuda {
+namespace {
+
+// Every type and head dim.
+template <typename T>
+__global__ void __launch_bounds__(kPlainThreads)
+    DecodePlainKernel(const __grid_constant__ DecodeProblem<T> problem) {
+  static_assert(kPlainThreads == kDecodeThreads && kPlainRows == kDecodeHeads);
+  extern __shared__ __align__(16) float floats[];
+  __shared__ DecodeRows rows;
+  __shared__ DecodeMeeting meeting;
+  const PagedAttention<T>& paged = problem.paged;
+  const int head_dim = paged.head_dim;
+  LetNextBegin();
+  WaitForInputs();
+  CountPages(paged, rows);
+  const DecodeLine<T> line(problem, rows);
+  PlainAttention attention(floats, head_dim, paged.scale);
+  line.ForEachPiece([&](const DecodePiece& piece) {
+    if (piece.Last()) {
+      // Each block of the KV head that reads the new token's key and value writes them, the same
+      // bytes; Begin() puts the block in step.
+      const int position = piece.context - 1;
+      const int block = paged.Block(piece.row, position / kPage);
+      for (int i = threadIdx.x; i < 2 * head_dim; i += kPlainThreads) {
+        const int head = i < head_dim ? piece.kv_head : paged.num_kv_heads + piece.kv_head;
+        paged.Keys(block, head)[position % kPage * head_dim + i % head_dim] =
+            paged.NewKey(piece.row, head)[i % head_dim];
+      }
+    }
+    attention.Begin(piece.num_heads,
+                    [&](int row) { return paged.Query(piece.row, piece.first_head + row); });
+    __syncthreads();
+    for (int page = piece.page; page < piece.page + piece.count; ++page) {
+      const int block = paged.Block(piece.row, page);
+      attention.Attend(paged.Keys(block, piece.kv_head), paged.Values(block, piece.kv_head),
+                       SeenOfPage(paged, piece.context, page), [](int, int) { return true; });
+    }
+    const bool whole = piece.Whole();
+    float* slot = problem.Slot(blockIdx.x, piece.position == piece.item_begin);
+#pragma unroll
+    for (int step = 0; step < kPlainSteps; ++step) {
+      const int at = threadIdx.x + step * kPlainThreads;
+      if (at >= head_dim) break;
+#pragma unroll
+      for (int row = 0; row < kPlainRows; ++row) {
+        if (row >= piece.num_heads) break;
+        const float sum = attention.sums[row][step];
+        if (whole) {
+          paged.Out(piece.row, piece.first_head + row)[at] =
+              FromFloat<T>(sum / attention.total[row]);
+        } else {
+          slot[row * head_dim + at] = sum;
+        }
+      }
+    }
+    if (whole) return;
+    if (threadIdx.x < piece.num_heads) {
+      slot[kDecodeHeads * head_dim + threadIdx.x] = attention.top[threadIdx.x];
+      slot[kDecodeHeads * (head_dim + 1) + threadIdx.x] = attention.total[threadIdx.x];
+    }
+    FinishItem<1>(line, piece, meeting);
+  });
+}
+
+template <typename T>
+void LaunchPlain(cudaStream_t stream, const DecodeProblem<T>& problem) {
+  const size_t shared = PlainAttention::SharedBytes(problem.paged.head_dim);
+  AllowShared(DecodePlainKernel<T>, shared);
+  Launch(stream, {dim3(Blocks(kDecodeBlocks * NumMultiprocessors())), dim3(kPlainThreads), shared},
+         DecodePlainKernel<T>, problem);
+}
+
+template <int D, typename T>
+void LaunchTile(cudaStream_t stream, const DecodeProblem<T>& problem) {
+  const size_t shared = sizeof(DecodeRing<D>);
+  AllowShared(DecodeTileKernel<T, D>, shared);
+  Launch(stream, {dim3(Blocks(2 * NumMultiprocessors())), dim3(kDecodeThreads + 32), shared},
+         DecodeTileKernel<T, D>, problem);
+}
+
+int64_t Chunks(const HeadLayout& heads) {
+  return (heads.num_heads / heads.num_kv_heads + kDecodeHeads - 1) / kDecodeHeads;
+}
+
+// Partial results stand first: where the counters are does not depend on the rows of a call, and
+// so they are zero for a call of any size.
+int64_t PartialBytes(const HeadLayout& heads) {
+  return int64_t{2} * kDecodeBlocks * NumMultiprocessors() * kDecodeHeads * (heads.head_dim + 2) *
+         static_cast<int64_t>(sizeof(float));
+}
+
+}  // namespace
+
+int64_t DecoderAttentionWorkspace(const HeadLayout& heads, int64_t max_rows) {
+  return PartialBytes(heads) +
+         max_rows * heads.num_kv_heads * Chunks(heads) * static_cast<int64_t>(sizeof(unsigned));
+}
+
+void LaunchDecoderAttention(cudaStream_t stream, const AttentionArgs& args,
+                            const Tensor& workspace) {
+  const HeadLayout& heads = args.heads;
+  const int64_t rows = args.context_lens.dim(0);
+  PENSTOCK_CHECK_EQ(args.qkv.dim(0), rows);
+  PENSTOCK_CHECK_LE(rows, kMaxDecodeRows);
+  PENSTOCK_CHECK_LE(rows * args.block_tables.dim(1) * heads.num_kv_heads * Chunks(heads),
+                    INT32_MAX);
+  PENSTOCK_CHECK_GE(workspace.bytes(), DecoderAttentionWorkspace(heads, rows));
+  ForElementType(args.kv.type(), [&](auto element) {
+    using T = decltype(element);
+    auto* partials = Elements<uint8_t>(workspace);
+    const DecodeProblem<T> problem = {MakePagedAttention<T>(args),
+                                      static_cast<int>(heads.num_heads / heads.num_kv_heads),
+                                      static_cast<int>(Chunks(heads)),
+                                      reinterpret_cast<unsigned*>(partials + PartialBytes(heads)),
+                                      reinterpret_cast<float*>(partials)};
+    if constexpr (sizeof(T) == 2) {
+      if (IsWide(args)) {
+        if (heads.head_dim == 64) return LaunchTile<64>(stream, problem);
+        if (heads.head_dim == 96) return LaunchTile<96>(stream, problem);
+        if (heads.head_dim == 128) return LaunchTile<128>(stream, problem);
+      }
+    }
+    LaunchPlain(stream, problem);
+  });
+}
+
+}  // namespace penstock::cuda

@@ -1,0 +1,46 @@
+#include "cuda/tensor_map.h"
+
+#include <cuda_runtime_api.h>
+
+#include "core/base/check.h"
+#include "cuda/cuda_check.h"
+
+namespace penstock::cuda {
+namespace {
+
+// The driver's function: asked for by name, so that programs link without the driver's library.
+decltype(&cuTensorMapEncodeTiled) EncodeTiled() {
+  static const auto function = [] {
+    void* pointer = nullptr;
+    cudaDriverEntryPointQueryResult result = cudaDriverEntryPointSymbolNotFound;
+    CUDA_CHECK(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &pointer, 12000,
+                                                cudaEnableDefault, &result));
+    PENSTOCK_CHECK(result == cudaDriverEntryPointSuccess);
+    return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(pointer);
+  }();
+  return function;
+}
+
+}  // namespace
+
+CUtensorMap MakeTensorMap(const void* matrix, DataType type, int64_t rows, int64_t columns,
+                          int box_rows, int box_columns) {
+  PENSTOCK_CHECK(type == DataType::kF16 || type == DataType::kBF16);
+  PENSTOCK_CHECK(box_columns == 32 || box_columns == 64);
+  CUtensorMap map;
+  const cuuint64_t sizes[] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)};
+  const cuuint64_t strides[] = {static_cast<cuuint64_t>(columns) * 2};
+  const cuuint32_t box[] = {static_cast<cuuint32_t>(box_columns),
+                            static_cast<cuuint32_t>(box_rows)};
+  const cuuint32_t steps[] = {1, 1};
+  const CUresult result = EncodeTiled()(
+      &map,
+      type == DataType::kF16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+      2, const_cast<void*>(matrix), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+      box_columns == 64 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B,
+      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  PENSTOCK_CHECK(result == CUDA_SUCCESS);
+  return map;
+}
+
+}  // namespace penstock::cuda

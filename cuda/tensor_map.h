@@ -1,0 +1,18 @@
+// Maps for Hopper's tensor copies (cp.async.bulk.tensor): which matrix in device memory, what piece
+// of it a copy moves, how it lies in shared memory. Thread-safe; an error ends the process.
+#pragma once
+
+#include <cuda.h>
+
+#include "core/tensor/tensor.h"
+
+namespace penstock::cuda {
+
+// Of a dense matrix [rows, columns] of f16 or bf16 in device memory; a copy moves
+// [box_rows, box_columns] in the swizzled order of the width of the box's rows, which is 64 or 128
+// bytes. A kernel takes it as a __grid_constant__ parameter.
+// REQUIRES: columns * 2 bytes and the address are multiples of 16.
+CUtensorMap MakeTensorMap(const void* matrix, DataType type, int64_t rows, int64_t columns,
+                          int box_rows, int box_columns);
+
+}  // namespace penstock::cuda
