@@ -40,25 +40,55 @@ struct Scores {
 // Below it is only what is masked.
 __device__ __forceinline__ uint64_t LowestKey() { return uint64_t{Ordered(-FLT_MAX)} << 32; }
 
+// A sum of weights in three words, each a 32-bit atomic, which shared memory adds faster than one
+// of 64 bits. A weight's word has so few bits that the vocabulary's sum fits.
+constexpr int kWords = 3;
+
 struct BestTokensShared {
   uint64_t keys[kListTokens];
-  uint64_t sums[kBins];
+  unsigned sums[kWords][kBins];
   unsigned counts[kBins];
   unsigned found;
   int chosen;
   uint64_t before;
 };
 
-// Where the running sum of `values` first reaches `target`: its place, and the sum before it.
-// REQUIRES: the sum of all does; size a multiple of 32; all threads take part.
-template <typename T>
-__device__ void PickPlace(const T* values, int size, uint64_t target, BestTokensShared& shared) {
+__device__ __forceinline__ int WordBits(int64_t vocab) {
+  int bits = 14;
+  while (vocab >> (32 - bits) > 0) --bits;
+  return bits;
+}
+
+__device__ __forceinline__ void AddWeight(BestTokensShared& shared, int place, uint64_t weight,
+                                          int word_bits) {
+  const uint64_t mask = (uint64_t{1} << word_bits) - 1;
+#pragma unroll
+  for (int word = 0; word < kWords; ++word) {
+    const auto part = static_cast<unsigned>(weight >> (word * word_bits) & mask);
+    if (part != 0) atomicAdd(&shared.sums[word][place], part);
+  }
+}
+
+__device__ __forceinline__ uint64_t SumAt(const BestTokensShared& shared, int place,
+                                          int word_bits) {
+  uint64_t sum = 0;
+#pragma unroll
+  for (int word = 0; word < kWords; ++word) {
+    sum += static_cast<uint64_t>(shared.sums[word][place]) << (word * word_bits);
+  }
+  return sum;
+}
+
+// Where the running sum of value(0), value(1), ... first reaches `target`: its place, and the sum
+// before it. REQUIRES: the sum of all does; size a multiple of 32; all threads take part.
+template <typename Value>
+__device__ void PickPlace(const Value& value, int size, uint64_t target, BestTokensShared& shared) {
   __syncthreads();
   if (threadIdx.x < 32) {
     const int each = size / 32;
     const int first = static_cast<int>(threadIdx.x) * each;
     uint64_t sum = 0;
-    for (int i = 0; i < each; ++i) sum += values[first + i];
+    for (int i = 0; i < each; ++i) sum += value(first + i);
     uint64_t through = sum;
     for (int offset = 1; offset < 32; offset *= 2) {
       const uint64_t other = __shfl_up_sync(0xffffffff, through, offset);
@@ -68,7 +98,7 @@ __device__ void PickPlace(const T* values, int size, uint64_t target, BestTokens
     if (static_cast<int>(threadIdx.x) == __ffs(static_cast<int>(reached)) - 1) {
       uint64_t before = through - sum;
       int place = first;
-      while (before + values[place] < target) before += values[place++];
+      while (before + value(place) < target) before += value(place++);
       shared.chosen = place;
       shared.before = before;
     }
@@ -109,70 +139,109 @@ __device__ int Collect(const Scores& scores, BestTokensShared& shared, const Kee
   return found;
 }
 
-// Adds each lane's weight to its bin, once a warp for lanes that share one.
-__device__ __forceinline__ void AddByWarp(uint64_t* bins, int bin, uint64_t weight, bool active) {
-  unsigned left = __ballot_sync(0xffffffff, active);
-  while (left != 0) {
-    const int leader = __ffs(static_cast<int>(left)) - 1;
-    const int its_bin = __shfl_sync(0xffffffff, bin, leader);  // by all lanes, active or not
-    const bool same = active && bin == its_bin;
-    uint64_t sum = same ? weight : 0;
-    for (int offset = 16; offset > 0; offset /= 2) {
-      sum += __shfl_xor_sync(0xffffffff, sum, offset);
+// How many of the list's first weights together reach wanted(sum of all); 0 if they do not.
+// weight(logit) is of type T. REQUIRES: count <= kListTokens.
+template <typename T, typename Weight, typename Wanted>
+__device__ int ListPrefix(int count, const Weight& weight, const Wanted& wanted_of,
+                          BestTokensShared& shared) {
+  __shared__ T of_warp[32];
+  __shared__ int size;
+  constexpr int kEach = kListTokens / kSamplingThreads;
+  const int first = static_cast<int>(threadIdx.x) * kEach;
+  T weights[kEach];
+  T sum = 0;
+  for (int i = 0; i < kEach; ++i) {
+    weights[i] = 0;
+    if (first + i < count) {
+      weights[i] = weight(Unordered(static_cast<uint32_t>(shared.keys[first + i] >> 32)));
     }
-    if (static_cast<int>(threadIdx.x % 32) == leader) {
-      atomicAdd(reinterpret_cast<unsigned long long*>(&bins[bin]), sum);
-    }
-    left &= ~__ballot_sync(0xffffffff, same);
+    sum += weights[i];
   }
+  // Sums of all before, over the warp and then the warps.
+  const unsigned lane = threadIdx.x % 32;
+  const unsigned warp = threadIdx.x / 32;
+  T through = sum;
+  for (int offset = 1; offset < 32; offset *= 2) {
+    const T other = __shfl_up_sync(0xffffffff, through, offset);
+    if (static_cast<int>(lane) >= offset) through += other;
+  }
+  __syncthreads();
+  if (lane == 31) of_warp[warp] = through;
+  if (threadIdx.x == 0) size = INT32_MAX;
+  __syncthreads();
+  T before = 0;
+  T total = 0;
+  for (unsigned w = 0; w < kSamplingThreads / 32; ++w) {
+    if (w < warp) before += of_warp[w];
+    total += of_warp[w];
+  }
+  const T wanted = wanted_of(total);
+  T running = before + (through - sum);
+  for (int i = 0; i < kEach && first + i < count; ++i) {
+    running += weights[i];
+    if (running >= wanted) {
+      atomicMin(&size, first + i + 1);
+      break;
+    }
+  }
+  __syncthreads();
+  return size <= count ? size : 0;
 }
 
 // The key of the last token that is kept, where tokens are kept best first, from `bar` on, until
-// their weights reach `target(sum of all)`; `bar` if they never do. weight(logit) is a whole
-// number. Reads the row nine times.
-template <typename Weight, typename Target>
+// their weights reach wanted(sum of all); `bar` if they never do. weight(logit) is a whole number
+// of at most kWords words. The bin first, in which few tokens are as a rule, so that a sorted list
+// has them; else the eight digits of the key, each by a reading of the row.
+template <typename Weight, typename Wanted>
 __device__ uint64_t FindBar(const Scores& scores, uint64_t bar, const Weight& weight,
-                            const Target& target_of, BestTokensShared& shared) {
-  // The bin first, in which few tokens are as a rule, then the eight digits of the key.
+                            const Wanted& wanted_of, BestTokensShared& shared) {
+  const int word_bits = WordBits(scores.vocab);
+  const auto clear = [&](int size) {
+    __syncthreads();
+    for (int i = static_cast<int>(threadIdx.x); i < size; i += kSamplingThreads) {
+      for (int word = 0; word < kWords; ++word) shared.sums[word][i] = 0;
+      shared.counts[i] = 0;
+    }
+    __syncthreads();
+  };
+  const auto sum_at = [&](int place) { return SumAt(shared, place, word_bits); };
+
+  clear(kBins);
+  ForEachElement(scores.logits, scores.vocab, [&](int64_t i, float logit) {
+    if (Key(Ordered(logit), static_cast<int32_t>(i)) < bar) return;
+    const int bin = scores.BinOf(logit);
+    AddWeight(shared, bin, weight(logit), word_bits);
+    atomicAdd(&shared.counts[bin], 1u);
+  });
+  __syncthreads();
+  uint64_t sum = threadIdx.x < kBins ? sum_at(static_cast<int>(threadIdx.x)) : 0;
+  sum = BlockCombine<uint64_t>(sum, 0, [](uint64_t a, uint64_t b) { return a + b; });
+  uint64_t target = wanted_of(sum);
+  if (target > sum) return bar;
+  PickPlace(sum_at, kBins, target, shared);
+  target -= shared.before;
+  const int in_bin = shared.chosen;
+  if (shared.counts[in_bin] <= kListTokens) {
+    const int count = Collect(scores, shared, [&](float logit, uint64_t key) {
+      return key >= bar && scores.BinOf(logit) == in_bin;
+    });
+    const int kept = ListPrefix<uint64_t>(
+        count, weight, [&](uint64_t) { return target; }, shared);
+    return shared.keys[kept - 1];
+  }
   uint64_t prefix = 0;
-  uint64_t target = 0;
-  int in_bin = -1;
-  for (int shift = 64; shift >= 0; shift -= 8) {
-    const int size = shift == 64 ? kBins : 256;
-    __syncthreads();
-    for (int i = static_cast<int>(threadIdx.x); i < size; i += kSamplingThreads) shared.sums[i] = 0;
-    __syncthreads();
-    for (int64_t begin = 0; begin < scores.vocab; begin += kSamplingThreads) {
-      const int64_t i = begin + threadIdx.x;
-      const float logit = i < scores.vocab ? scores.logits[i] : 0.0f;
+  for (int shift = 56; shift >= 0; shift -= 8) {
+    clear(256);
+    ForEachElement(scores.logits, scores.vocab, [&](int64_t i, float logit) {
       const uint64_t key = Key(Ordered(logit), static_cast<int32_t>(i));
-      bool active = i < scores.vocab && key >= bar;
-      const int bin = active ? scores.BinOf(logit) : 0;
-      if (shift == 64) {
-        AddByWarp(shared.sums, bin, active ? weight(logit) : 0, active);
-        continue;
-      }
-      active = active && bin == in_bin && (shift == 56 || key >> (shift + 8) == prefix);
+      if (key < bar || scores.BinOf(logit) != in_bin) return;
+      if (shift < 56 && key >> (shift + 8) != prefix) return;
       const int digit = 255 - static_cast<int>(key >> shift & 0xff);  // the best first
-      AddByWarp(shared.sums, digit, active ? weight(logit) : 0, active);
-    }
-    __syncthreads();
-    if (shift == 64) {
-      uint64_t sum = 0;
-      for (int i = static_cast<int>(threadIdx.x); i < size; i += kSamplingThreads) {
-        sum += shared.sums[i];
-      }
-      sum = BlockCombine<uint64_t>(sum, 0, [](uint64_t a, uint64_t b) { return a + b; });
-      target = target_of(sum);
-      if (target > sum) return bar;
-    }
-    PickPlace(shared.sums, size, target, shared);
+      AddWeight(shared, digit, weight(logit), word_bits);
+    });
+    PickPlace(sum_at, 256, target, shared);
     target -= shared.before;
-    if (shift == 64) {
-      in_bin = shared.chosen;
-    } else {
-      prefix = prefix << 8 | static_cast<uint64_t>(255 - shared.chosen);
-    }
+    prefix = prefix << 8 | static_cast<uint64_t>(255 - shared.chosen);
   }
   return prefix;
 }
@@ -188,10 +257,7 @@ __device__ inline uint64_t BarOfCount(const Scores& scores, uint64_t count,
 // The bar of top_p of the mass from `bar` on.
 __device__ inline uint64_t BarOfMass(const Scores& scores, uint64_t bar, float top_p,
                                      BestTokensShared& shared) {
-  // So that the sum of the whole vocabulary has 62 bits at most.
-  int bits = 62;
-  while (bits > 24 && (scores.vocab >> (62 - bits)) > 0) --bits;
-  const float unit = exp2f(static_cast<float>(bits));
+  const float unit = exp2f(static_cast<float>(kWords * WordBits(scores.vocab) - 1));
   return FindBar(
       scores, bar, [&](float logit) { return __float2ull_rn(scores.Weight(logit) * unit); },
       [&](uint64_t sum) {
@@ -208,7 +274,8 @@ __device__ inline int ListOfCount(const Scores& scores, int count, BestTokensSha
   const uint64_t all = CountBins(scores, shared);
   const uint64_t wanted = min(static_cast<uint64_t>(count), all);
   if (wanted == 0) return 0;
-  PickPlace(shared.counts, kBins, wanted, shared);
+  const auto counts = [&](int bin) { return uint64_t{shared.counts[bin]}; };
+  PickPlace(counts, kBins, wanted, shared);
   const int last = shared.chosen;
   if (shared.before + shared.counts[last] <= kListTokens) {
     const int found =
@@ -222,9 +289,10 @@ __device__ inline int ListOfCount(const Scores& scores, int count, BestTokensSha
 // As many of the best as whole bins fit into the list; how many. 0: not even the first bin.
 __device__ inline int ListOfMost(const Scores& scores, BestTokensShared& shared) {
   const uint64_t all = CountBins(scores, shared);
+  const auto counts = [&](int bin) { return uint64_t{shared.counts[bin]}; };
   int end = kBins;  // bins in the list
   if (all > kListTokens) {
-    PickPlace(shared.counts, kBins, kListTokens + 1, shared);
+    PickPlace(counts, kBins, kListTokens + 1, shared);
     end = shared.chosen;
   }
   return Collect(scores, shared, [&](float logit, uint64_t) { return scores.BinOf(logit) < end; });
@@ -242,50 +310,10 @@ __device__ inline double SumExpOfRow(const Scores& scores) {
 // the sum below); 0 if they do not reach it. REQUIRES: count <= kListTokens.
 __device__ inline int NucleusSize(const Scores& scores, int count, double mass, float top_p,
                                   BestTokensShared& shared) {
-  __shared__ double of_warp[32];
-  __shared__ int size;
-  constexpr int kEach = kListTokens / kSamplingThreads;
-  const int first = static_cast<int>(threadIdx.x) * kEach;
-  double weights[kEach];
-  double sum = 0;
-  for (int i = 0; i < kEach; ++i) {
-    weights[i] = 0;
-    if (first + i < count) {
-      weights[i] =
-          exp(scores.Score(Unordered(static_cast<uint32_t>(shared.keys[first + i] >> 32))));
-    }
-    sum += weights[i];
-  }
-  // Sums of all before, over the warp and then the warps.
-  const unsigned lane = threadIdx.x % 32;
-  const unsigned warp = threadIdx.x / 32;
-  double through = sum;
-  for (int offset = 1; offset < 32; offset *= 2) {
-    const double other = __shfl_up_sync(0xffffffff, through, offset);
-    if (static_cast<int>(lane) >= offset) through += other;
-  }
-  __syncthreads();
-  if (lane == 31) of_warp[warp] = through;
-  if (threadIdx.x == 0) size = INT32_MAX;
-  __syncthreads();
-  double before = 0;
-  double total = 0;
-  for (unsigned w = 0; w < kSamplingThreads / 32; ++w) {
-    if (w < warp) before += of_warp[w];
-    total += of_warp[w];
-  }
-  const double wanted = static_cast<double>(top_p) * (mass < 0 ? total : mass);
-  double running = before + (through - sum);
-  for (int i = 0; i < kEach && first + i < count; ++i) {
-    running += weights[i];
-    if (running >= wanted) {
-      atomicMin(&size, first + i + 1);
-      break;
-    }
-  }
-  __syncthreads();
-  if (size <= count) return size;
-  return mass < 0 ? count : 0;
+  const int size = ListPrefix<double>(
+      count, [&](float logit) { return exp(scores.Score(logit)); },
+      [&](double total) { return static_cast<double>(top_p) * (mass < 0 ? total : mass); }, shared);
+  return size == 0 && mass < 0 ? count : size;
 }
 
 }  // namespace penstock::cuda

@@ -69,6 +69,7 @@ Command AddGenerate(CLI::App* app) {
               return kUsageError;
             }
             flags->runtime.Apply(&options.model.runtime);
+            flags->planned.Apply(&options.model.runtime);
             // As many as the answers that it may give at once.
             options.model.runtime.stage.max_sequences =
                 std::clamp(options.sampling.n.value_or(1), 1, options.model.runtime.limits.max_n);
@@ -112,6 +113,7 @@ Command AddChat(CLI::App* app) {
               return kUsageError;
             }
             flags->runtime.Apply(&options.model.runtime);
+            flags->planned.Apply(&options.model.runtime);
             options.model.runtime.stage.max_sequences = 1;
             options.timeout = timeout();
             return RunChat(options);

@@ -50,10 +50,12 @@ void AddStageFlags(CLI::App* app, StageSetup* setup);
 // Limits of the pipeline, and its flight recorder.
 void AddPipelineFlags(CLI::App* app, RuntimeOptions* options);
 
-// --precision, of which only one value works so far.
+// --precision, of which one value does not work so far.
 class PlannedFlags {
  public:
   void AddPrecision(CLI::App* app);
+  // REQUIRES: parsed.
+  void Apply(RuntimeOptions* options) const;
   // False, and a line on standard error, if what was asked for is not available yet.
   bool Check() const;
   const std::string& precision() const { return precision_; }

@@ -66,7 +66,7 @@ absl::StatusOr<std::unique_ptr<ModelRuntime>> ModelRuntime::Load(const RuntimeOp
   if (options.make_stages) {
     PENSTOCK_ASSIGN_OR_RETURN(provider, options.make_stages());
   } else if (options.num_stages == 1) {
-    provider = std::make_unique<EmbeddedWorker>(MakeCpuStage);
+    provider = std::make_unique<EmbeddedWorker>(MakeModelStage);
   } else {
     return absl::InvalidArgumentError(
         absl::StrCat(options.num_stages, " stages need workers: start them with --stages or name ",
@@ -135,6 +135,8 @@ absl::Status ModelRuntime::StartEngine(const RuntimeOptions& options,
                      " rows of embeddings and the tokenizer ", tokenizer_->vocab_size(),
                      " tokens: the file does not fit together; convert the model again"));
   }
+  device_ = options.stage.device;
+  precision_ = options.stage.precision;
   limits_ = options.limits;
   limits_.model = ServedName(info().config, options.stage.model);
   limits_.vocab_size = info().config.vocab_size;

@@ -62,6 +62,9 @@ class ModelRuntime {
   const StageInfo& info() const { return coordinator_->info(); }
   const std::vector<StageInfo>& stages() const { return coordinator_->stages(); }
   const RequestLimits& limits() const { return limits_; }
+  // As the stages were told to compute.
+  const std::string& device() const { return device_; }
+  DataType precision() const { return precision_; }
   EngineLoop& engine() { return *engine_; }
   const EngineLoop& engine() const { return *engine_; }
 
@@ -74,6 +77,8 @@ class ModelRuntime {
   const std::unique_ptr<Tokenizer> tokenizer_;
   const absl::StatusOr<ChatTemplate> chat_template_;
   RequestLimits limits_;
+  std::string device_;
+  DataType precision_ = DataType::kF32;
 
   // The second uses the first.
   std::unique_ptr<PipelineCoordinator> coordinator_;

@@ -20,13 +20,15 @@ absl::StatusOr<FlightReplay> Replay(const ReplayOptions& options) {
   StageOptions stage = record.stage;
   if (!options.model.empty()) stage.model = options.model;
   stage.threads = options.threads;
+  stage.device = "cpu";
+  stage.precision = DataType::kF32;
   stage.check_file.clear();
   stage.model_hash = record.model_hash;
   stage.num_blocks = record.num_blocks;
   stage.stage = 0;
   stage.num_stages = 1;
   stage.layers = {};
-  const std::unique_ptr<StageExecutor> executor = MakeCpuStage();
+  const std::unique_ptr<StageExecutor> executor = MakeModelStage();
   PENSTOCK_RETURN_IF_ERROR(executor->Load(stage).status());
   return ReplayFlight(record, *executor);
 }

@@ -31,6 +31,11 @@ void RuntimeFlags::Add(CLI::App* app, RuntimeOptions* options) {
       ->capture_default_str()
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
       ->type_name("MIB");
+  app->add_option("--device", options->stage.device,
+                  "Where the model runs: cpu, or cuda:N with the ordinal of a GPU (in a build with "
+                  "CUDA)")
+      ->capture_default_str()
+      ->type_name("DEVICE");
   app->add_option("--threads", options->stage.threads, "Threads that compute; 0: one a core")
       ->capture_default_str()
       ->check(CLI::Range(0, 1024))
@@ -64,8 +69,13 @@ void RuntimeFlags::Apply(RuntimeOptions* options) const {
 
 void PlannedFlags::AddPrecision(CLI::App* app) {
   app->add_option("--precision", precision_,
-                  "f32: activations in float32, exact (default); fast: not available yet")
-      ->check(CLI::IsMember({"f32", "fast"}));
+                  "Of activations, keys and values: f32, exact (default); bf16 or f16, on a GPU, "
+                  "whose weights have it too; fast: not available yet")
+      ->check(CLI::IsMember({"f32", "f16", "bf16", "fast"}));
+}
+
+void PlannedFlags::Apply(RuntimeOptions* options) const {
+  options->stage.precision = PrecisionByName(precision_).value_or(DataType::kF32);
 }
 
 bool PlannedFlags::Check() const {

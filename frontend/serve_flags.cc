@@ -181,6 +181,7 @@ Command AddServe(CLI::App* app) {
             if (!flags->planned.Check()) return kUsageError;
             ServeOptions& options = flags->options;
             flags->runtime.Apply(&options.runtime);
+            flags->planned.Apply(&options.runtime);
             options.monitoring.trace_max_bytes = flags->trace_max_mib << 20;
             options.drain_timeout = absl::Seconds(flags->drain_seconds);
             options.runtime.limits.default_timeout = TimeLimit(flags->default_timeout_seconds);

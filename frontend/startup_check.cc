@@ -184,7 +184,8 @@ absl::Status CheckAnswers(ModelRuntime& runtime, const std::optional<ModelCheck>
   if (absl::IsOutOfRange(answers.status())) return absl::OkStatus();
   if (!answers.ok()) return Failed(answers.status());
   const Answer& alone = (*answers)[0];
-  if (expected && expected->precision == "f32" && expected->backend == "cpu") {
+  if (expected && expected->precision == Name(runtime.precision()) &&
+      expected->backend == runtime.device()) {
     if (expected->prompt_ids != prompt || expected->ids != Ids(alone)) {
       return absl::DataLossError(absl::StrCat(
           path, ": the model answers ", absl::StrJoin(Ids(alone), ","), " to the prompt ",

@@ -1,5 +1,6 @@
 // The half of worker_codec.h that is of the stage as a whole: loading, epochs, beats, errors.
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -79,6 +80,8 @@ void EncodeStageOptions(const StageOptions& options, worker::v1::LoadRequest* me
                                      ? worker::v1::PREFILL_ATTENTION_PADDED
                                      : worker::v1::PREFILL_ATTENTION_FLASH);
   message->set_padded_memory_bytes(options.padded_memory_bytes);
+  message->set_device(options.device);
+  message->set_precision(std::string(Name(options.precision)));
   message->set_check_file(options.check_file);
   message->set_stage(options.stage);
   message->set_num_stages(options.num_stages);
@@ -104,6 +107,10 @@ absl::StatusOr<StageOptions> DecodeStageOptions(const worker::v1::LoadRequest& m
   check.Integer("plans_ahead", message.plans_ahead(), 1, kMaxPlansAhead);
   const LayerRange layers = DecodeLayers(message.layers(), &check);
   PENSTOCK_RETURN_IF_ERROR(check.status());
+  const std::optional<DataType> precision = PrecisionByName(message.precision());
+  if (!precision) {
+    return absl::InvalidArgumentError("LoadRequest.precision is none of f32, f16 and bf16");
+  }
   StageOptions options;
   options.model = message.model();
   options.kv_memory_bytes = message.kv_memory_bytes();
@@ -114,6 +121,8 @@ absl::StatusOr<StageOptions> DecodeStageOptions(const worker::v1::LoadRequest& m
                                   ? PrefillAttention::kPadded
                                   : PrefillAttention::kFlash;
   options.padded_memory_bytes = message.padded_memory_bytes();
+  options.device = message.device();
+  options.precision = *precision;
   options.check_file = message.check_file();
   options.stage = message.stage();
   options.num_stages = message.num_stages();

@@ -18,6 +18,7 @@ int Run(int argc, char** argv) {
   SuperviseOptions supervise;
   std::string name;
   int threads = 0;
+  std::string device;
   double wait_seconds = 60;
   double drain_seconds = 10;
   double window_seconds = 60;
@@ -50,6 +51,11 @@ int Run(int argc, char** argv) {
                      "Threads that compute, whatever the front end says; 0: one a core")
           ->check(CLI::Range(0, 1024))
           ->type_name("N");
+  CLI::Option* const device_option =
+      app.add_option("--device", device,
+                     "Where it computes, whatever the front end says: cpu, or cuda:N with the "
+                     "ordinal of a GPU")
+          ->type_name("DEVICE");
   app.add_option("--tls-cert", options.server.tls.cert, "This worker's certificate, PEM")
       ->type_name("FILE");
   app.add_option("--tls-key", options.server.tls.key, "Its private key, PEM")->type_name("FILE");
@@ -99,6 +105,7 @@ int Run(int argc, char** argv) {
   }
   options.service.version = PENSTOCK_VERSION;
   if (threads_option->count() > 0) options.service.threads = threads;
+  if (device_option->count() > 0) options.service.device = device;
   options.wait_limit = absl::Seconds(wait_seconds);
   options.drain_limit = absl::Seconds(drain_seconds);
   return RunWorkerProgram(std::move(options));

@@ -54,7 +54,7 @@ class StageExecutor {
   virtual int64_t voids() const { return 0; }
 };
 
-// The real one, on the CPU backend.
-std::unique_ptr<StageExecutor> MakeCpuStage();
+// The real one, on the backend that the options of Load name.
+std::unique_ptr<StageExecutor> MakeModelStage();
 
 }  // namespace penstock

@@ -12,15 +12,12 @@ absl::StatusOr<StageSampler> StageSampler::Make(const PlanLimits& limits,
   StageSampler sampler;
   const int64_t rows = SampleRows(limits.max_sequences);
   const int64_t columns = std::min<int64_t>(kMaxLogprobs, limits.vocab_size);
-  const auto make = [&](Tensor& tensor, DataType type, const Shape& shape) -> absl::Status {
-    PENSTOCK_ASSIGN_OR_RETURN(tensor, Tensor::Make(type, shape, allocator));
-    return absl::OkStatus();
-  };
   SamplingOutput& out = sampler.out_;
-  PENSTOCK_RETURN_IF_ERROR(make(out.tokens, DataType::kI32, {rows}));
-  PENSTOCK_RETURN_IF_ERROR(make(out.logprobs, DataType::kF32, {rows}));
-  PENSTOCK_RETURN_IF_ERROR(make(out.top_tokens, DataType::kI32, {rows, columns}));
-  PENSTOCK_RETURN_IF_ERROR(make(out.top_logprobs, DataType::kF32, {rows, columns}));
+  PENSTOCK_RETURN_IF_ERROR(MakeTogether({{&out.tokens, DataType::kI32, {rows}},
+                                         {&out.logprobs, DataType::kF32, {rows}},
+                                         {&out.top_tokens, DataType::kI32, {rows, columns}},
+                                         {&out.top_logprobs, DataType::kF32, {rows, columns}}},
+                                        allocator));
   sampler.vocab_size_ = limits.vocab_size;
   sampler.rows_.reserve(static_cast<size_t>(rows));
   sampler.wanted_.reserve(static_cast<size_t>(rows));
@@ -52,7 +49,7 @@ void StageSampler::Sample(const Step& step, StageSlots& slots, StepResult* resul
     how.counts = slot.history.counts();
     how.top = slot.sampling.logprobs;
   }
-  step.ops.Sampling(step.model.Logits(step.batch.sample_tokens), rows_, out_);
+  RunSampling(step, step.batch.sample_tokens);
   const auto* tokens = static_cast<const int32_t*>(std::as_const(out_.tokens).raw());
   const auto* logprobs = static_cast<const float*>(std::as_const(out_.logprobs).raw());
   for (size_t i = 0; i < rows_.size(); ++i) {
@@ -68,6 +65,16 @@ void StageSampler::Sample(const Step& step, StageSlots& slots, StepResult* resul
     StageSlots::Slot& slot = slots.At(row.slot);
     if (slot.sampling.needs_history()) slot.history.Append(sample.token);
   }
+}
+
+// The logits at `places`, whose rows are rows_; out_ has the result then.
+void StageSampler::RunSampling(const Step& step, const Tensor& places) {
+  Backend& backend = step.backend;
+  backend.ops().Sampling(
+      step.model.Logits(places), rows_,
+      {backend.KernelView(out_.tokens), backend.KernelView(out_.logprobs),
+       backend.KernelView(out_.top_tokens), backend.KernelView(out_.top_logprobs)});
+  backend.FetchOutputs();
 }
 
 void StageSampler::TellPrompts(const Step& step, const StageSlots& slots, StepResult* result) {
@@ -98,7 +105,7 @@ void StageSampler::TellPrompts(const Step& step, const StageSlots& slots, StepRe
 
 // The logits at `places`, whose rows are rows_ and wanted_.
 void StageSampler::TellTile(const Step& step, const Tensor& places, StepResult* result) {
-  step.ops.Sampling(step.model.Logits(places), rows_, out_);
+  RunSampling(step, step.backend.KernelView(places));
   const auto* tokens = static_cast<const int32_t*>(std::as_const(out_.tokens).raw());
   const auto* logprobs = static_cast<const float*>(std::as_const(out_.logprobs).raw());
   for (size_t i = 0; i < rows_.size(); ++i) {

@@ -7,7 +7,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "core/kernels/ops.h"
+#include "core/kernels/sampling.h"
+#include "core/model/backend.h"
 #include "core/model/model.h"
 #include "core/sched/step_plan.h"
 #include "worker/stage_slots.h"
@@ -17,16 +18,16 @@ namespace penstock {
 
 class StageSampler {
  public:
-  // Errors: the allocator's.
+  // `allocator`: of the backend's outputs. Errors: the allocator's.
   static absl::StatusOr<StageSampler> Make(const PlanLimits& limits, BaseAllocator& allocator);
 
   // What is at hand in a step.
   struct Step {
     const StepPlan& plan;
     const StepBatcher& batcher;
-    const StepBatch& batch;
+    const StepBatch& batch;  // in the kernels' view
     Model& model;
-    Ops& ops;
+    Backend& backend;
   };
   // Fills the result's samples (those of void rows last) and prompt_logprobs, and the histories
   // with what was sampled. REQUIRES: slots.Admit and batcher.Build have taken the plan, and the
@@ -36,6 +37,7 @@ class StageSampler {
  private:
   void Sample(const Step& step, StageSlots& slots, StepResult* result);
   void TellPrompts(const Step& step, const StageSlots& slots, StepResult* result);
+  void RunSampling(const Step& step, const Tensor& places);
   void TellTile(const Step& step, const Tensor& places, StepResult* result);
   std::vector<TokenLogprob> Top(size_t row) const;
 

@@ -11,21 +11,18 @@ absl::StatusOr<StepBatcher> StepBatcher::Make(const PlanLimits& limits, BaseAllo
   StepBatcher batcher;
   batcher.limits_ = limits;
   batcher.max_row_blocks_ = BlocksFor(limits.context_length);
-  const auto make = [&](Tensor& tensor, DataType type, const Shape& shape) -> absl::Status {
-    PENSTOCK_ASSIGN_OR_RETURN(tensor, Tensor::Make(type, shape, allocator));
-    return absl::OkStatus();
-  };
   const int64_t tokens = limits.max_tokens;
   const int64_t rows = limits.max_sequences;
-  PENSTOCK_RETURN_IF_ERROR(make(batcher.token_ids_, DataType::kI32, {tokens}));
-  PENSTOCK_RETURN_IF_ERROR(make(batcher.positions_, DataType::kI32, {tokens}));
-  PENSTOCK_RETURN_IF_ERROR(make(batcher.kv_slots_, DataType::kI64, {tokens}));
-  PENSTOCK_RETURN_IF_ERROR(make(batcher.row_starts_, DataType::kI32, {rows + 1}));
-  PENSTOCK_RETURN_IF_ERROR(make(batcher.context_lens_, DataType::kI32, {rows}));
   PENSTOCK_RETURN_IF_ERROR(
-      make(batcher.block_tables_, DataType::kI32, {rows, batcher.max_row_blocks_}));
-  PENSTOCK_RETURN_IF_ERROR(make(batcher.sample_tokens_, DataType::kI32, {rows}));
-  PENSTOCK_RETURN_IF_ERROR(make(batcher.target_tokens_, DataType::kI32, {tokens}));
+      MakeTogether({{&batcher.token_ids_, DataType::kI32, {tokens}},
+                    {&batcher.positions_, DataType::kI32, {tokens}},
+                    {&batcher.kv_slots_, DataType::kI64, {tokens}},
+                    {&batcher.row_starts_, DataType::kI32, {rows + 1}},
+                    {&batcher.context_lens_, DataType::kI32, {rows}},
+                    {&batcher.block_tables_, DataType::kI32, {rows, batcher.max_row_blocks_}},
+                    {&batcher.sample_tokens_, DataType::kI32, {rows}},
+                    {&batcher.target_tokens_, DataType::kI32, {tokens}}},
+                   allocator));
   batcher.extents_.reserve(static_cast<size_t>(rows));
   batcher.first_tokens_.reserve(static_cast<size_t>(rows));
   return batcher;

@@ -14,7 +14,7 @@ namespace penstock {
 
 class StepBatcher {
  public:
-  // Errors: the allocator's.
+  // `allocator`: of the backend's inputs. Errors: the allocator's.
   static absl::StatusOr<StepBatcher> Make(const PlanLimits& limits, BaseAllocator& allocator);
 
   // Plans may name the first `num_blocks` KV blocks only, from now on.

@@ -171,7 +171,7 @@ absl::StatusOr<int> Run(WorkerProgramOptions& options) {
       MakeGrpcTransport(transfer, address, channels, options.server.transport);
   WorkerService service(
       [&transport]() -> std::unique_ptr<StageHost> {
-        return std::make_unique<PipelineStage>(MakeCpuStage(), transport.get());
+        return std::make_unique<PipelineStage>(MakeModelStage(), transport.get());
       },
       options.service);
   PENSTOCK_ASSIGN_OR_RETURN(const std::unique_ptr<WorkerServer> server,

@@ -230,6 +230,7 @@ class WorkerService::ControlStream final
     PENSTOCK_ASSIGN_OR_RETURN(StageOptions options, DecodeStageOptions(request));
     if (!service_.options_.model.empty()) options.model = service_.options_.model;
     if (service_.options_.threads.has_value()) options.threads = *service_.options_.threads;
+    if (service_.options_.device.has_value()) options.device = *service_.options_.device;
     auto told = std::chrono::steady_clock::now();
     return stage_->Load(options, [&](const LoadProgress& progress) {
       const auto now = std::chrono::steady_clock::now();

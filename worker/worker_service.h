@@ -30,6 +30,7 @@ struct WorkerServiceOptions {
   // In place of what the front end says.
   std::string model = {};
   std::optional<int> threads = {};
+  std::optional<std::string> device = {};
   // A front end has come; its stream has ended, told at once; its stage is gone too. On threads of
   // the service; they must not block.
   std::function<void()> on_owned = [] {};

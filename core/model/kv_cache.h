@@ -13,11 +13,13 @@ namespace penstock {
 
 class KvCache {
  public:
-  // Blocks of kBlockSize tokens for `num_layers` layers, f32. Errors: the allocator's.
+  // Blocks of kBlockSize tokens for `num_layers` layers. Errors: the allocator's.
   static absl::StatusOr<KvCache> Make(const ModelConfig& config, int64_t num_layers,
-                                      int64_t num_blocks, BaseAllocator& allocator);
+                                      int64_t num_blocks, BaseAllocator& allocator,
+                                      DataType type = DataType::kF32);
   // Bytes of one block over all layers.
-  static int64_t BlockBytes(const ModelConfig& config, int64_t num_layers);
+  static int64_t BlockBytes(const ModelConfig& config, int64_t num_layers,
+                            DataType type = DataType::kF32);
 
   int64_t num_blocks() const { return data_.dim(1); }
   // [num_blocks, 2, num_kv_heads, kBlockSize, head_dim] of a layer, counted from the stage's first.

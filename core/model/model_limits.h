@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "core/tensor/data_type.h"
+
 namespace penstock {
 
 enum class PrefillAttention : uint8_t {
@@ -17,6 +19,7 @@ struct ModelLimits {
   int64_t max_samples = 64;  // rows of logits
   PrefillAttention prefill_attention = PrefillAttention::kFlash;
   int64_t padded_memory_bytes = int64_t{2} << 30;  // what kPadded may take for its workspace
+  DataType precision = DataType::kF32;             // the element type of activations
 };
 
 // Rows of logits that a stage makes room for: all its sequences at once, and enough for a prompt's

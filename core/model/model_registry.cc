@@ -6,10 +6,10 @@ namespace {
 absl::StatusOr<std::unique_ptr<Model>> LoadLlama(const ModelConfig& config, LayerRange range,
                                                  const WeightSource& source,
                                                  const ModelLimits& limits, Ops& ops,
-                                                 BaseAllocator& allocator) {
+                                                 const ModelMemory& memory) {
   LlamaWeight weight(range);
-  PENSTOCK_RETURN_IF_ERROR(weight.Load({source, config, allocator}, ""));
-  return MakeLlama(config, std::move(weight), limits, ops, allocator);
+  PENSTOCK_RETURN_IF_ERROR(weight.Load({source, config, memory.packing, memory.place_weight}, ""));
+  return MakeLlama(config, std::move(weight), limits, ops, memory.workspace);
 }
 
 struct Family {
@@ -29,11 +29,11 @@ constexpr Family kFamilies[] = {
 absl::StatusOr<std::unique_ptr<Model>> MakeModel(const ModelConfig& config, LayerRange range,
                                                  const WeightSource& source,
                                                  const ModelLimits& limits, Ops& ops,
-                                                 BaseAllocator& allocator) {
+                                                 const ModelMemory& memory) {
   std::string known;
   for (const Family& family : kFamilies) {
     if (family.architecture == config.architecture) {
-      return family.load(config, range, source, limits, ops, allocator);
+      return family.load(config, range, source, limits, ops, memory);
     }
     absl::StrAppend(&known, known.empty() ? "" : ", ", Abs(family.architecture));
   }

@@ -9,12 +9,24 @@
 
 namespace penstock {
 
+// Where a model's bytes go. The allocators must outlive it.
+struct ModelMemory {
+  // All on the host, where files are.
+  ModelMemory(BaseAllocator& host) : workspace(host), packing(host) {}  // NOLINT
+  ModelMemory(BaseAllocator& of_kernels, BaseAllocator& host, WeightLoader::Place place)
+      : workspace(of_kernels), packing(host), place_weight(std::move(place)) {}
+
+  BaseAllocator& workspace;
+  BaseAllocator& packing;
+  WeightLoader::Place place_weight;
+};
+
 // Loads layers `range`, not empty, from the source and makes the model of config.architecture.
-// `ops` and `allocator` must outlive it. Errors: UNIMPLEMENTED for an unknown architecture, naming
+// `ops` must outlive it. Errors: UNIMPLEMENTED for an unknown architecture, naming
 // the known ones; the source's and the allocator's.
 absl::StatusOr<std::unique_ptr<Model>> MakeModel(const ModelConfig& config, LayerRange range,
                                                  const WeightSource& source,
                                                  const ModelLimits& limits, Ops& ops,
-                                                 BaseAllocator& allocator);
+                                                 const ModelMemory& memory);
 
 }  // namespace penstock

@@ -8,6 +8,7 @@
 #include "core/model/layer_range.h"
 #include "core/model/model_config.h"
 #include "core/model/model_limits.h"
+#include "core/tensor/data_type.h"
 
 namespace penstock {
 
@@ -23,6 +24,9 @@ struct StageOptions {
   int threads = 0;                // 0: one a core
   PrefillAttention prefill_attention = PrefillAttention::kFlash;
   int64_t padded_memory_bytes = int64_t{2} << 30;  // of workspace, if prefill attention is padded
+  // Where it computes: "cpu", or "cuda:N" with the ordinal of a GPU. The CPU computes in f32.
+  std::string device = "cpu";
+  DataType precision = DataType::kF32;  // of activations and KV; a GPU's weights have it too
   std::string check_file =
       {};  // whose hashes the weights must have (core/io/check_file.h); empty: none
 

@@ -25,4 +25,11 @@ uint16_t FloatToBFloat16(float value) {
   return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
+std::optional<DataType> PrecisionByName(std::string_view name) {
+  for (const DataType type : {DataType::kF32, DataType::kF16, DataType::kBF16}) {
+    if (Name(type) == name) return type;
+  }
+  return std::nullopt;
+}
+
 }  // namespace penstock

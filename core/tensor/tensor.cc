@@ -132,4 +132,22 @@ Tensor Tensor::Reshape(const Shape& shape) const {
   return Share(owner_, data_, type_, shape, device_);
 }
 
+absl::Status MakeTogether(std::initializer_list<TensorPlan> plans, BaseAllocator& allocator) {
+  constexpr int64_t kAlignment = 64;
+  CheckedSize total(0);
+  for (const TensorPlan& plan : plans) {
+    PENSTOCK_ASSIGN_OR_RETURN(const int64_t bytes, TensorBytes(plan.type, plan.shape));
+    total = total + CheckedSize(bytes).RoundUp(kAlignment);
+  }
+  const int64_t total_bytes = total.value().value_or(INT64_MAX);
+  PENSTOCK_ASSIGN_OR_RETURN(const std::shared_ptr<void> block,
+                            AllocateShared(allocator, total_bytes));
+  auto* place = static_cast<uint8_t*>(block.get());
+  for (const TensorPlan& plan : plans) {
+    *plan.tensor = Tensor::Share(block, place, plan.type, plan.shape, allocator.device());
+    place += (plan.tensor->bytes() + kAlignment - 1) / kAlignment * kAlignment;
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace penstock

@@ -84,6 +84,15 @@ class Tensor {
   std::shared_ptr<void> owner_;
 };
 
+// Makes tensors behind each other in one block of the allocator, each at a multiple of 64 bytes:
+// what is made together can be copied at once. Errors as Tensor::Make.
+struct TensorPlan {
+  Tensor* tensor;
+  DataType type;
+  Shape shape;
+};
+absl::Status MakeTogether(std::initializer_list<TensorPlan> plans, BaseAllocator& allocator);
+
 // Bytes of a dense tensor. Errors as Tensor::Make.
 absl::StatusOr<int64_t> TensorBytes(DataType type, const Shape& shape);
 

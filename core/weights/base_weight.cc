@@ -65,6 +65,22 @@ absl::StatusOr<Tensor> CopyRows(const WeightLoader& loader, std::span<const Sour
 
 }  // namespace
 
+absl::StatusOr<Tensor> WeightLoader::Placed(const Tensor& packed) const {
+  if (!place) return packed;
+  return place(packed);
+}
+
+absl::StatusOr<Tensor> WeightLoader::PlacedOriginal(const Tensor& original) const {
+  PENSTOCK_ASSIGN_OR_RETURN(Tensor placed, Placed(original));
+  if (placed.raw() != original.raw()) source.Forget(original);
+  return placed;
+}
+
+absl::StatusOr<Tensor> WeightLoader::Get(std::string_view name, const Shape& expected) const {
+  PENSTOCK_ASSIGN_OR_RETURN(const Tensor tensor, source.Get(name, expected));
+  return PlacedOriginal(tensor);
+}
+
 int64_t PackedWeight::bytes() const {
   int64_t sum = 0;
   for (const Tensor& tensor : tensors) sum += tensor.bytes();
@@ -82,10 +98,12 @@ absl::StatusOr<PackedWeight> PackRows(const WeightLoader& loader,
       ++last;
     }
     if (last == first + 1 && sources[first].head_dim == 0) {
-      packed.tensors.push_back(sources[first].tensor);
+      PENSTOCK_ASSIGN_OR_RETURN(Tensor whole, loader.PlacedOriginal(sources[first].tensor));
+      packed.tensors.push_back(std::move(whole));
     } else {
       PENSTOCK_ASSIGN_OR_RETURN(Tensor run,
                                 CopyRows(loader, std::span(sources).subspan(first, last - first)));
+      PENSTOCK_ASSIGN_OR_RETURN(run, loader.Placed(run));
       packed.tensors.push_back(std::move(run));
     }
     first = last;
@@ -108,7 +126,7 @@ absl::StatusOr<Tensor> PackVectors(const WeightLoader& loader,
   }
   const Source& first = sources.front();
   if (sources.size() == 1 && first.tensor.type() == DataType::kF32 && first.head_dim == 0) {
-    return first.tensor;
+    return loader.PlacedOriginal(first.tensor);
   }
   PENSTOCK_ASSIGN_OR_RETURN(Tensor packed, Tensor::Make(DataType::kF32, {count}, loader.allocator));
   auto* place = static_cast<float*>(packed.raw());
@@ -120,7 +138,7 @@ absl::StatusOr<Tensor> PackVectors(const WeightLoader& loader,
     }
     loader.source.Forget(source.tensor);
   }
-  return packed;
+  return loader.Placed(packed);
 }
 
 }  // namespace penstock

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -17,9 +18,20 @@ namespace penstock {
 
 // Where weights come from and where copies go. A dummy load is a load from MakeDummyWeightSource.
 struct WeightLoader {
+  // A packed tensor, on the host, as the kernels read it: the same one, or a copy elsewhere.
+  using Place = std::function<absl::StatusOr<Tensor>(const Tensor& packed)>;
+
   const WeightSource& source;
   const ModelConfig& config;
-  BaseAllocator& allocator;
+  BaseAllocator& allocator;  // of the host
+  Place place = nullptr;     // none: tensors stay
+
+  // The tensor in its place. Errors: the place's.
+  absl::StatusOr<Tensor> Placed(const Tensor& packed) const;
+  // The same of a tensor that the source has given, which forgets it if it has gone elsewhere.
+  absl::StatusOr<Tensor> PlacedOriginal(const Tensor& original) const;
+  // The source's tensor in its place. Errors: the source's and the place's.
+  absl::StatusOr<Tensor> Get(std::string_view name, const Shape& expected) const;
 };
 
 class BaseWeight {

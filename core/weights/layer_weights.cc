@@ -19,8 +19,8 @@ absl::Status NormWeight::Load(const WeightLoader& loader, std::string_view prefi
 
 absl::Status EmbeddingWeight::Load(const WeightLoader& loader, std::string_view prefix) {
   const ModelConfig& config = loader.config;
-  PENSTOCK_ASSIGN_OR_RETURN(
-      table, loader.source.Get(prefix, Shape({config.vocab_size, config.hidden_size})));
+  PENSTOCK_ASSIGN_OR_RETURN(table,
+                            loader.Get(prefix, Shape({config.vocab_size, config.hidden_size})));
   return absl::OkStatus();
 }
 
@@ -46,9 +46,8 @@ absl::Status AttentionWeight::Load(const WeightLoader& loader, std::string_view 
     PENSTOCK_RETURN_IF_ERROR(q_norm.Load(loader, Join(prefix, "q_norm.weight")));
     PENSTOCK_RETURN_IF_ERROR(k_norm.Load(loader, Join(prefix, "k_norm.weight")));
   }
-  PENSTOCK_ASSIGN_OR_RETURN(output,
-                            loader.source.Get(Join(prefix, "o_proj.weight"),
-                                              Shape({config.hidden_size, config.q_size()})));
+  PENSTOCK_ASSIGN_OR_RETURN(output, loader.Get(Join(prefix, "o_proj.weight"),
+                                               Shape({config.hidden_size, config.q_size()})));
   return absl::OkStatus();
 }
 
@@ -64,9 +63,9 @@ absl::Status FfnWeight::Load(const WeightLoader& loader, std::string_view prefix
                                      {{Join(prefix, "gate_proj.weight"), config.intermediate_size},
                                       {Join(prefix, "up_proj.weight"), config.intermediate_size}},
                                      config.hidden_size));
-  PENSTOCK_ASSIGN_OR_RETURN(
-      down, loader.source.Get(Join(prefix, "down_proj.weight"),
-                              Shape({config.hidden_size, config.intermediate_size})));
+  PENSTOCK_ASSIGN_OR_RETURN(down,
+                            loader.Get(Join(prefix, "down_proj.weight"),
+                                       Shape({config.hidden_size, config.intermediate_size})));
   return absl::OkStatus();
 }
 

@@ -149,14 +149,14 @@ int Main(int argc, char** argv) {
   options.max_sequences = kSlots;
   std::vector<double> loads;
   for (int run = 0; run < kRuns; ++run) {
-    const absl::StatusOr<StageInfo> info = MakeCpuStage()->Load(options);
+    const absl::StatusOr<StageInfo> info = MakeModelStage()->Load(options);
     if (!info.ok()) {
       std::fprintf(stderr, "stage_bench: %s\n", std::string(info.status().message()).c_str());
       return 1;
     }
     loads.push_back(static_cast<double>(info->load_ns) * 1e-9);
   }
-  const std::unique_ptr<StageExecutor> stage = MakeCpuStage();
+  const std::unique_ptr<StageExecutor> stage = MakeModelStage();
   const absl::StatusOr<StageInfo> info = stage->Load(options);
   PENSTOCK_CHECK(info.ok());
   PENSTOCK_CHECK_GE(info->num_blocks, kSlots * kSlotBlocks);

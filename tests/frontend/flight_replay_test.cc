@@ -21,7 +21,7 @@ using namespace penstock::testing;  // NOLINT(google-build-using-namespace)
 class FlightReplayTest : public ::testing::Test {
  protected:
   std::unique_ptr<StageExecutor> Stage() const {
-    std::unique_ptr<StageExecutor> stage = MakeCpuStage();
+    std::unique_ptr<StageExecutor> stage = MakeModelStage();
     EXPECT_TRUE(IsOk(stage->Load(options_)));
     return stage;
   }

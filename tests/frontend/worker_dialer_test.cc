@@ -47,7 +47,7 @@ class Worker {
 };
 
 std::vector<int32_t> AloneAnswer() {
-  EmbeddedWorker embedded(&MakeCpuStage);
+  EmbeddedWorker embedded(&MakeModelStage);
   WorkerPipeline alone(embedded, 1);
   alone.LoadAll();
   alone.BeginEpoch(1);

@@ -78,7 +78,7 @@ struct FrontEnd {
 };
 
 TEST_F(WorkerLauncherTest, TwoProcessesAnswerAsOneStageDoes) {
-  EmbeddedWorker embedded(&MakeCpuStage);
+  EmbeddedWorker embedded(&MakeModelStage);
   std::vector<int32_t> expected;
   {
     WorkerPipeline alone(embedded, 1);

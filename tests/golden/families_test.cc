@@ -109,7 +109,7 @@ TEST_P(FamiliesTest, GreedyTokensOfAStageEqualHuggingFace) {
     options.max_step_tokens = 256;
     options.max_sequences = 2;
     options.prefill_attention = prefill;
-    const auto stage = MakeCpuStage();
+    const auto stage = MakeModelStage();
     ASSERT_TRUE(IsOk(stage->Load(options)));
     for (const int64_t chunk : {256, 37}) {
       Driven sequence;

@@ -59,7 +59,7 @@ class GoldenGenerationTest : public ::testing::Test {
     options.max_step_tokens = 512;
     options.max_sequences = kSlots;
     options.prefill_attention = prefill_attention;
-    stage_ = MakeCpuStage();
+    stage_ = MakeModelStage();
     const auto info = stage_->Load(options);
     ASSERT_TRUE(IsOk(info));
     num_blocks_ = info->num_blocks;

@@ -168,7 +168,7 @@ TEST_P(InvarianceTest, AStageGivesTheSameAnswers) {
       options.max_sequences = kSequences;
       options.threads = threads;
       options.prefill_attention = prefill;
-      std::unique_ptr<StageExecutor> stage = MakeCpuStage();
+      std::unique_ptr<StageExecutor> stage = MakeModelStage();
       EXPECT_TRUE(IsOk(stage->Load(options)));
       return stage;
     };

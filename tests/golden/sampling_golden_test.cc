@@ -38,7 +38,7 @@ class GoldenSamplingTest : public ::testing::Test {
     options.kv_memory_bytes = int64_t{1} << 28;
     options.max_step_tokens = 512;
     options.max_sequences = kSlots;
-    stage_ = MakeCpuStage();
+    stage_ = MakeModelStage();
     const auto info = stage_->Load(options);
     ASSERT_TRUE(IsOk(info));
     scheduler_ = {info->num_blocks, kSlots, 512};

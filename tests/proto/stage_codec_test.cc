@@ -25,6 +25,8 @@ StageOptions ExampleOptions() {
   options.threads = 3;
   options.prefill_attention = PrefillAttention::kPadded;
   options.padded_memory_bytes = 12345;
+  options.device = "cuda:3 \xfc";
+  options.precision = DataType::kBF16;
   options.check_file = "check \xfe";
   options.stage = 2;
   options.num_stages = 4;
@@ -103,6 +105,8 @@ TEST(StageCodecTest, ValuesArriveInTheirFields) {
   EXPECT_EQ(options->threads, 3);
   EXPECT_EQ(options->prefill_attention, PrefillAttention::kPadded);
   EXPECT_EQ(options->padded_memory_bytes, 12345);
+  EXPECT_EQ(options->device, "cuda:3 \xfc");
+  EXPECT_EQ(options->precision, DataType::kBF16);
   EXPECT_EQ(options->check_file, "check \xfe");
   EXPECT_EQ(options->stage, 2);
   EXPECT_EQ(options->num_stages, 4);
@@ -176,6 +180,7 @@ TEST(StageCodecTest, RefusesMalformedLoads) {
   load.Expect("max_step_tokens", [](Request* m) { m->set_max_step_tokens(0); });
   load.Expect("max_sequences", [](Request* m) { m->set_max_sequences(INT64_MAX); });
   load.Expect("threads", [](Request* m) { m->set_threads(-2); });
+  load.Expect("precision", [](Request* m) { m->set_precision("f64"); });
   load.Expect("prefill_attention", [](Request* m) {
     m->set_prefill_attention(static_cast<worker::v1::PrefillAttention>(2));
   });

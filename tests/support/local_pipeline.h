@@ -35,10 +35,10 @@ class LocalPipeline {
 
   // Loads a stage for each range.
   LocalPipeline(StageOptions options, const std::vector<LayerRange>& ranges,
-                MakeExecutor make = &MakeCpuStage)
+                MakeExecutor make = &MakeModelStage)
       : LocalPipeline(std::move(options), ranges, {}, make) {}
   LocalPipeline(StageOptions options, const std::vector<LayerRange>& ranges,
-                const TransportOptions& transport, MakeExecutor make = &MakeCpuStage) {
+                const TransportOptions& transport, MakeExecutor make = &MakeModelStage) {
     options.num_stages = static_cast<int32_t>(ranges.size());
     for (const LayerRange& range : ranges) {
       Place& place = places_.emplace_back();

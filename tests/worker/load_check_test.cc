@@ -122,7 +122,7 @@ TEST(LoadCheck, AStageSaysWhatItHasLoaded) {
   options.kv_memory_bytes = 1 << 20;
   options.max_sequences = 2;
   options.threads = 1;
-  const auto whole = MakeCpuStage()->Load(options);
+  const auto whole = MakeModelStage()->Load(options);
   ASSERT_TRUE(IsOk(whole));
   EXPECT_EQ(whole->layers.count(), 4);
   options.num_stages = 3;
@@ -130,7 +130,7 @@ TEST(LoadCheck, AStageSaysWhatItHasLoaded) {
   options.layers = {1, 3};
   options.num_blocks = 5;
   LoadProgress last;
-  const auto stage = MakeCpuStage();
+  const auto stage = MakeModelStage();
   const auto info = stage->Load(options, [&](const LoadProgress& progress) { last = progress; });
   ASSERT_TRUE(IsOk(info));
   EXPECT_EQ(info->layers.first, 1);
@@ -160,12 +160,12 @@ TEST(LoadCheck, AStageSaysWhatItHasLoaded) {
 
   options.model_hash = whole->model_hash + 1;
   EXPECT_TRUE(
-      Fails(MakeCpuStage()->Load(options), absl::StatusCode::kFailedPrecondition, {"the hash"}));
+      Fails(MakeModelStage()->Load(options), absl::StatusCode::kFailedPrecondition, {"the hash"}));
   options.model_hash = whole->model_hash;
-  EXPECT_TRUE(IsOk(MakeCpuStage()->Load(options)));
+  EXPECT_TRUE(IsOk(MakeModelStage()->Load(options)));
   options.layers = {1, 4};
   EXPECT_TRUE(
-      Fails(MakeCpuStage()->Load(options), absl::StatusCode::kInvalidArgument, {"last layer"}));
+      Fails(MakeModelStage()->Load(options), absl::StatusCode::kInvalidArgument, {"last layer"}));
 }
 
 }  // namespace

@@ -59,7 +59,7 @@ std::vector<Driven> Sequences(int64_t vocab_size, size_t count = 8) {
 
 // Of one whole stage, each sequence alone, its prompt at once and no plan ahead.
 std::vector<Answer> Expected(const std::string& model, const std::vector<Driven>& sequences) {
-  const auto stage = MakeCpuStage();
+  const auto stage = MakeModelStage();
   const auto info = stage->Load(Options(model));
   EXPECT_TRUE(IsOk(info));
   std::vector<Answer> answers;
@@ -101,7 +101,7 @@ class Runs {
 
 void ExpectTheBitsOfOneStage(const std::string& model, int64_t num_layers,
                              const std::vector<std::vector<int64_t>>& cuts) {
-  const auto file = MakeCpuStage()->Load(Options(model));
+  const auto file = MakeModelStage()->Load(Options(model));
   ASSERT_TRUE(IsOk(file));
   ASSERT_EQ(file->config.num_layers, num_layers);
   const std::vector<Driven> sequences = Sequences(file->config.vocab_size);
@@ -152,7 +152,7 @@ TEST(Pipeline, GivesTheBitsOfOneStageOfThePackagedModel) {
   StageOptions options = Options(PENSTOCK_TEST_MODEL);
   options.kv_memory_bytes = 256 << 20;
   std::vector<Driven> sequences = Sequences(1000, 3);
-  const auto stage = MakeCpuStage();
+  const auto stage = MakeModelStage();
   const auto info = stage->Load(options);
   ASSERT_TRUE(IsOk(info));
   std::vector<Driven> expected = sequences;
@@ -231,7 +231,7 @@ TEST_F(StopTest, OneStageReplaysThePlansOfAPipeline) {
   RunAhead run(4, 1, true);
   EXPECT_EQ(runs.Run(sequences_, run), expected_);
   EXPECT_GT(run.voids(), 0);
-  const auto stage = MakeCpuStage();
+  const auto stage = MakeModelStage();
   ASSERT_TRUE(IsOk(stage->Load(Options(file_.path()))));
   ASSERT_EQ(run.plans().size(), run.results().size());
   for (size_t n = 0; n < run.plans().size(); ++n) {

@@ -36,7 +36,7 @@ class StageSamplerTest : public ::testing::Test {
     options.max_sequences = kSlots;
     options.threads = 2;
     options.prefill_attention = attention;
-    std::unique_ptr<StageExecutor> stage = MakeCpuStage();
+    std::unique_ptr<StageExecutor> stage = MakeModelStage();
     const auto info = stage->Load(options);
     EXPECT_TRUE(IsOk(info));
     if (info.ok()) num_blocks_ = info->num_blocks;

@@ -52,25 +52,29 @@ class Llama final : public Model {
   // Workspace, rows for the largest batch; a step uses the first num_tokens of each.
   Tensor residual_;   // [max_tokens, hidden]
   Tensor norm_;       // [max_tokens, hidden]
-  Tensor rope_;       // [max_tokens, head_dim]: cosines and sines of the step's positions
+  Tensor rope_;       // [max_tokens, head_dim] f32: cosines and sines of the step's positions
   Tensor delta_;      // [max_tokens, hidden]
   Tensor qkv_;        // [max_tokens, q + k + v]
   Tensor attention_;  // [max_tokens, q]
   Tensor gate_up_;    // [max_tokens, 2 * intermediate]
   Tensor gated_;      // [max_tokens, intermediate]
   Tensor last_;       // [max_samples, hidden], last stage
-  Tensor logits_;     // [max_samples, vocab], last stage
+  Tensor logits_;     // [max_samples, vocab] f32, last stage
 };
 
 absl::Status Llama::MakeWorkspace(const ModelLimits& limits, BaseAllocator& allocator) {
-  const auto make = [&](Tensor& tensor, int64_t rows, int64_t columns) -> absl::Status {
-    PENSTOCK_ASSIGN_OR_RETURN(tensor, Tensor::Make(DataType::kF32, {rows, columns}, allocator));
+  const auto make_as = [&](DataType type, Tensor& tensor, int64_t rows,
+                           int64_t columns) -> absl::Status {
+    PENSTOCK_ASSIGN_OR_RETURN(tensor, Tensor::Make(type, {rows, columns}, allocator));
     return absl::OkStatus();
+  };
+  const auto make = [&](Tensor& tensor, int64_t rows, int64_t columns) {
+    return make_as(limits.precision, tensor, rows, columns);
   };
   const int64_t tokens = limits.max_tokens;
   PENSTOCK_RETURN_IF_ERROR(make(residual_, tokens, config_.hidden_size));
   PENSTOCK_RETURN_IF_ERROR(make(norm_, tokens, config_.hidden_size));
-  PENSTOCK_RETURN_IF_ERROR(make(rope_, tokens, config_.head_dim));
+  PENSTOCK_RETURN_IF_ERROR(make_as(DataType::kF32, rope_, tokens, config_.head_dim));
   PENSTOCK_RETURN_IF_ERROR(make(delta_, tokens, config_.hidden_size));
   PENSTOCK_RETURN_IF_ERROR(make(qkv_, tokens, config_.qkv_size()));
   PENSTOCK_RETURN_IF_ERROR(make(attention_, tokens, config_.q_size()));
@@ -78,7 +82,8 @@ absl::Status Llama::MakeWorkspace(const ModelLimits& limits, BaseAllocator& allo
   PENSTOCK_RETURN_IF_ERROR(make(gated_, tokens, config_.intermediate_size));
   if (is_last()) {
     PENSTOCK_RETURN_IF_ERROR(make(last_, limits.max_samples, config_.hidden_size));
-    PENSTOCK_RETURN_IF_ERROR(make(logits_, limits.max_samples, config_.vocab_size));
+    PENSTOCK_RETURN_IF_ERROR(
+        make_as(DataType::kF32, logits_, limits.max_samples, config_.vocab_size));
   }
   if (limits.prefill_attention == PrefillAttention::kPadded) {
     PENSTOCK_ASSIGN_OR_RETURN(padded_, PaddedAttention::Make(config_, limits, allocator));

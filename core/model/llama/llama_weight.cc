@@ -23,8 +23,7 @@ absl::Status LlamaWeight::Load(const WeightLoader& loader, std::string_view pref
     return absl::OkStatus();
   }
   PENSTOCK_ASSIGN_OR_RETURN(
-      lm_head,
-      loader.source.Get(name("lm_head.weight"), Shape({config.vocab_size, config.hidden_size})));
+      lm_head, loader.Get(name("lm_head.weight"), Shape({config.vocab_size, config.hidden_size})));
   return absl::OkStatus();
 }
 

@@ -55,11 +55,11 @@ absl::StatusOr<PaddedAttention> PaddedAttention::Make(const ModelConfig& config,
   };
   PENSTOCK_RETURN_IF_ERROR(make(attention.offsets_, DataType::kI32, tokens));
   PENSTOCK_RETURN_IF_ERROR(make(attention.mask_, DataType::kU8, tokens * context));
-  PENSTOCK_RETURN_IF_ERROR(make(attention.queries_, DataType::kF32, tokens * config.q_size()));
-  PENSTOCK_RETURN_IF_ERROR(make(attention.keys_, DataType::kF32, context * config.q_size()));
-  PENSTOCK_RETURN_IF_ERROR(make(attention.values_, DataType::kF32, context * config.q_size()));
+  PENSTOCK_RETURN_IF_ERROR(make(attention.queries_, limits.precision, tokens * config.q_size()));
+  PENSTOCK_RETURN_IF_ERROR(make(attention.keys_, limits.precision, context * config.q_size()));
+  PENSTOCK_RETURN_IF_ERROR(make(attention.values_, limits.precision, context * config.q_size()));
   PENSTOCK_RETURN_IF_ERROR(
-      make(attention.scores_, DataType::kF32, config.num_heads * tokens * context));
+      make(attention.scores_, limits.precision, config.num_heads * tokens * context));
   return attention;
 }
 

@@ -174,6 +174,27 @@ TEST(HostAllocatorTest, AskingForNothingDies) {
   EXPECT_DEATH((void)allocator.Allocate(0), "CHECK failed");
 }
 
+TEST(TensorTest, TensorsMadeTogetherLieInOneBlock) {
+  HostAllocator allocator;
+  {
+    Tensor bytes;
+    Tensor longs;
+    Tensor none;
+    ASSERT_TRUE(IsOk(
+        MakeTogether({{&bytes, DataType::kU8, {3, 5}}, {&longs, DataType::kI64, {7}}}, allocator)));
+    EXPECT_EQ(bytes.shape(), Shape({3, 5}));
+    EXPECT_EQ(longs.type(), DataType::kI64);
+    EXPECT_EQ(static_cast<uint8_t*>(bytes.raw()) + 64, longs.raw());
+    EXPECT_EQ(allocator.bytes_in_use(), 128);
+    EXPECT_FALSE(MakeTogether({{&none, DataType::kU8, {0}}}, allocator).ok());
+    EXPECT_FALSE(
+        MakeTogether({{&none, DataType::kU8, {INT64_MAX}}, {&none, DataType::kU8, {INT64_MAX}}},
+                     allocator)
+            .ok());
+  }
+  EXPECT_EQ(allocator.bytes_in_use(), 0);
+}
+
 TEST(TensorTest, ColumnsKeepTheRowsStride) {
   std::vector<float> values(12);
   for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i);

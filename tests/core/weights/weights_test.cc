@@ -1,6 +1,11 @@
 // The weight classes over the dummy source and over a small GGUF file.
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
 #include "core/io/dummy_weights.h"
 #include "core/io/gguf.h"
+#include "core/io/model_file.h"
 #include "core/model/llama/llama_weight.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/tiny_model.h"
@@ -155,6 +160,46 @@ TEST(LlamaWeight, AMissingTensorIsNamed) {
   LlamaWeight weight({0, 3});
   EXPECT_TRUE(Fails(weight.Load({*source, config, Allocator()}, ""), absl::StatusCode::kNotFound,
                     {"model.gguf", "token_embd.weight"}));
+}
+
+// A backend with memory of its own takes every tensor there. The file forgets its own ones, and not
+// the packed copies, which are none of its bytes.
+TEST(LlamaWeight, EveryTensorGoesToItsPlace) {
+  const TempFile file(TinyModel().Build());
+  const absl::StatusOr<ModelFile> model = OpenModel(file.path());
+  ASSERT_TRUE(IsOk(model));
+  const WeightLoader in_place{*model->weights, model->config, Allocator()};
+  std::vector<const void*> places;
+  WeightLoader elsewhere = in_place;
+  elsewhere.place = [&](const Tensor& packed) -> absl::StatusOr<Tensor> {
+    Tensor copy = Make(packed.type(), packed.shape());
+    std::memcpy(copy.raw(), packed.raw(), static_cast<size_t>(packed.bytes()));
+    places.push_back(std::as_const(copy).raw());
+    return copy;
+  };
+  const LayerRange all = {0, model->config.num_layers};
+  LlamaWeight expected(all);
+  LlamaWeight weight(all);
+  ASSERT_TRUE(IsOk(expected.Load(in_place, "")));
+  ASSERT_TRUE(IsOk(weight.Load(elsewhere, "")));
+  const auto check = [&](const Tensor& tensor, const Tensor& original) {
+    EXPECT_EQ(std::count(places.begin(), places.end(), tensor.raw()), 1);
+    EXPECT_EQ(Bytes(tensor), Bytes(original));
+  };
+  check(weight.embedding.table, expected.embedding.table);
+  check(weight.norm.gain, expected.norm.gain);
+  for (size_t i = 0; i < weight.layers.size(); ++i) {
+    const LayerWeight& a = weight.layers[i];
+    const LayerWeight& b = expected.layers[i];
+    check(a.input_norm.gain, b.input_norm.gain);
+    check(a.attention.qkv.tensors[0], b.attention.qkv.tensors[0]);
+    check(a.attention.output, b.attention.output);
+    check(a.post_attention_norm.gain, b.post_attention_norm.gain);
+    check(a.ffn.gate_up.tensors[0], b.ffn.gate_up.tensors[0]);
+    check(a.ffn.down, b.ffn.down);
+  }
+  EXPECT_EQ(places.size(), 2 + 6 * weight.layers.size());
+  EXPECT_EQ(weight.bytes(), expected.bytes());
 }
 
 }  // namespace

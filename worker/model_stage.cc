@@ -1,20 +1,19 @@
-// The stage on the CPU backend.
+// The stage that computes a model, on whichever backend.
 #include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <optional>
 #include <vector>
 
-#include "core/base/thread_pool.h"
 #include "core/io/check_file.h"
 #include "core/io/model_file.h"
 #include "core/io/model_hash.h"
 #include "core/io/watched_source.h"
-#include "core/kernels/cpu_ops.h"
 #include "core/model/kv_cache.h"
 #include "core/model/model_registry.h"
 #include "core/model/model_tensors.h"
 #include "core/tensor/tensor_wrapper.h"
+#include "worker/backends.h"
 #include "worker/load_check.h"
 #include "worker/stage.h"
 #include "worker/stage_sampler.h"
@@ -31,7 +30,7 @@ int64_t NowNs() {
       .count();
 }
 
-class CpuStage final : public StageExecutor {
+class ModelStage final : public StageExecutor {
  public:
   absl::StatusOr<StageInfo> Load(const StageOptions& options,
                                  const ProgressCallback& progress) override;
@@ -48,7 +47,9 @@ class CpuStage final : public StageExecutor {
   absl::StatusOr<StageInfo> LoadModel(const StageOptions& options,
                                       const ProgressCallback& progress);
   absl::Status MakeRoom(const StageOptions& options, const ModelConfig& config, int64_t num_blocks);
+  absl::Status Warm();
   void LookUpTokens(const StepPlan& plan);
+  void ViewInputs(StepBatch* batch) const;
   absl::Status LeaveTokens(const StepResult& result);
 
   LayerRange layers_;
@@ -56,8 +57,7 @@ class CpuStage final : public StageExecutor {
   bool is_last_ = false;
   PlanLimits limits_;
   HostAllocator allocator_;
-  std::optional<ThreadPool> pool_;
-  std::optional<CpuOps> ops_;
+  std::unique_ptr<Backend> backend_;
   std::unique_ptr<Model> model_;
   std::optional<KvCache> cache_;
   std::optional<StepBatcher> batcher_;
@@ -69,8 +69,8 @@ class CpuStage final : public StageExecutor {
   std::atomic<int64_t> voids_ = 0;
 };
 
-absl::StatusOr<StageInfo> CpuStage::Load(const StageOptions& options,
-                                         const ProgressCallback& progress) {
+absl::StatusOr<StageInfo> ModelStage::Load(const StageOptions& options,
+                                           const ProgressCallback& progress) {
   if (model_ != nullptr) {
     return absl::FailedPreconditionError("this stage has loaded a model already");
   }
@@ -80,8 +80,8 @@ absl::StatusOr<StageInfo> CpuStage::Load(const StageOptions& options,
   return info;
 }
 
-absl::StatusOr<StageInfo> CpuStage::LoadModel(const StageOptions& options,
-                                              const ProgressCallback& progress) {
+absl::StatusOr<StageInfo> ModelStage::LoadModel(const StageOptions& options,
+                                                const ProgressCallback& progress) {
   PENSTOCK_ASSIGN_OR_RETURN(const ModelFile file, OpenModel(options.model));
   const ModelConfig& config = file.config;
   const uint64_t hash = ModelHash(config, *file.weights);
@@ -89,11 +89,10 @@ absl::StatusOr<StageInfo> CpuStage::LoadModel(const StageOptions& options,
   layers_ = StageLayers(options, config);
   is_first_ = layers_.first == 0;
   is_last_ = layers_.last == config.num_layers;
-  const int64_t block_bytes = KvCache::BlockBytes(config, layers_.count());
+  const int64_t block_bytes = KvCache::BlockBytes(config, layers_.count(), options.precision);
   PENSTOCK_ASSIGN_OR_RETURN(const int64_t num_blocks, StageBlocks(options, config, block_bytes));
 
-  pool_.emplace(options.threads);
-  ops_.emplace(*pool_);
+  PENSTOCK_ASSIGN_OR_RETURN(backend_, MakeBackend(options, config));
   ModelCheck check;
   if (!options.check_file.empty()) {
     PENSTOCK_ASSIGN_OR_RETURN(check, ReadModelCheck(options.check_file));
@@ -103,13 +102,17 @@ absl::StatusOr<StageInfo> CpuStage::LoadModel(const StageOptions& options,
                               [&](std::string_view tensor, int64_t done) {
                                 progress({done, total, std::string(tensor)});
                               });
-  PENSTOCK_ASSIGN_OR_RETURN(std::unique_ptr<Model> model,
-                            MakeModel(config, layers_, weights,
-                                      {options.max_step_tokens, SampleRows(options.max_sequences),
-                                       options.prefill_attention, options.padded_memory_bytes},
-                                      *ops_, allocator_));
+  PENSTOCK_ASSIGN_OR_RETURN(
+      std::unique_ptr<Model> model,
+      MakeModel(config, layers_, weights,
+                {options.max_step_tokens, SampleRows(options.max_sequences),
+                 options.prefill_attention, options.padded_memory_bytes, options.precision},
+                backend_->ops(), {backend_->memory(), allocator_, [&](const Tensor& packed) {
+                                    return backend_->PlaceWeight(packed);
+                                  }}));
   PENSTOCK_RETURN_IF_ERROR(MakeRoom(options, config, num_blocks));
   model_ = std::move(model);
+  PENSTOCK_RETURN_IF_ERROR(Warm());
 
   StageInfo info;
   info.config = config;
@@ -122,15 +125,16 @@ absl::StatusOr<StageInfo> CpuStage::LoadModel(const StageOptions& options,
 }
 
 // What plans need beside the model.
-absl::Status CpuStage::MakeRoom(const StageOptions& options, const ModelConfig& config,
-                                int64_t num_blocks) {
+absl::Status ModelStage::MakeRoom(const StageOptions& options, const ModelConfig& config,
+                                  int64_t num_blocks) {
   limits_ = {options.max_step_tokens, options.max_sequences, config.context_length, num_blocks,
              config.vocab_size};
-  PENSTOCK_ASSIGN_OR_RETURN(cache_, KvCache::Make(config, layers_.count(), num_blocks, allocator_));
-  PENSTOCK_ASSIGN_OR_RETURN(batcher_, StepBatcher::Make(limits_, allocator_));
+  PENSTOCK_ASSIGN_OR_RETURN(cache_, KvCache::Make(config, layers_.count(), num_blocks,
+                                                  backend_->memory(), options.precision));
+  PENSTOCK_ASSIGN_OR_RETURN(batcher_, StepBatcher::Make(limits_, backend_->inputs()));
   slots_.emplace(options.max_sequences, /*samples=*/is_last_);
   if (is_last_) {
-    PENSTOCK_ASSIGN_OR_RETURN(sampler_, StageSampler::Make(limits_, allocator_));
+    PENSTOCK_ASSIGN_OR_RETURN(sampler_, StageSampler::Make(limits_, backend_->outputs()));
   }
   if (is_first_ || is_last_) {
     mailbox_.emplace(options.max_sequences, options.plans_ahead);
@@ -141,7 +145,38 @@ absl::Status CpuStage::MakeRoom(const StageOptions& options, const ModelConfig& 
   return absl::OkStatus();
 }
 
-absl::Status CpuStage::BeginEpoch(const EpochStart& start) {
+// Steps of every size that the backend wants to have seen: as one prompt or a few, and as decodes.
+// What they leave behind in KV blocks is overwritten before it is read.
+absl::Status ModelStage::Warm() {
+  StepPlan plan;
+  const int64_t longest = std::min(limits_.context_length, cache_->num_blocks() * kBlockSize);
+  for (const int64_t size : backend_->WarmSizes(limits_.max_tokens)) {
+    for (const int64_t each : {longest, int64_t{1}}) {
+      if ((size + each - 1) / each > limits_.max_sequences) continue;
+      ++plan.number;
+      plan.admissions.clear();
+      plan.rows.clear();
+      for (int64_t left = size; left > 0; left -= each) {
+        Admission& admission = plan.admissions.emplace_back();
+        admission.slot = static_cast<int32_t>(plan.rows.size());
+        admission.generation = static_cast<uint32_t>(plan.number);
+        admission.prompt_tokens = 1;
+        PlanRow& row = plan.rows.emplace_back();
+        row.slot = admission.slot;
+        row.generation = admission.generation;
+        row.tokens.assign(static_cast<size_t>(std::min(left, each)), 0);
+        for (int32_t b = 0; b < BlocksFor(std::min(left, each)); ++b) row.blocks.push_back(b);
+        row.sample = true;
+      }
+      PENSTOCK_RETURN_IF_ERROR(Execute(plan).status());
+    }
+  }
+  slots_->Reset();
+  if (mailbox_) mailbox_->Reset();
+  return absl::OkStatus();
+}
+
+absl::Status ModelStage::BeginEpoch(const EpochStart& start) {
   if (model_ == nullptr) return absl::FailedPreconditionError("no model has been loaded");
   if (start.num_blocks < 1 || start.num_blocks > cache_->num_blocks()) {
     return absl::FailedPreconditionError(absl::StrCat(
@@ -154,22 +189,25 @@ absl::Status CpuStage::BeginEpoch(const EpochStart& start) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<StepResult> CpuStage::Execute(const StepPlan& plan) {
+absl::StatusOr<StepResult> ModelStage::Execute(const StepPlan& plan) {
   if (model_ == nullptr) return absl::FailedPreconditionError("no model has been loaded");
   const int64_t start = NowNs();
   LookUpTokens(plan);
-  PENSTOCK_ASSIGN_OR_RETURN(const StepBatch batch, batcher_->Build(plan, fed_));
+  PENSTOCK_ASSIGN_OR_RETURN(StepBatch batch, batcher_->Build(plan, fed_));
   PENSTOCK_RETURN_IF_ERROR(slots_->Admit(plan, fed_));
   voids_ += static_cast<int64_t>(batcher_->voids().size());
+  backend_->SendInputs();
+  ViewInputs(&batch);
   model_->Forward(batch, *cache_);
 
   StepResult result;
   result.number = plan.number;
   result.epoch = plan.epoch;
   if (is_last_) {
-    sampler_->Run({plan, *batcher_, batch, *model_, *ops_}, *slots_, &result);
+    sampler_->Run({plan, *batcher_, batch, *model_, *backend_}, *slots_, &result);
     PENSTOCK_RETURN_IF_ERROR(LeaveTokens(result));
   }
+  backend_->FetchOutputs();
   result.times.start_ns = start;
   result.times.compute_ns = NowNs() - start;
   return result;
@@ -177,7 +215,7 @@ absl::StatusOr<StepResult> CpuStage::Execute(const StepPlan& plan) {
 
 // What rows feed whose tokens the front end did not know. Ends of the pipeline only: a stage
 // between them computes with what it is given.
-void CpuStage::LookUpTokens(const StepPlan& plan) {
+void ModelStage::LookUpTokens(const StepPlan& plan) {
   fed_.clear();
   if (!mailbox_) return;
   for (const PlanRow& row : plan.rows) {
@@ -185,8 +223,16 @@ void CpuStage::LookUpTokens(const StepPlan& plan) {
   }
 }
 
+// The batch as kernels see it.
+void ModelStage::ViewInputs(StepBatch* batch) const {
+  for (Tensor* tensor : {&batch->token_ids, &batch->positions, &batch->kv_slots, &batch->row_starts,
+                         &batch->context_lens, &batch->block_tables, &batch->sample_tokens}) {
+    if (!tensor->empty()) *tensor = backend_->KernelView(*tensor);
+  }
+}
+
 // For later plans: here, and for the first stage.
-absl::Status CpuStage::LeaveTokens(const StepResult& result) {
+absl::Status ModelStage::LeaveTokens(const StepResult& result) {
   const auto count = static_cast<int64_t>(result.samples.size());
   if (count == 0) return absl::OkStatus();
   const TensorWrapper<int64_t> rows(token_rows_);
@@ -203,6 +249,6 @@ absl::Status CpuStage::LeaveTokens(const StepResult& result) {
 
 }  // namespace
 
-std::unique_ptr<StageExecutor> MakeCpuStage() { return std::make_unique<CpuStage>(); }
+std::unique_ptr<StageExecutor> MakeModelStage() { return std::make_unique<ModelStage>(); }
 
 }  // namespace penstock

@@ -8,7 +8,7 @@ namespace {
 
 using namespace penstock::testing;  // NOLINT(google-build-using-namespace)
 
-class CpuStageTest : public ::testing::Test {
+class ModelStageTest : public ::testing::Test {
  protected:
   StageOptions Options(int threads = 2) const {
     StageOptions options;
@@ -20,7 +20,7 @@ class CpuStageTest : public ::testing::Test {
     return options;
   }
   std::unique_ptr<StageExecutor> Loaded(int threads = 2) const {
-    std::unique_ptr<StageExecutor> stage = MakeCpuStage();
+    std::unique_ptr<StageExecutor> stage = MakeModelStage();
     const auto info = stage->Load(Options(threads));
     EXPECT_TRUE(IsOk(info));
     return stage;
@@ -42,7 +42,7 @@ Answer Alone(StageExecutor& stage, Driven sequence) {
   return one[0].answer;
 }
 
-TEST_F(CpuStageTest, ABatchGivesEachSequenceTheBitsItHasAlone) {
+TEST_F(ModelStageTest, ABatchGivesEachSequenceTheBitsItHasAlone) {
   std::vector<Driven> sequences;
   for (int32_t i = 0; i < 6; ++i) {
     Driven sequence;
@@ -66,7 +66,7 @@ TEST_F(CpuStageTest, ABatchGivesEachSequenceTheBitsItHasAlone) {
 }
 
 // Resume after a preemption or a dead stage: prompt and tokens so far come back as a prompt.
-TEST_F(CpuStageTest, AReplayedSequenceGoesOnWithTheSameBits) {
+TEST_F(ModelStageTest, AReplayedSequenceGoesOnWithTheSameBits) {
   Driven sequence;
   sequence.prompt = Prompt(5, 30);
   sequence.sampling.temperature = 1.0f;
@@ -86,11 +86,11 @@ TEST_F(CpuStageTest, AReplayedSequenceGoesOnWithTheSameBits) {
   }
 }
 
-TEST_F(CpuStageTest, AFileOfMixedQuantizationRuns) {
+TEST_F(ModelStageTest, AFileOfMixedQuantizationRuns) {
   const TempFile mixed(TinyModel(2, /*v_as_q8_0=*/true).Build());
   StageOptions options = Options();
   options.model = mixed.path();
-  const auto stage = MakeCpuStage();
+  const auto stage = MakeModelStage();
   ASSERT_TRUE(IsOk(stage->Load(options)));
   Driven sequence;
   sequence.prompt = Prompt(5, 30);
@@ -99,10 +99,10 @@ TEST_F(CpuStageTest, AFileOfMixedQuantizationRuns) {
   for (float logprob : answer.logprobs) EXPECT_TRUE(std::isfinite(logprob));
 }
 
-TEST_F(CpuStageTest, PaddedPrefillGivesTheSameAnswers) {
+TEST_F(ModelStageTest, PaddedPrefillGivesTheSameAnswers) {
   StageOptions options = Options();
   options.prefill_attention = PrefillAttention::kPadded;
-  const auto padded = MakeCpuStage();
+  const auto padded = MakeModelStage();
   ASSERT_TRUE(IsOk(padded->Load(options)));
   std::vector<Driven> sequences;
   for (int32_t i = 0; i < 5; ++i) {
@@ -124,16 +124,16 @@ TEST_F(CpuStageTest, PaddedPrefillGivesTheSameAnswers) {
   }
 }
 
-TEST_F(CpuStageTest, APaddedWorkspaceThatIsTooLargeNamesTheSettings) {
+TEST_F(ModelStageTest, APaddedWorkspaceThatIsTooLargeNamesTheSettings) {
   StageOptions options = Options();
   options.padded_memory_bytes = 1000;
-  EXPECT_TRUE(IsOk(MakeCpuStage()->Load(options)));  // flash needs none of it
+  EXPECT_TRUE(IsOk(MakeModelStage()->Load(options)));  // flash needs none of it
   options.prefill_attention = PrefillAttention::kPadded;
-  EXPECT_TRUE(Fails(MakeCpuStage()->Load(options), absl::StatusCode::kInvalidArgument,
+  EXPECT_TRUE(Fails(MakeModelStage()->Load(options), absl::StatusCode::kInvalidArgument,
                     {"--padded-memory-mib"}));
 }
 
-TEST_F(CpuStageTest, RefusesASlotThatWasNotAdmitted) {
+TEST_F(ModelStageTest, RefusesASlotThatWasNotAdmitted) {
   const auto stage = Loaded();
   StepPlan plan;
   PlanRow row;
@@ -150,18 +150,41 @@ TEST_F(CpuStageTest, RefusesASlotThatWasNotAdmitted) {
   EXPECT_TRUE(Fails(stage->Execute(plan), absl::StatusCode::kFailedPrecondition, {"slot 8 of 8"}));
 }
 
-TEST_F(CpuStageTest, RefusesToRunBeforeLoadingAndToLoadTwice) {
-  const auto stage = MakeCpuStage();
+TEST_F(ModelStageTest, RefusesToRunBeforeLoadingAndToLoadTwice) {
+  const auto stage = MakeModelStage();
   EXPECT_TRUE(Fails(stage->Execute({}), absl::StatusCode::kFailedPrecondition, {"no model"}));
   ASSERT_TRUE(IsOk(stage->Load(Options())));
   EXPECT_TRUE(Fails(stage->Load(Options()), absl::StatusCode::kFailedPrecondition, {"already"}));
 }
 
-TEST_F(CpuStageTest, TooLittleKvMemoryNamesTheSetting) {
+TEST_F(ModelStageTest, TooLittleKvMemoryNamesTheSetting) {
   StageOptions options = Options();
   options.kv_memory_bytes = 1000;
-  EXPECT_TRUE(Fails(MakeCpuStage()->Load(options), absl::StatusCode::kInvalidArgument,
+  EXPECT_TRUE(Fails(MakeModelStage()->Load(options), absl::StatusCode::kInvalidArgument,
                     {"--kv-memory-mib"}));
+}
+
+TEST_F(ModelStageTest, RefusesADeviceThatIsNotThere) {
+  StageOptions options = Options();
+  options.device = "tpu";
+  EXPECT_TRUE(Fails(MakeModelStage()->Load(options), absl::StatusCode::kInvalidArgument,
+                    {"'tpu' is no device", "cuda:0"}));
+  options.device = "cuda:x";
+  EXPECT_TRUE(
+      Fails(MakeModelStage()->Load(options), absl::StatusCode::kInvalidArgument, {"cuda:0"}));
+  options.device = "cpu";
+  options.precision = DataType::kBF16;
+  EXPECT_TRUE(Fails(MakeModelStage()->Load(options), absl::StatusCode::kInvalidArgument,
+                    {"not in bf16", "--precision f32"}));
+}
+
+// Without CUDA in the build, or without a GPU in the machine.
+TEST_F(ModelStageTest, SaysWhatToDoWithoutAGpu) {
+  StageOptions options = Options();
+  options.device = "cuda:0";
+  const absl::StatusOr<StageInfo> info = MakeModelStage()->Load(options);
+  if (info.ok()) GTEST_SKIP() << "there is a GPU";
+  EXPECT_NE(Message(info.status()).find("CPU"), std::string::npos) << info.status();
 }
 
 }  // namespace

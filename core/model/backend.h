@@ -1,0 +1,45 @@
+// Backend: where a stage computes: its kernels, and the memory that they and the host see. Tensors
+// that the host fills for a step are its inputs, those that it reads after one its outputs; each
+// has a kernels' view, which on the host is the tensor itself.
+// One thread at a time, but for the allocators, which any thread may give memory back to.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/base/status.h"
+#include "core/kernels/ops.h"
+#include "core/tensor/allocator.h"
+#include "core/tensor/tensor.h"
+
+namespace penstock {
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  virtual Ops& ops() = 0;
+  // The element type of activations and of the KV cache.
+  virtual DataType precision() const = 0;
+
+  // Of tensors that kernels alone read and write.
+  virtual BaseAllocator& memory() = 0;
+  // The tensor as kernels read weights. `packed` is on the host; it may stay where it is.
+  // Errors: those of memory().
+  virtual absl::StatusOr<Tensor> PlaceWeight(const Tensor& packed) = 0;
+
+  virtual BaseAllocator& inputs() = 0;
+  virtual BaseAllocator& outputs() = 0;
+  // REQUIRES: a dense part of a tensor of one of these two.
+  virtual Tensor KernelView(const Tensor& shared) const = 0;
+  // All inputs, as they are now, are what the kernels called from now on see. The host may change
+  // them after the next FetchOutputs(). Also the first call of a step.
+  virtual void SendInputs() = 0;
+  // Of the numbers of tokens up to `most`, those with which a step should be run once before the
+  // first that counts, so that nothing is loaded, chosen or allocated later.
+  virtual std::vector<int64_t> WarmSizes(int64_t most) const = 0;
+  // Waits until all kernels so far are done, and their outputs are where the host reads them.
+  virtual void FetchOutputs() = 0;
+};
+
+}  // namespace penstock

@@ -1,0 +1,32 @@
+// CpuBackend: the CPU's: everything is in the host's memory, and a kernel is done when its call
+// returns. One thread at a time.
+#pragma once
+
+#include "core/kernels/cpu_ops.h"
+#include "core/model/backend.h"
+
+namespace penstock {
+
+class CpuBackend final : public Backend {
+ public:
+  // Threads that compute; 0: one a core.
+  explicit CpuBackend(int threads) : pool_(threads), ops_(pool_) {}
+
+  Ops& ops() override { return ops_; }
+  DataType precision() const override { return DataType::kF32; }
+  BaseAllocator& memory() override { return allocator_; }
+  absl::StatusOr<Tensor> PlaceWeight(const Tensor& packed) override { return packed; }
+  BaseAllocator& inputs() override { return allocator_; }
+  BaseAllocator& outputs() override { return allocator_; }
+  Tensor KernelView(const Tensor& shared) const override { return shared; }
+  void SendInputs() override {}
+  std::vector<int64_t> WarmSizes(int64_t /*most*/) const override { return {}; }
+  void FetchOutputs() override {}
+
+ private:
+  HostAllocator allocator_;
+  ThreadPool pool_;
+  CpuOps ops_;
+};
+
+}  // namespace penstock

@@ -1,0 +1,97 @@
+#include "cuda/cuda_backend.h"
+
+#include <optional>
+#include <utility>
+
+#include "core/base/check.h"
+#include "cuda/cuda_allocator.h"
+#include "cuda/cuda_check.h"
+#include "cuda/cuda_ops.h"
+#include "cuda/lt_linear.h"
+#include "cuda/mirrored_memory.h"
+#include "cuda/weight_upload.h"
+
+namespace penstock {
+namespace {
+
+constexpr int64_t kMostRows = 1024;  // that LaunchDecoderAttention takes
+
+class CudaBackend final : public Backend {
+ public:
+  static absl::StatusOr<std::unique_ptr<Backend>> Make(const CudaBackendOptions& options) {
+    PENSTOCK_ASSIGN_OR_RETURN(std::unique_ptr<PoolAllocator> memory,
+                              MakeCudaAllocator(options.ordinal));
+    std::unique_ptr<CudaBackend> backend(new CudaBackend(options, std::move(memory)));
+    PENSTOCK_ASSIGN_OR_RETURN(
+        backend->ops_, cuda::CudaOps::Make(options.heads, options.vocab_size, options.max_sequences,
+                                           *backend->memory_));
+    return backend;
+  }
+  ~CudaBackend() override {
+    CUDA_CHECK(cudaSetDevice(options_.ordinal));
+    if (ops_ != nullptr) ops_->stream().Synchronize();
+  }
+
+  Ops& ops() override { return *ops_; }
+  DataType precision() const override { return options_.precision; }
+  BaseAllocator& memory() override { return *memory_; }
+
+  // The buffers of the upload are there until the first step.
+  absl::StatusOr<Tensor> PlaceWeight(const Tensor& packed) override {
+    if (!upload_) upload_.emplace(options_.precision, *memory_, options_.threads);
+    return upload_->Upload(packed);
+  }
+
+  BaseAllocator& inputs() override { return inputs_; }
+  BaseAllocator& outputs() override { return outputs_; }
+  Tensor KernelView(const Tensor& shared) const override {
+    return inputs_.Has(shared) ? inputs_.OnDevice(shared) : outputs_.OnDevice(shared);
+  }
+  void SendInputs() override {
+    CUDA_CHECK(cudaSetDevice(options_.ordinal));  // a stage's thread may be a new one
+    upload_.reset();
+    inputs_.CopyToDevice(ops_->stream().get());
+  }
+  // Those whose products have an algorithm of their own.
+  std::vector<int64_t> WarmSizes(int64_t most) const override {
+    std::vector<int64_t> sizes;
+    for (int64_t size = 1; size <= most; size = cuda::LtLinear::TokenBucket(size + 1)) {
+      sizes.push_back(size);
+    }
+    if (sizes.back() < most) sizes.push_back(most);
+    return sizes;
+  }
+  void FetchOutputs() override {
+    outputs_.CopyToHost(ops_->stream().get());
+    ops_->stream().Synchronize();
+  }
+
+ private:
+  CudaBackend(const CudaBackendOptions& options, std::unique_ptr<PoolAllocator> memory)
+      : options_(options), memory_(std::move(memory)), inputs_(*memory_), outputs_(*memory_) {}
+
+  const CudaBackendOptions options_;
+  const std::unique_ptr<PoolAllocator> memory_;
+  cuda::MirroredMemory inputs_;
+  cuda::MirroredMemory outputs_;
+  std::optional<cuda::WeightUpload> upload_;  // while loading
+  std::unique_ptr<cuda::CudaOps> ops_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(const CudaBackendOptions& options) {
+  const DataType type = options.precision;
+  if (type != DataType::kF32 && type != DataType::kF16 && type != DataType::kBF16) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a GPU does not compute in ", Abs(Name(type)), ": use f32, f16 or bf16"));
+  }
+  if (options.max_sequences > kMostRows) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a GPU decodes ", kMostRows, " sequences at once at most, not ",
+                     options.max_sequences, ": lower --max-sequences"));
+  }
+  return CudaBackend::Make(options);
+}
+
+}  // namespace penstock

@@ -1,0 +1,29 @@
+// CudaBackend: a GPU as a stage's backend (core/model/backend.h): its pools, one stream, the
+// kernels. Weights are turned into the activations' element type on their way to the GPU, so a
+// quantized file takes there what its elements take in that type: the kernels have one form of
+// weight, and the numbers are those that the CPU backend computes with, up to that type's rounding.
+// The one header of cuda/ that other rooms include; it needs none of CUDA's. A CUDA error ends the
+// process.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "core/kernels/bias_rope.h"
+#include "core/model/backend.h"
+
+namespace penstock {
+
+struct CudaBackendOptions {
+  int ordinal = 0;                       // of the GPU, as CUDA counts
+  DataType precision = DataType::kBF16;  // f32, f16 or bf16
+  HeadLayout heads;                      // of the model
+  int64_t vocab_size = 0;
+  int64_t max_sequences = 0;  // rows that decode in one step
+  int threads = 0;            // of the host, while weights are turned; 0: one a core
+};
+
+// Errors: those of MakeCudaAllocator; INVALID_ARGUMENT for another precision; RESOURCE_EXHAUSTED.
+absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(const CudaBackendOptions& options);
+
+}  // namespace penstock

@@ -1,0 +1,119 @@
+#include "cuda/cuda_ops.h"
+
+#include "cuda/cuda_check.h"
+#include "cuda/kernels/launchers.h"
+
+namespace penstock::cuda {
+
+absl::StatusOr<std::unique_ptr<CudaOps>> CudaOps::Make(const HeadLayout& heads, int64_t vocab_size,
+                                                       int64_t max_rows, BaseAllocator& memory) {
+  std::unique_ptr<CudaOps> ops(new CudaOps(vocab_size));
+  PENSTOCK_ASSIGN_OR_RETURN(
+      ops->decoder_workspace_,
+      Tensor::Make(DataType::kU8, {DecoderAttentionWorkspace(heads, max_rows)}, memory));
+  CUDA_CHECK(cudaMemsetAsync(ops->decoder_workspace_.raw(), 0,
+                             static_cast<size_t>(ops->decoder_workspace_.bytes()),
+                             ops->stream_.get()));
+  return ops;
+}
+
+void CudaOps::Embedding(const Tensor& ids, const Tensor& table, const Tensor& out) {
+  LaunchEmbedding(stream_.get(), ids, table, out);
+}
+
+void CudaOps::RmsNorm(const Tensor& x, const Tensor& weight, float eps, const Tensor& out) {
+  LaunchRmsNorm(stream_.get(), x, weight, eps, out);
+}
+
+void CudaOps::FusedResidualNorm(const Tensor& residual, const Tensor& x, const Tensor& bias,
+                                const Tensor& weight, float eps, const Tensor& out) {
+  LaunchFusedResidualNorm(stream_.get(), residual, x, bias, weight, eps, out);
+}
+
+void CudaOps::Linear(const Tensor& x, const Tensor& weight, const Tensor& out) {
+  LaunchLinear(blas_, stream_.get(), x, weight, out);
+}
+
+void CudaOps::RopeTable(std::span<const float> frequencies, const Tensor& positions,
+                        const Tensor& table) {
+  LaunchRopeTable(stream_.get(), frequencies, positions, table);
+}
+
+void CudaOps::BiasRope(const BiasRopeArgs& args) { LaunchBiasRope(stream_.get(), args); }
+
+void CudaOps::BiasRopePadded(const BiasRopeArgs& args, const Tensor& row_starts,
+                             const Tensor& queries) {
+  LaunchBiasRopePadded(stream_.get(), args, row_starts, queries);
+}
+
+void CudaOps::ConcatKv(const Tensor& qkv, const Tensor& kv_slots, const HeadLayout& heads,
+                       const Tensor& kv) {
+  LaunchConcatKv(stream_.get(), qkv, kv_slots, heads, kv);
+}
+
+void CudaOps::FlashAttention(const AttentionArgs& args) {
+  LaunchFlashAttention(stream_.get(), args);
+}
+
+void CudaOps::DecoderAttention(const AttentionArgs& args) {
+  LaunchDecoderAttention(stream_.get(), args, decoder_workspace_);
+}
+
+void CudaOps::Swiglu(const Tensor& gate_up, const Tensor& out) {
+  LaunchSwiglu(stream_.get(), gate_up, out);
+}
+
+void CudaOps::TopK(const Tensor& x, const Tensor& values, const Tensor& indices) {
+  LaunchTopK(stream_.get(), x, values, indices);
+}
+
+void CudaOps::Sampling(const Tensor& logits, std::span<const SamplingRow> rows,
+                       const SamplingOutput& out) {
+  LaunchSampling(sampling_, stream_.get(), logits, rows, out);
+}
+
+void CudaOps::PaddingOffset(const Tensor& row_starts, int64_t max_len, const Tensor& offsets) {
+  LaunchPaddingOffset(stream_.get(), row_starts, max_len, offsets);
+}
+
+void CudaOps::CausalMask(const Tensor& row_starts, const Tensor& context_lens, int64_t window,
+                         const Tensor& mask) {
+  LaunchCausalMask(stream_.get(), row_starts, context_lens, window, mask);
+}
+
+void CudaOps::RebuildPadding(const Tensor& ragged, const Tensor& row_starts, const Tensor& padded) {
+  LaunchRebuildPadding(stream_.get(), ragged, row_starts, padded);
+}
+
+void CudaOps::RepeatKv(const Tensor& kv, const Tensor& block_tables, const Tensor& context_lens,
+                       const HeadLayout& heads, const Tensor& keys, const Tensor& values) {
+  LaunchRepeatKv(stream_.get(), kv, block_tables, context_lens, heads, keys, values);
+}
+
+void CudaOps::BatchedGemm(const Tensor& a, const Tensor& b, bool transpose_b, float alpha,
+                          const Tensor& c) {
+  LaunchBatchedGemm(blas_, stream_.get(), a, b, transpose_b, alpha, c);
+}
+
+void CudaOps::MaskScaleSoftmax(const Tensor& scores, const Tensor& mask, float scale) {
+  LaunchMaskScaleSoftmax(stream_.get(), scores, mask, scale);
+}
+
+void CudaOps::RemovePadding(const Tensor& padded, const Tensor& offsets, const Tensor& ragged) {
+  LaunchRemovePadding(stream_.get(), padded, offsets, ragged);
+}
+
+void CudaOps::Gemv(const Tensor& weight, const Tensor& x, const Tensor& y) {
+  LaunchGemv(stream_.get(), weight, x, y);
+}
+
+void CudaOps::Sgemm(float alpha, const Tensor& a, const Tensor& b, float beta, const Tensor& c) {
+  LaunchSgemm(stream_.get(), alpha, a, b, beta, c);
+}
+
+void CudaOps::Conv2d(const Tensor& in, const Tensor& weight, const Tensor& bias,
+                     const Conv2dOptions& options, const Tensor& out) {
+  LaunchConv2d(stream_.get(), in, weight, bias, options, out);
+}
+
+}  // namespace penstock::cuda

@@ -1,0 +1,211 @@
+// A stage on a GPU beside the same one on the CPU. Skipped where there is no GPU; the packaged
+// model may be named by PENSTOCK_TEST_MODEL, where the tests run elsewhere than they were built.
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+
+#include "core/io/model_file.h"
+#include "core/tokenizer/tokenizer.h"
+#include "tests/support/drive.h"
+#include "tests/support/gpu.h"
+#include "tests/support/tiny_model.h"
+
+namespace penstock {
+namespace {
+
+using namespace penstock::testing;  // NOLINT(google-build-using-namespace)
+
+class GpuStageTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (!GpuCall::Available()) GTEST_SKIP();
+  }
+
+  static StageOptions Options(const std::string& model, const std::string& device,
+                              DataType precision) {
+    StageOptions options;
+    options.model = model;
+    options.kv_memory_bytes = int64_t{1} << 30;
+    options.max_step_tokens = 512;
+    options.max_sequences = 8;
+    options.device = device;
+    options.precision = precision;
+    return options;
+  }
+  static std::unique_ptr<StageExecutor> Loaded(const StageOptions& options) {
+    std::unique_ptr<StageExecutor> stage = MakeModelStage();
+    const absl::StatusOr<StageInfo> info = stage->Load(options);
+    EXPECT_TRUE(IsOk(info));
+    if (!info.ok()) return nullptr;
+    return stage;
+  }
+};
+
+std::vector<Driven> TinySequences() {
+  std::vector<Driven> sequences;
+  for (int32_t i = 0; i < 8; ++i) {
+    Driven sequence;
+    for (int32_t k = 0; k < 3 + i * 11; ++k) {
+      sequence.prompt.push_back((i + k * k * 7) % static_cast<int32_t>(kTinyVocab));
+    }
+    sequence.sampling.temperature = i % 2 == 0 ? 0.0f : 0.8f;
+    sequence.sampling.top_p = i == 3 ? 0.9f : 1.0f;
+    sequence.sampling.top_k = i == 5 ? 20 : 0;
+    if (i == 7) sequence.sampling.repetition_penalty = 1.3f;
+    sequence.sampling.seed = static_cast<uint64_t>(i);
+    sequence.chunk = 1 + i * 5;
+    sequence.delay = i % 3;
+    sequences.push_back(sequence);
+  }
+  return sequences;
+}
+
+TEST_F(GpuStageTest, Float32GivesWhatTheCpuGives) {
+  const TempFile file(TinyModel().Build());
+  std::vector<Driven> expected = TinySequences();
+  const auto cpu = Loaded(Options(file.path(), "cpu", DataType::kF32));
+  ASSERT_NE(cpu, nullptr);
+  ASSERT_NO_FATAL_FAILURE(Drive(*cpu, expected, 40, kTinyContext));
+  for (const PrefillAttention attention : {PrefillAttention::kFlash, PrefillAttention::kPadded}) {
+    StageOptions options = Options(file.path(), "cuda:0", DataType::kF32);
+    options.prefill_attention = attention;
+    const auto gpu = Loaded(options);
+    ASSERT_NE(gpu, nullptr);
+    std::vector<Driven> got = TinySequences();
+    ASSERT_NO_FATAL_FAILURE(Drive(*gpu, got, 40, kTinyContext));
+    for (size_t i = 0; i < got.size(); ++i) {
+      EXPECT_EQ(got[i].answer.tokens, expected[i].answer.tokens) << "sequence " << i;
+      for (size_t t = 0; t < got[i].answer.logprobs.size(); ++t) {
+        ASSERT_NEAR(got[i].answer.logprobs[t], expected[i].answer.logprobs[t], 1e-3)
+            << "sequence " << i << ", token " << t;
+      }
+    }
+  }
+}
+
+TEST_F(GpuStageTest, TheSameStepsGiveTheSameBits) {
+  const TempFile file(TinyModel().Build());
+  for (const DataType type : {DataType::kF32, DataType::kF16, DataType::kBF16}) {
+    std::vector<Answer> answers[2];
+    for (std::vector<Answer>& run : answers) {
+      const auto gpu = Loaded(Options(file.path(), "cuda:0", type));
+      ASSERT_NE(gpu, nullptr);
+      std::vector<Driven> sequences = TinySequences();
+      ASSERT_NO_FATAL_FAILURE(Drive(*gpu, sequences, 40, kTinyContext));
+      for (const Driven& sequence : sequences) run.push_back(sequence.answer);
+    }
+    EXPECT_EQ(answers[0], answers[1]) << Name(type);
+  }
+}
+
+TEST_F(GpuStageTest, RefusesWhatAGpuCannotDo) {
+  const TempFile file(TinyModel().Build());
+  StageOptions options = Options(file.path(), "cuda:77", DataType::kF32);
+  EXPECT_TRUE(Fails(MakeModelStage()->Load(options), absl::StatusCode::kInvalidArgument,
+                    {"no GPU 77", "CUDA_VISIBLE_DEVICES"}));
+  options.device = "cuda:0";
+  options.max_sequences = 5000;
+  EXPECT_TRUE(Fails(MakeModelStage()->Load(options), absl::StatusCode::kInvalidArgument,
+                    {"--max-sequences"}));
+}
+
+// The packaged model, greedy: how far the GPU's answers go with the CPU's.
+class GpuModelTest : public GpuStageTest {
+ protected:
+  static constexpr size_t kTokens = 64;
+  static constexpr const char* kPrompts[] = {"The capital of France is",
+                                             "Once upon a time, in a small village,",
+                                             "def fibonacci(n):",
+                                             "Water boils at a temperature of",
+                                             "The three primary colors are",
+                                             "My favourite book is about a young girl who",
+                                             "In 1969, the first man walked on",
+                                             "To bake bread one needs flour, water, salt and"};
+
+  void SetUp() override {
+    GpuStageTest::SetUp();
+    if (IsSkipped()) return;
+    const char* const path = std::getenv("PENSTOCK_TEST_MODEL");
+    model_ = path != nullptr ? path : PENSTOCK_TEST_MODEL;
+    ASSERT_FALSE(model_.empty()) << "configure with -DPENSTOCK_MODEL=$(scripts/fetch-model)";
+    auto file = OpenTokenizer(model_);
+    ASSERT_TRUE(IsOk(file));
+    auto tokenizer = MakeTokenizer(std::move(file->spec));
+    ASSERT_TRUE(IsOk(tokenizer));
+    for (const char* prompt : kPrompts) {
+      auto ids = (*tokenizer)->Encode(prompt, /*parse_special=*/false);
+      ASSERT_TRUE(IsOk(ids));
+      prompts_.push_back(*std::move(ids));
+    }
+  }
+
+  std::vector<Driven> Sequences(size_t count) const {
+    std::vector<Driven> sequences(count);
+    for (size_t i = 0; i < count; ++i) {
+      sequences[i].prompt = prompts_[i];
+      sequences[i].sampling.temperature = 0;
+    }
+    return sequences;
+  }
+
+  // Answers to all prompts at once; prints the rate, and that of a single one.
+  std::vector<Answer> Run(const std::string& device, DataType type) const {
+    const auto stage = Loaded(Options(model_, device, type));
+    if (stage == nullptr) return {};
+    std::vector<Answer> answers;
+    for (const size_t count : {size_t{1}, size_t{1}, prompts_.size()}) {
+      std::vector<Driven> sequences = Sequences(count);
+      const auto start = std::chrono::steady_clock::now();
+      Drive(*stage, sequences, kTokens, 2048);
+      const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+      std::printf("%s %s, %zu sequences: %.0f tokens/s, prompts included\n", device.c_str(),
+                  std::string(Name(type)).c_str(), count,
+                  static_cast<double>(count * kTokens) / seconds.count());
+      answers.clear();
+      for (const Driven& sequence : sequences) answers.push_back(sequence.answer);
+    }
+    return answers;
+  }
+
+  // How many of the prompts have the same answer; prints where the others part.
+  static size_t Agreeing(const std::vector<Answer>& got, const std::vector<Answer>& expected) {
+    size_t whole = 0;
+    for (size_t i = 0; i < expected.size() && i < got.size(); ++i) {
+      const std::vector<int32_t>& a = got[i].tokens;
+      const std::vector<int32_t>& b = expected[i].tokens;
+      const auto part = std::mismatch(a.begin(), a.end(), b.begin(), b.end());
+      if (part.first == a.end()) {
+        ++whole;
+        continue;
+      }
+      const auto at = part.first - a.begin();
+      std::printf("prompt %zu parts at token %td: %d, not %d (logprobs %.4f and %.4f)\n", i, at,
+                  *part.first, *part.second, got[i].logprobs[static_cast<size_t>(at)],
+                  expected[i].logprobs[static_cast<size_t>(at)]);
+    }
+    return whole;
+  }
+
+  std::string model_;
+  std::vector<std::vector<int32_t>> prompts_;
+};
+
+TEST_F(GpuModelTest, AnswersAsTheCpuDoes) {
+  const std::vector<Answer> expected = Run("cpu", DataType::kF32);
+  ASSERT_EQ(expected.size(), prompts_.size());
+  EXPECT_GE(Agreeing(Run("cuda:0", DataType::kF32), expected), prompts_.size() - 1);
+  for (const DataType type : {DataType::kF16, DataType::kBF16}) {
+    const std::vector<Answer> got = Run("cuda:0", type);
+    ASSERT_EQ(got.size(), expected.size());
+    std::printf("%s: %zu of %zu answers are the CPU's\n", std::string(Name(type)).c_str(),
+                Agreeing(got, expected), expected.size());
+    // The first token comes of a prompt that both have.
+    for (size_t i = 0; i < got.size(); ++i) {
+      if (got[i].tokens[0] != expected[i].tokens[0]) continue;
+      EXPECT_NEAR(got[i].logprobs[0], expected[i].logprobs[0], type == DataType::kF16 ? 0.02 : 0.2);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace penstock

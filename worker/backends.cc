@@ -1,0 +1,71 @@
+#include "worker/backends.h"
+
+#include <string_view>
+
+#include "absl/strings/numbers.h"
+#include "core/base/quoted.h"
+#include "core/model/cpu_backend.h"
+#ifdef PENSTOCK_CUDA
+#include "cuda/cuda_backend.h"
+#endif
+
+namespace penstock {
+namespace {
+
+constexpr std::string_view kCuda = "cuda:";
+
+#ifdef PENSTOCK_CUDA
+
+absl::StatusOr<std::unique_ptr<Backend>> MakeGpuBackend(int ordinal, const StageOptions& options,
+                                                        const ModelConfig& config) {
+  if (options.num_stages > 1) {
+    return absl::UnimplementedError(
+        absl::StrCat("--device ", options.device,
+                     ": a GPU computes whole models so far: use one stage, or --device cpu"));
+  }
+  CudaBackendOptions cuda;
+  cuda.ordinal = ordinal;
+  cuda.precision = options.precision;
+  cuda.heads = {config.num_heads, config.num_kv_heads, config.head_dim};
+  cuda.vocab_size = config.vocab_size;
+  cuda.max_sequences = options.max_sequences;
+  cuda.threads = options.threads;
+  return MakeCudaBackend(cuda);
+}
+
+#else
+
+absl::StatusOr<std::unique_ptr<Backend>> MakeGpuBackend(int /*ordinal*/,
+                                                        const StageOptions& options,
+                                                        const ModelConfig& /*config*/) {
+  return absl::UnimplementedError(
+      absl::StrCat("--device ", options.device,
+                   ": this program was built without CUDA: build it with cmake --preset cuda, or "
+                   "compute on the CPU with --device cpu"));
+}
+
+#endif
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const StageOptions& options,
+                                                     const ModelConfig& config) {
+  const std::string& device = options.device;
+  if (device == "cpu") {
+    if (options.precision != DataType::kF32) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("the CPU computes in f32, not in ", Abs(Name(options.precision)),
+                       ": use --precision f32, or a GPU with --device cuda:0"));
+    }
+    return std::make_unique<CpuBackend>(options.threads);
+  }
+  int ordinal = 0;
+  if (device.rfind(kCuda, 0) != 0 || !absl::SimpleAtoi(device.substr(kCuda.size()), &ordinal) ||
+      ordinal < 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        Quoted(device), " is no device: use cpu, or cuda: and the ordinal of a GPU, as in cuda:0"));
+  }
+  return MakeGpuBackend(ordinal, options, config);
+}
+
+}  // namespace penstock

@@ -1,0 +1,17 @@
+// Backends by name: which there are depends on how the program was built. Thread-safe.
+#pragma once
+
+#include <memory>
+
+#include "core/model/backend.h"
+#include "core/sched/stage_types.h"
+
+namespace penstock {
+
+// The backend of options.device, for a stage with these options over a model of that configuration.
+// Errors, all with what to do: INVALID_ARGUMENT for an unknown device, or what it cannot do;
+// UNIMPLEMENTED for a device that this program was built without; the device's own.
+absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const StageOptions& options,
+                                                     const ModelConfig& config);
+
+}  // namespace penstock
