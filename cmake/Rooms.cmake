@@ -1,24 +1,15 @@
 # kernel(<stem>), penstock_test(<file>), penstock_python_test(<file>): the ways into the build.
-file(STRINGS ${PROJECT_SOURCE_DIR}/cuda/PENDING PENSTOCK_PENDING REGEX "^[a-z]")
-set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/cuda/PENDING)
 
-# A kernel is four files of one stem: contract, CPU twin, device code, test. A stem listed in
-# cuda/PENDING has no .cu yet; once it has one it must leave the list.
+# A kernel is four files of one stem: contract, CPU twin, device code, test.
 function(kernel stem)
   set(root ${PROJECT_SOURCE_DIR})
-  foreach(file core/kernels/${stem}.h core/kernels/${stem}.cc tests/kernels/${stem}_test.cc)
+  set(device cuda/kernels/${stem}.cu)
+  foreach(file core/kernels/${stem}.h core/kernels/${stem}.cc ${device}
+               tests/kernels/${stem}_test.cc)
     if(NOT EXISTS ${root}/${file})
       message(FATAL_ERROR "kernel(${stem}): ${file} is missing")
     endif()
   endforeach()
-  set(device cuda/kernels/${stem}.cu)
-  if(stem IN_LIST PENSTOCK_PENDING)
-    if(EXISTS ${root}/${device})
-      message(FATAL_ERROR "kernel(${stem}): ${device} exists, so take ${stem} off cuda/PENDING")
-    endif()
-  elseif(NOT EXISTS ${root}/${device})
-    message(FATAL_ERROR "kernel(${stem}): ${device} is missing")
-  endif()
   set(sources ${root}/core/kernels/${stem}.cc)
   if(EXISTS ${root}/core/kernels/${stem}_simd.cc)
     list(APPEND sources ${root}/core/kernels/${stem}_simd.cc)
@@ -33,7 +24,7 @@ function(kernel stem)
     endif()
   endif()
   set_property(GLOBAL APPEND PROPERTY PENSTOCK_KERNELS ${stem})
-  if(PENSTOCK_CUDA AND EXISTS ${root}/${device})
+  if(PENSTOCK_CUDA)
     set_property(GLOBAL APPEND PROPERTY PENSTOCK_CUDA_KERNELS ${root}/${device})
   endif()
 endfunction()

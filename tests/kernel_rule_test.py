@@ -1,5 +1,5 @@
-"""kernel(<stem>) of cmake/Rooms.cmake refuses a kernel that lacks one of its four files, and a
-cuda/PENDING that does not say how things are. Runs cmake on throw-away projects."""
+"""kernel(<stem>) of cmake/Rooms.cmake refuses a kernel that lacks one of its four files. Runs cmake
+on throw-away projects."""
 
 import pathlib
 import subprocess
@@ -20,20 +20,18 @@ get_target_property(sources penstock_core SOURCES)
 message(STATUS "stems: ${{stems}} | sources: ${{sources}} | device: ${{device}} |")
 """
 
-HOST = ("core/kernels/x.h", "core/kernels/x.cc", "tests/kernels/x_test.cc")
 DEVICE = "cuda/kernels/x.cu"
+FILES = ("core/kernels/x.h", "core/kernels/x.cc", DEVICE, "tests/kernels/x_test.cc")
 
 
 class KernelRule(unittest.TestCase):
-    def configure(self, files, pending, *arguments):
+    def configure(self, files, *arguments):
         """cmake's exit status and its output on one line, paths below the project's root."""
         with tempfile.TemporaryDirectory() as folder:
             root = pathlib.Path(folder)
             for name in files:
                 (root / name).parent.mkdir(parents=True, exist_ok=True)
                 (root / name).touch()
-            (root / "cuda").mkdir(exist_ok=True)
-            (root / "cuda" / "PENDING").write_text("# Stems without device code.\n" + pending)
             (root / "CMakeLists.txt").write_text(PROJECT)
             done = subprocess.run(["cmake", "-G", "Ninja", "-S", folder, "-B", folder + "/build",
                                    *arguments],
@@ -41,46 +39,29 @@ class KernelRule(unittest.TestCase):
             output = " ".join((done.stdout + done.stderr).split())
             return done.returncode, output.replace(folder + "/", "")
 
-    def accepted(self, files, pending, *arguments):
-        status, output = self.configure(files, pending, *arguments)
+    def accepted(self, files, *arguments):
+        status, output = self.configure(files, *arguments)
         self.assertEqual(0, status, output)
         return output
 
-    def refused(self, files, pending, message):
-        status, output = self.configure(files, pending)
-        self.assertNotEqual(0, status)
-        self.assertIn(message, output)
-
     def test_takes_four_files(self):
-        output = self.accepted(HOST + (DEVICE,), "")
+        output = self.accepted(FILES)
         self.assertIn("stems: x | sources: core/kernels/x.cc | device: |", output)
 
     def test_takes_a_simd_version_along(self):
-        output = self.accepted(HOST + (DEVICE, "core/kernels/x_simd.cc"), "")
+        output = self.accepted(FILES + ("core/kernels/x_simd.cc",))
         self.assertIn("sources: core/kernels/x.cc;core/kernels/x_simd.cc |", output)
 
     def test_hands_device_code_to_cuda(self):
-        output = self.accepted(HOST + (DEVICE,), "", "-DPENSTOCK_CUDA=ON")
-        self.assertIn("device: cuda/kernels/x.cu |", output)
-        output = self.accepted(HOST, "x\n", "-DPENSTOCK_CUDA=ON")
-        self.assertIn("device: |", output)
+        output = self.accepted(FILES, "-DPENSTOCK_CUDA=ON")
+        self.assertIn(f"device: {DEVICE} |", output)
 
     def test_refuses_a_missing_file(self):
-        for name in HOST:
+        for name in FILES:
             with self.subTest(name):
-                files = [file for file in HOST + (DEVICE,) if file != name]
-                self.refused(files, "", f"kernel(x): {name} is missing")
-
-    def test_refuses_missing_device_code_unless_pending(self):
-        self.refused(HOST, "", f"kernel(x): {DEVICE} is missing")
-        self.refused(HOST, "y\n", f"kernel(x): {DEVICE} is missing")
-        self.accepted(HOST, "w\nx\n")
-
-    def test_pending_excuses_no_host_file(self):
-        self.refused(HOST[:2], "x\n", "kernel(x): tests/kernels/x_test.cc is missing")
-
-    def test_refuses_pending_with_device_code(self):
-        self.refused(HOST + (DEVICE,), "x\n", f"kernel(x): {DEVICE} exists, so take x off cuda/PENDING")
+                status, output = self.configure([file for file in FILES if file != name])
+                self.assertNotEqual(0, status)
+                self.assertIn(f"kernel(x): {name} is missing", output)
 
 
 if __name__ == "__main__":

@@ -126,21 +126,15 @@ def check_in_build(tree):
 
 
 def check_kernels(tree):
-    lines = tree.get("cuda/PENDING", "").splitlines()
-    pending = {line.strip() for line in lines if line.strip() and not line.startswith("#")}
     declared = set(calls(tree, "kernel"))
     device = {stem_of(path) for path in tree if re.match(r"cuda/kernels/\w+\.cu$", path)}
     for stem in sorted(device - declared):
         yield f"cuda/kernels/{stem}.cu has no kernel({stem}) line"
-    for stem in sorted(pending - declared):
-        yield f"cuda/PENDING names {stem}, which has no kernel({stem}) line"
     for stem in sorted(declared):
         for path in (f"core/kernels/{stem}.h", f"core/kernels/{stem}.cc",
-                     f"tests/kernels/{stem}_test.cc"):
+                     f"cuda/kernels/{stem}.cu", f"tests/kernels/{stem}_test.cc"):
             if path not in tree:
                 yield f"kernel({stem}): {path} is missing"
-        if (stem in device) == (stem in pending):
-            yield f"kernel({stem}): needs cuda/kernels/{stem}.cu or a line in cuda/PENDING, not both"
 
 
 def check_names(tree):
@@ -209,7 +203,7 @@ class TheProject(unittest.TestCase):
 
     def test_was_read(self):
         self.assertIn("core/base/check.h", self.tree)
-        self.assertIn("cuda/PENDING", self.tree)
+        self.assertIn("cuda/launch.h", self.tree)
         self.assertIn("tests/CMakeLists.txt", self.tree)
 
     def test_keeps_every_rule(self):
@@ -304,18 +298,15 @@ class TheChecks(unittest.TestCase):
         self.caught(check_in_build, whole | {"tests/CMakeLists.txt": out}, "core/a_test.cc is in no")
 
     def test_kernels(self):
-        whole = {"core/CMakeLists.txt": "kernel(a)\nkernel(b)\n", "cuda/PENDING": "# stems\nb\n",
-                 "core/kernels/ops.h": "", "cuda/kernels/a.cu": ""}
+        whole = {"core/CMakeLists.txt": "kernel(a)\nkernel(b)\n", "core/kernels/ops.h": ""}
         for stem in "ab":
             whole |= {f"core/kernels/{stem}.h": "", f"core/kernels/{stem}.cc": "",
-                      f"tests/kernels/{stem}_test.cc": ""}
+                      f"cuda/kernels/{stem}.cu": "", f"tests/kernels/{stem}_test.cc": ""}
         self.caught(check_kernels, whole)
-        for path in ("core/kernels/a.h", "core/kernels/b.cc", "tests/kernels/a_test.cc"):
+        for path in ("core/kernels/a.h", "core/kernels/b.cc", "cuda/kernels/b.cu",
+                     "tests/kernels/a_test.cc"):
             without = {key: text for key, text in whole.items() if key != path}
             self.caught(check_kernels, without, f"{path} is missing")
-        self.caught(check_kernels, whole | {"cuda/kernels/b.cu": ""}, "not both")
-        self.caught(check_kernels, whole | {"cuda/PENDING": ""}, "kernel(b): needs")
-        self.caught(check_kernels, whole | {"cuda/PENDING": "b\nc\n"}, "names c")
         self.caught(check_kernels, whole | {"cuda/kernels/c.cu": ""}, "no kernel(c) line")
 
     def test_names(self):
