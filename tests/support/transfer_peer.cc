@@ -3,7 +3,7 @@
 //   transfer_peer send <address>               connects to the rows of epoch 1 there, sends for
 //   ever
 // Transfers are 1, 2, 3, ... of 256 KiB each (kPeerShape). The first sign of
-// life is a line on standard output: "ready".
+// life is a line on standard output: "ready"; then "receive" writes a dot for each transfer.
 
 #include <cstdio>
 #include <cstring>
@@ -26,7 +26,12 @@ int Receive(const char* address) {
   receiver.lane = endpoint.transport().Open(LaneKind::kRows, 1);
   Ready();
   absl::Status status;
-  for (uint64_t plan = 1; status.ok(); ++plan) status = receiver.ReceivePattern(kPeerShape, plan);
+  for (uint64_t plan = 1; status.ok(); ++plan) {
+    status = receiver.ReceivePattern(kPeerShape, plan);
+    if (!status.ok()) break;
+    std::putchar('.');
+    std::fflush(stdout);
+  }
   return status.code() == absl::StatusCode::kUnavailable ? 0 : 1;
 }
 

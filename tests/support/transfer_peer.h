@@ -48,6 +48,12 @@ class TransferPeer {
     char first = 0;
     return read(output_, &first, 1) == 1 && first == 'r';
   }
+  // Until so many more transfers have been received. False: it has ended.
+  bool WaitReceived(int count) const {
+    char next = 0;
+    while (count > 0 && read(output_, &next, 1) == 1) count -= next == '.' ? 1 : 0;
+    return count == 0;
+  }
   void Signal(int signal) const { kill(pid_, signal); }
   // Waits until the process is stopped, not only told to stop.
   void Stop() const {
