@@ -7,14 +7,13 @@
 #include "cuda/cuda_allocator.h"
 #include "cuda/cuda_check.h"
 #include "cuda/cuda_ops.h"
+#include "cuda/kernels/launchers.h"
 #include "cuda/lt_linear.h"
 #include "cuda/mirrored_memory.h"
 #include "cuda/weight_upload.h"
 
 namespace penstock {
 namespace {
-
-constexpr int64_t kMostRows = 1024;  // that LaunchDecoderAttention takes
 
 class CudaBackend final : public Backend {
  public:
@@ -86,9 +85,9 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(const CudaBackendOption
     return absl::InvalidArgumentError(
         absl::StrCat("a GPU does not compute in ", Abs(Name(type)), ": use f32, f16 or bf16"));
   }
-  if (options.max_sequences > kMostRows) {
+  if (options.max_sequences > cuda::kMaxDecodeRows) {
     return absl::InvalidArgumentError(
-        absl::StrCat("a GPU decodes ", kMostRows, " sequences at once at most, not ",
+        absl::StrCat("a GPU decodes ", cuda::kMaxDecodeRows, " sequences at once at most, not ",
                      options.max_sequences, ": lower --max-sequences"));
   }
   return CudaBackend::Make(options);

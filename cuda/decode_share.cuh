@@ -10,12 +10,12 @@
 // run. Nobody waits.
 #pragma once
 
+#include "cuda/kernels/launchers.h"
 #include "cuda/paged_attention.cuh"
 
 namespace penstock::cuda {
 
-inline constexpr int kDecodeHeads = 16;  // query heads an item
-inline constexpr int kMaxDecodeRows = 1024;
+inline constexpr int kDecodeHeads = 16;     // query heads an item
 inline constexpr int kDecodeBlocks = 4;     // at most, a multiprocessor
 inline constexpr int kDecodeThreads = 128;  // that compute
 

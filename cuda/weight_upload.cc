@@ -1,8 +1,6 @@
 #include "cuda/weight_upload.h"
 
 #include <algorithm>
-#include <bit>
-#include <cmath>
 #include <cstring>
 
 #include "core/base/check.h"
@@ -14,13 +12,6 @@ namespace {
 
 constexpr int64_t kPartElements = int64_t{4} << 20;
 constexpr int64_t kPieceElements = 8192;  // that a thread turns at once: whole blocks of any type
-
-// To the nearest, ties to even.
-uint16_t FloatToBf16(float value) {
-  const auto bits = std::bit_cast<uint32_t>(value);
-  if (std::isnan(value)) return static_cast<uint16_t>(bits >> 16 | 0x40);
-  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
 
 }  // namespace
 
@@ -84,7 +75,7 @@ void WeightUpload::Turn(const Tensor& host, int64_t first, int64_t count, uint8_
       auto* const halves = reinterpret_cast<uint16_t*>(to);
       for (int64_t i = 0; i < size; ++i) {
         const float value = values[static_cast<size_t>(i)];
-        halves[i] = type_ == DataType::kF16 ? FloatToHalf(value) : FloatToBf16(value);
+        halves[i] = type_ == DataType::kF16 ? FloatToHalf(value) : FloatToBFloat16(value);
       }
     }
   });

@@ -10,7 +10,7 @@ namespace {
 struct GenerateFlags {
   GenerateOptions options;
   RuntimeFlags runtime;
-  PlannedFlags planned;
+  PrecisionFlag precision;
   SamplingFlags sampling;
   std::string prompt_ids;
 };
@@ -18,7 +18,7 @@ struct GenerateFlags {
 struct ChatFlags {
   ChatOptions options;
   RuntimeFlags runtime;
-  PlannedFlags planned;
+  PrecisionFlag precision;
   SamplingFlags sampling;
 };
 
@@ -57,7 +57,7 @@ Command AddGenerate(CLI::App* app) {
                    "For whom this is: the server shares its time fairly between tenants")
       ->type_name("TEXT");
   const auto timeout = AddTimeout(generate, "Give up after this time (default: never)");
-  flags->planned.AddPrecision(generate);
+  flags->precision.Add(generate);
   generate->add_flag("--json", options.json,
                      "Print one JSON object at the end: prompt_ids, ids (the end token included), "
                      "text, finish_reason, logprobs (natural log, one an id); stop_text or stop_id "
@@ -65,16 +65,16 @@ Command AddGenerate(CLI::App* app) {
   flags->runtime.Add(generate, &options.model.runtime);
   return {generate, [generate, flags, ids, timeout] {
             GenerateOptions& options = flags->options;
-            if (!flags->planned.Check() || !flags->sampling.Apply(&options.sampling)) {
+            if (!flags->precision.Check() || !flags->sampling.Apply(&options.sampling)) {
               return kUsageError;
             }
             flags->runtime.Apply(&options.model.runtime);
-            flags->planned.Apply(&options.model.runtime);
+            flags->precision.Apply(&options.model.runtime);
             // As many as the answers that it may give at once.
             options.model.runtime.stage.max_sequences =
                 std::clamp(options.sampling.n.value_or(1), 1, options.model.runtime.limits.max_n);
             options.timeout = timeout();
-            if (generate->count("--precision") > 0) options.precision = flags->planned.precision();
+            if (generate->count("--precision") > 0) options.precision = flags->precision.value();
             if (ids->count() > 0) {
               absl::StatusOr<std::vector<int32_t>> parsed = ParseTokenIds(flags->prompt_ids);
               if (!parsed.ok()) {
@@ -104,16 +104,16 @@ Command AddChat(CLI::App* app) {
       ->type_name("TEXT");
   flags->sampling.Add(chat, &options.sampling);
   const auto timeout = AddTimeout(chat, "Give an answer up after this time (default: never)");
-  flags->planned.AddPrecision(chat);
+  flags->precision.Add(chat);
   flags->runtime.Add(chat, &options.model.runtime);
   flags->runtime.AddChatTemplate(chat, &options.model.runtime);
   return {chat, [flags, timeout] {
             ChatOptions& options = flags->options;
-            if (!flags->planned.Check() || !flags->sampling.Apply(&options.sampling)) {
+            if (!flags->precision.Check() || !flags->sampling.Apply(&options.sampling)) {
               return kUsageError;
             }
             flags->runtime.Apply(&options.model.runtime);
-            flags->planned.Apply(&options.model.runtime);
+            flags->precision.Apply(&options.model.runtime);
             options.model.runtime.stage.max_sequences = 1;
             options.timeout = timeout();
             return RunChat(options);

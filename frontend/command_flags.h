@@ -51,14 +51,14 @@ void AddStageFlags(CLI::App* app, StageSetup* setup);
 void AddPipelineFlags(CLI::App* app, RuntimeOptions* options);
 
 // --precision, of which one value does not work so far.
-class PlannedFlags {
+class PrecisionFlag {
  public:
-  void AddPrecision(CLI::App* app);
+  void Add(CLI::App* app);
   // REQUIRES: parsed.
   void Apply(RuntimeOptions* options) const;
   // False, and a line on standard error, if what was asked for is not available yet.
   bool Check() const;
-  const std::string& precision() const { return precision_; }
+  const std::string& value() const { return precision_; }
 
  private:
   std::string precision_ = "f32";

@@ -67,18 +67,18 @@ void RuntimeFlags::Apply(RuntimeOptions* options) const {
       prefill_attention_ == "padded" ? PrefillAttention::kPadded : PrefillAttention::kFlash;
 }
 
-void PlannedFlags::AddPrecision(CLI::App* app) {
+void PrecisionFlag::Add(CLI::App* app) {
   app->add_option("--precision", precision_,
                   "Of activations, keys and values: f32, exact (default); bf16 or f16, on a GPU, "
                   "whose weights have it too; fast: not available yet")
       ->check(CLI::IsMember({"f32", "f16", "bf16", "fast"}));
 }
 
-void PlannedFlags::Apply(RuntimeOptions* options) const {
+void PrecisionFlag::Apply(RuntimeOptions* options) const {
   options->stage.precision = PrecisionByName(precision_).value_or(DataType::kF32);
 }
 
-bool PlannedFlags::Check() const {
+bool PrecisionFlag::Check() const {
   if (precision_ == "fast") {
     return NotAvailable("--precision fast", "leave it out, or use --precision f32");
   }

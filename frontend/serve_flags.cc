@@ -7,7 +7,7 @@ namespace {
 struct ServeFlags {
   ServeOptions options;
   RuntimeFlags runtime;
-  PlannedFlags planned;
+  PrecisionFlag precision;
   double drain_seconds = 30;
   double default_timeout_seconds = 600;
   double max_timeout_seconds = 0;
@@ -122,7 +122,7 @@ Command AddServe(CLI::App* app) {
                    "Where to listen; 0.0.0.0 takes calls from other machines, port 0 a free port")
       ->capture_default_str()
       ->type_name("HOST:PORT");
-  flags->planned.AddPrecision(serve);
+  flags->precision.Add(serve);
   flags->runtime.Add(serve, &options.runtime);
   flags->runtime.AddChatTemplate(serve, &options.runtime);
   serve
@@ -178,10 +178,10 @@ Command AddServe(CLI::App* app) {
                   "Refuse to get ready without a check file (MODEL.check.json, made by penstock "
                   "inspect --write-check); if it is there it is always compared");
   return {serve, [flags] {
-            if (!flags->planned.Check()) return kUsageError;
+            if (!flags->precision.Check()) return kUsageError;
             ServeOptions& options = flags->options;
             flags->runtime.Apply(&options.runtime);
-            flags->planned.Apply(&options.runtime);
+            flags->precision.Apply(&options.runtime);
             options.monitoring.trace_max_bytes = flags->trace_max_mib << 20;
             options.drain_timeout = absl::Seconds(flags->drain_seconds);
             options.runtime.limits.default_timeout = TimeLimit(flags->default_timeout_seconds);

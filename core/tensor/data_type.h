@@ -106,9 +106,9 @@ inline float HalfToFloat(uint16_t half) {
 }
 // Rounded to nearest even; overflow becomes infinity.
 uint16_t FloatToHalf(float value);
+uint16_t FloatToBFloat16(float value);
 
 // The type that activations may have by its name: f32, f16 or bf16.
 std::optional<DataType> PrecisionByName(std::string_view name);
-uint16_t FloatToBFloat16(float value);
 
 }  // namespace penstock

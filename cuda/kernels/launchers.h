@@ -42,7 +42,8 @@ void LaunchConcatKv(StreamHandle stream, const Tensor& qkv, const Tensor& kv_slo
                     const HeadLayout& heads, const Tensor& kv);
 void LaunchFlashAttention(StreamHandle stream, const AttentionArgs& args);
 // workspace: u8, DecoderAttentionWorkspace() bytes for as many rows or more, all zero before its
-// first call; of one stream. At most 1024 rows.
+// first call; of one stream. At most kMaxDecodeRows rows.
+inline constexpr int kMaxDecodeRows = 1024;
 void LaunchDecoderAttention(StreamHandle stream, const AttentionArgs& args,
                             const Tensor& workspace);
 int64_t DecoderAttentionWorkspace(const HeadLayout& heads, int64_t max_rows);

@@ -91,6 +91,14 @@ TEST(StartupCheckTest, ARowWithoutNumbersIsFound) {
   EXPECT_TRUE(Fails(Check(*runtime), Code::kInternal, {"check before ready failed"}));
 }
 
+TEST(StartupCheckTest, RowsWithoutNumbersInABatchAreFound) {
+  const auto runtime = Start([](const StepPlan& plan, StepResult* result) {
+    if (plan.rows.size() < 2) return;
+    for (SampledToken& sample : result->samples) sample.token = kNoToken;
+  });
+  EXPECT_TRUE(Fails(Check(*runtime), Code::kInternal, {"check before ready failed"}));
+}
+
 TEST(StartupCheckTest, TheCheckFilesAnswerHasToCome) {
   const auto runtime = Start(kRight);
   const auto known = GenerateKnownAnswer(*runtime);
