@@ -17,8 +17,9 @@ class Channel {
  public:
   explicit Channel(int fd) : fd_(fd) {}
 
-  // A message each: sockets are SOCK_SEQPACKET. False: the other end is gone.
-  bool Send(const std::string& line, int descriptor = -1) const {
+  // A message each: sockets are SOCK_SEQPACKET. False: the other end is gone, or, with
+  // MSG_DONTWAIT, has not read the last ones.
+  bool Send(const std::string& line, int descriptor = -1, int flags = 0) const {
     iovec part = {const_cast<char*>(line.data()), line.size()};
     alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
     msghdr message = {};
@@ -33,7 +34,7 @@ class Channel {
       header->cmsg_len = CMSG_LEN(sizeof(int));
       std::memcpy(CMSG_DATA(header), &descriptor, sizeof(int));
     }
-    return sendmsg(fd_, &message, MSG_NOSIGNAL) >= 0;
+    return sendmsg(fd_, &message, MSG_NOSIGNAL | flags) >= 0;
   }
 
   // The next line; "" when the other end is gone or `limit_ms` have passed (negative: no limit).

@@ -73,7 +73,6 @@ class Process {
     if (pid_ > 0) kill(pid_, SIGKILL);
     Reap();
     close(fd_);
-    if (descriptor_ >= 0) close(descriptor_);
   }
 
   void WaitUntilUp() {
@@ -98,6 +97,8 @@ class Process {
   void Reap() {
     if (pid_ > 0) waitpid(pid_, nullptr, 0);
     pid_ = -1;
+    if (descriptor_ >= 0) close(descriptor_);  // it would keep the memory
+    descriptor_ = -1;
   }
 
   uint64_t free_at_start = 0;
@@ -127,9 +128,14 @@ void Connect(Process& first, Process& second) {
   second.Expect("opened");
 }
 
-// Milliseconds a plan, over many.
-double TimePlans(const StageOptions& common, const Arguments& arguments, uint32_t count,
-                 double* garbage) {
+struct Timing {
+  double plan_us = 0;
+  double hop_us = 0;
+  uint64_t garbage = 0;
+};
+
+// Of plans of two stages: first some that compare what comes, then many that are timed.
+Timing TimePlans(const StageOptions& common, const Arguments& arguments) {
   StageOptions options[2] = {common, common};
   for (int role = 0; role < 2; ++role) {
     options[role].role = role;
@@ -142,45 +148,64 @@ double TimePlans(const StageOptions& common, const Arguments& arguments, uint32_
   first.WaitUntilUp();
   second.WaitUntilUp();
   Connect(first, second);
-  for (Process* process : {&first, &second}) process->Say("capture");
-  for (Process* process : {&first, &second}) process->Expect("captured");
-  double us = 0;
-  for (const uint32_t epoch : {1u, 2u}) {  // the first warms up
-    const std::string go = "go " + std::to_string(epoch) + " 1 " + std::to_string(count);
+  Timing timing;
+  for (const unsigned epoch : {1u, 2u}) {
+    for (Process* process : {&first, &second}) {
+      process->Say(epoch == 1 ? "capture" : "capture timed");
+    }
+    for (Process* process : {&first, &second}) process->Expect("captured");
+    const std::string go = "go " + std::to_string(epoch) + " 1 2000";
     second.Say(go);
     first.Say(go);
-    unsigned ran = 0;
-    char error[64];
-    unsigned long long wrong = 0;
-    const std::string line = first.Expect("ran ");
-    std::sscanf(line.c_str(), "ran %u %63s %llu %lf", &ran, error, &wrong, &us);
-    *garbage = static_cast<double>(wrong);
-    const std::string other = second.Expect("ran ");
-    std::sscanf(other.c_str(), "ran %u %63s %llu", &ran, error, &wrong);
-    *garbage += static_cast<double>(wrong);
+    double away[2] = {0, 0};
+    for (Process* process : {&first, &second}) {
+      unsigned ran = 0;
+      char error[64];
+      unsigned long long wrong = 0;
+      const std::string line = process->Expect("ran ");
+      std::sscanf(line.c_str(), "ran %u %63s %llu %lf %lf", &ran, error, &wrong, &timing.plan_us,
+                  &away[process == &first ? 0 : 1]);
+      timing.garbage = std::max<uint64_t>(timing.garbage, wrong);
+    }
+    timing.hop_us = (away[0] - away[1]) / 2;
   }
-  return us;
+  return timing;
 }
 
-// Ping-pong of empty stages, one plan in flight: half a round is a hop, its graph launch included.
+// A hop: from the start of a stage's send, which is the end of its last layer, to the start of the
+// other's first kernel after its wait. Each stage computes long enough for the other to wait again.
+// The second figure is of empty stages with several plans in flight: what a plan costs at least.
 int Hop(const Arguments& arguments) {
-  for (const size_t bytes : {size_t{16}, size_t{8} << 10, size_t{512} << 10, size_t{4} << 20}) {
-    for (const int blocks : {1, 16, 64, 132}) {
-      if (bytes <= 8 << 10 && blocks > 16) continue;
-      for (const uint32_t depth : {1u, 4u}) {
+  const char* names[] = {"stores, then flag", "stores with flag", "copy engine"};
+  for (const size_t bytes : {size_t{64}, size_t{8} << 10, size_t{512} << 10, size_t{4} << 20}) {
+    for (const SendKind send : {SendKind::kStores, SendKind::kFused, SendKind::kCopyEngine}) {
+      for (const int blocks : {1, 4, 16, 64, 132}) {
+        if (bytes <= 8 << 10 ? blocks > 4 : blocks < 16) continue;
+        if (send == SendKind::kCopyEngine && blocks != 1 && blocks != 16) continue;
         StageOptions options;
         options.slot_bytes = options.send_bytes = options.receive_bytes = bytes;
-        options.depth = depth;
+        options.send = send;
         options.store_blocks = blocks;
-        double garbage = 0;
-        const double us = TimePlans(options, arguments, 2000, &garbage);
-        std::printf(
-            "rows %8zu bytes each way, %3d blocks, %u in flight: %8.2f us a plan, %8.2f a hop; "
-            "garbage %.0f\n",
-            bytes, blocks, depth, us, us * depth / 2, garbage);
+        options.depth = 1;
+        options.ahead = 16;
+        options.layers_ns = 40'000;
+        const Timing timing = TimePlans(options, arguments);
+        std::printf("%8zu bytes, %-17s %3d blocks: %7.2f us a hop; garbage %llu\n", bytes,
+                    names[static_cast<int>(send)], blocks, timing.hop_us,
+                    static_cast<unsigned long long>(timing.garbage));
         std::fflush(stdout);
       }
     }
+    StageOptions options;
+    options.slot_bytes = options.send_bytes = options.receive_bytes = bytes;
+    options.send = SendKind::kFused;
+    options.store_blocks = bytes <= 8 << 10 ? 4 : 64;
+    options.depth = 4;
+    options.ahead = 16;
+    const Timing timing = TimePlans(options, arguments);
+    std::printf("%8zu bytes, 4 plans of empty stages in flight: %7.2f us a plan; garbage %llu\n",
+                bytes, timing.plan_us, static_cast<unsigned long long>(timing.garbage));
+    std::fflush(stdout);
   }
   return 0;
 }
@@ -196,109 +221,133 @@ struct Outcome {
   int64_t held_after = 0;
 };
 
-Outcome KillOnce(const Arguments& arguments, std::mt19937& random) {
-  StageOptions options[2];
-  for (int role = 0; role < 2; ++role) {
-    options[role].role = role;
-    options[role].device = arguments.devices[role];
-    options[role].memory = arguments.memory;
-    options[role].slot_bytes = size_t{512} << 10;
-    options[role].send_bytes = role == 0 ? size_t{512} << 10 : 64;
-    options[role].receive_bytes = role == 0 ? 64 : size_t{512} << 10;
-    options[role].layers = 8;
-    options[role].ballast_bytes = size_t{2} << 30;
+// Two stages of which one is killed or stopped again and again; the other is the same process to
+// the end.
+class Campaign {
+ public:
+  Campaign(const Arguments& arguments) : arguments_(arguments) {
+    for (int role = 0; role < 2; ++role) {
+      StageOptions& options = options_[role];
+      options.role = role;
+      options.device = arguments.devices[role];
+      options.memory = arguments.memory;
+      options.send = SendKind::kFused;
+      options.slot_bytes = size_t{512} << 10;
+      options.send_bytes = role == 0 ? size_t{512} << 10 : 64;
+      options.receive_bytes = role == 0 ? 64 : size_t{512} << 10;
+      options.layers = 8;
+      options.ballast_bytes = size_t{2} << 30;
+    }
+    StageOptions& dying = options_[arguments.victim];
+    if (arguments.when == "wait") dying.layers = 0;
+    if (arguments.when == "compute") dying.layers = 40;
+    if (arguments.when == "store") {
+      dying.repeat = 400;
+      dying.layers = 0;
+    }
+    if (arguments.when == "capture") dying.capture_pause_ms = 200;
+    for (int role = 0; role < 2; ++role) stages_[role] = std::make_unique<Process>(options_[role]);
+    for (auto& stage : stages_) stage->WaitUntilUp();
+    free_before_ = static_cast<int64_t>(victim()->free_at_start);
+    Connect(*stages_[0], *stages_[1]);
+    survivor().Say("capture");
+    survivor().Expect("captured");
   }
-  StageOptions& victim = options[arguments.victim];
-  if (arguments.when == "wait") victim.layers = 0;
-  if (arguments.when == "compute") victim.layers = 40;
-  if (arguments.when == "store") {
-    victim.repeat = 400;
-    victim.layers = 0;
-  }
-  if (arguments.when == "capture") victim.capture_pause_ms = 400;
 
-  std::unique_ptr<Process> stages[2];
-  for (int role = 0; role < 2; ++role) stages[role] = std::make_unique<Process>(options[role]);
-  for (auto& stage : stages) stage->WaitUntilUp();
-  Process& survivor = *stages[1 - arguments.victim];
-  const int64_t free_before = static_cast<int64_t>(stages[arguments.victim]->free_at_start);
-  Connect(*stages[0], *stages[1]);
-  const bool captured_first = arguments.when != "capture";
-  for (int role = 1; role >= 0; --role) {
-    stages[role]->Say("capture");
-    if (captured_first || role != arguments.victim) stages[role]->Expect("captured");
-  }
-  const std::string go = "go 1 1 1000000";
-  survivor.Say(go);
-  const bool running = arguments.when != "first" && arguments.when != "capture";
-  if (running) {
-    stages[arguments.victim]->Say(go);
-    survivor.Expect("at ");
-    survivor.Expect("at ");
-    survivor.Expect("at ");
-  }
-  usleep(static_cast<unsigned>(random() % 20'000));
+  // A fresh victim is connected; it dies; a replacement takes its place and runs twenty plans.
+  Outcome Once() {
+    const bool in_capture = arguments_.when == "capture";
+    const bool before_first = arguments_.when == "first" || in_capture;
+    if (before_first && used_) Renew();
+    used_ = true;
+    victim()->Say("capture");
+    if (!in_capture) victim()->Expect("captured");
+    const std::string go = "go " + std::to_string(++epoch_) + " 1 1000000";
+    survivor().Say(go);
+    if (!before_first) {
+      victim()->Say(go);
+      for (int i = 0; i < 3; ++i) survivor().Expect("at ");
+    }
+    usleep(static_cast<unsigned>(random_() % 20'000));
 
-  Outcome outcome;
-  const double killed = NowMs();
-  stages[arguments.victim]->Signal(arguments.stop ? SIGSTOP : SIGKILL);
-  if (!arguments.stop) stages[arguments.victim]->Reap();
-  unsigned voided = 0;
-  char error[64] = "";
-  unsigned long long wrong = 0;
-  // A replacement starts at once where the death is seen, after the survivor's word where it is
-  // not.
-  StageOptions again = victim;
-  again.capture_pause_ms = 0;
-  again.repeat = 1;
-  std::unique_ptr<Process> replacement;
-  if (!arguments.stop) replacement = std::make_unique<Process>(again);
-  const std::string word = survivor.Expect("void ");
-  std::sscanf(word.c_str(), "void %u %63s %llu", &voided, error, &wrong);
-  outcome.notice_ms = NowMs() - killed;
-  outcome.context = std::string(error) == "cudaSuccess";
-  if (arguments.stop) {
-    stages[arguments.victim]->Signal(SIGKILL);
-    stages[arguments.victim]->Reap();
-    replacement = std::make_unique<Process>(again);
+    Outcome outcome;
+    const double killed = NowMs();
+    victim()->Signal(arguments_.stop ? SIGSTOP : SIGKILL);
+    if (!arguments_.stop) victim()->Reap();
+    // A replacement starts at once where the death is seen, after the survivor's word where not.
+    std::unique_ptr<Process> replacement;
+    StageOptions again = options_[arguments_.victim];
+    if (!arguments_.stop) replacement = std::make_unique<Process>(again);
+    unsigned voided = 0;
+    char error[64] = "";
+    const std::string word = survivor().Expect("void ");
+    std::sscanf(word.c_str(), "void %u %63s", &voided, error);
+    outcome.notice_ms = NowMs() - killed;
+    outcome.context = std::string(error) == "cudaSuccess";
+    if (arguments_.stop) {
+      victim()->Signal(SIGKILL);
+      victim()->Reap();
+      replacement = std::make_unique<Process>(again);
+    }
+    replacement->WaitUntilUp();
+    outcome.held_before = free_before_ - static_cast<int64_t>(replacement->free_at_start);
+    const int64_t with_own = FreeMemory(*replacement);  // after its own buffers
+    survivor().Say("close");
+    const std::string closed = survivor().Expect("closed ");
+    std::sscanf(closed.c_str(), "closed %d %lf", &outcome.close_said, &outcome.close_us);
+    outcome.held_after = outcome.held_before - (FreeMemory(*replacement) - with_own);
+    stages_[arguments_.victim] = std::move(replacement);
+    Connect(*stages_[0], *stages_[1]);
+    victim()->Say("capture");
+    victim()->Expect("captured");
+    const std::string resume =
+        "go " + std::to_string(++epoch_) + " " + std::to_string(voided + 1) + " 20";
+    stages_[1]->Say(resume);
+    stages_[0]->Say(resume);
+    for (auto& stage : stages_) {
+      unsigned ran = 0;
+      unsigned long long garbage = 0;
+      const std::string line = stage->Expect("ran ");
+      std::sscanf(line.c_str(), "ran %u %63s %llu", &ran, error, &garbage);
+      outcome.garbage += garbage;  // of this process since it began
+    }
+    outcome.traffic_ms = NowMs() - killed;
+    return outcome;
   }
-  replacement->WaitUntilUp();
-  outcome.held_before = free_before - static_cast<int64_t>(replacement->free_at_start);
-  replacement->Say("memory");
-  const int64_t with_own =
-      std::stoll(replacement->Expect("memory ").substr(7));  // after its own buffers
-  survivor.Say("close");
-  const std::string closed = survivor.Expect("closed ");
-  std::sscanf(closed.c_str(), "closed %d %lf", &outcome.close_said, &outcome.close_us);
-  replacement->Say("memory");
-  const int64_t given_back = std::stoll(replacement->Expect("memory ").substr(7)) - with_own;
-  outcome.held_after = outcome.held_before - given_back;
-  stages[arguments.victim] = std::move(replacement);
-  Connect(*stages[0], *stages[1]);
-  stages[arguments.victim]->Say("capture");
-  stages[arguments.victim]->Expect("captured");
-  const uint32_t count = 20;
-  const std::string resume = "go 2 " + std::to_string(voided + 1) + " " + std::to_string(count);
-  stages[1]->Say(resume);
-  stages[0]->Say(resume);
-  for (auto& stage : stages) {
-    unsigned ran = 0;
-    unsigned long long garbage = 0;
-    const std::string line = stage->Expect("ran ");
-    std::sscanf(line.c_str(), "ran %u %63s %llu", &ran, error, &garbage);
-    outcome.garbage += garbage;
+
+ private:
+  std::unique_ptr<Process>& victim() { return stages_[arguments_.victim]; }
+  Process& survivor() { return *stages_[1 - arguments_.victim]; }
+  static int64_t FreeMemory(Process& stage) {
+    stage.Say("memory");
+    return std::stoll(stage.Expect("memory ").substr(7));
   }
-  outcome.traffic_ms = NowMs() - killed;
-  return outcome;
-}
+  // A victim that has run nothing yet.
+  void Renew() {
+    survivor().Say("close");
+    survivor().Expect("closed ");
+    victim() = nullptr;  // gone before the next one's memory is counted
+    victim() = std::make_unique<Process>(options_[arguments_.victim]);
+    victim()->WaitUntilUp();
+    Connect(*stages_[0], *stages_[1]);
+  }
+
+  const Arguments arguments_;
+  StageOptions options_[2];
+  std::unique_ptr<Process> stages_[2];
+  int64_t free_before_ = 0;
+  unsigned epoch_ = 0;
+  bool used_ = false;
+  std::mt19937 random_{1};
+};
 
 int Kill(const Arguments& arguments) {
-  std::mt19937 random(1);
+  Campaign campaign(arguments);
   std::vector<double> notice, traffic, close_us, before, after;
   int contexts = 0, close_errors = 0;
   uint64_t garbage = 0;
   for (int i = 0; i < arguments.times; ++i) {
-    const Outcome outcome = KillOnce(arguments, random);
+    const Outcome outcome = campaign.Once();
     notice.push_back(outcome.notice_ms);
     traffic.push_back(outcome.traffic_ms);
     close_us.push_back(outcome.close_us);
@@ -306,19 +355,20 @@ int Kill(const Arguments& arguments) {
     after.push_back(static_cast<double>(outcome.held_after) / (1 << 20));
     contexts += outcome.context ? 1 : 0;
     close_errors += outcome.close_said != 0 ? 1 : 0;
-    garbage += outcome.garbage;
+    garbage = std::max(garbage, outcome.garbage);
   }
+  const auto most = [](const std::vector<double>& values) {
+    return *std::max_element(values.begin(), values.end());
+  };
   std::printf(
-      "%-4s stage %d, %-8s %s, %d times: context whole %d, garbage words %llu, notice %.0f ms "
-      "(most %.0f), "
-      "traffic with a replacement after %.0f ms (most %.0f), close %.0f us (%d errors), "
-      "the dead one's memory missing before the close %.0f MiB, after it %.0f MiB\n",
+      "%s stage %d %-7s %s x%d: context whole %d, garbage words %llu, notice %.0f ms (most %.0f), "
+      "traffic again %.0f ms (most %.0f), close %.0f us (%d errors), of the dead one's memory "
+      "still held: before the close %.0f MiB (most %.0f), after it %.0f MiB (most %.0f)\n",
       arguments.stop ? "STOP" : "KILL", arguments.victim, arguments.when.c_str(),
       arguments.memory == MemoryKind::kIpc ? "ipc" : "vmm", arguments.times, contexts,
-      static_cast<unsigned long long>(garbage), Median(notice),
-      *std::max_element(notice.begin(), notice.end()), Median(traffic),
-      *std::max_element(traffic.begin(), traffic.end()), Median(close_us), close_errors,
-      Median(before), Median(after));
+      static_cast<unsigned long long>(garbage), Median(notice), most(notice), Median(traffic),
+      most(traffic), Median(close_us), close_errors, Median(before), most(before), Median(after),
+      most(after));
   return 0;
 }
 

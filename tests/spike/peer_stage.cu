@@ -33,15 +33,23 @@ struct Descriptor {
 struct Done {
   uint32_t plan;
   uint32_t voided;  // the plan whose wait timed out
-  uint64_t waited_ns;
   uint64_t garbage;  // words that were not what the plan should have brought
 };
+
+// When a plan's first kernel after the wait began, and its send, in nanoseconds of this GPU.
+struct Stamps {
+  uint64_t first;
+  uint64_t send;
+};
+constexpr int kStamps = 1024;  // the last plans'
 
 // In device memory of the stage.
 struct State {
   uint32_t next;  // plans begun
   uint32_t is_void;
   uint64_t garbage;
+  uint32_t blocks;     // of the send that are done
+  Descriptor current;  // read once a plan: the ring lies behind PCIe
 };
 
 // A mailbox: one 64-byte line a slot for the flag, then the slots' rows.
@@ -65,9 +73,12 @@ __device__ uint64_t LoadTag(const unsigned char* address) {
   return value;
 }
 
+// The next kernel's blocks may be placed while this one waits, if it is launched so.
 __global__ void WaitKernel(const Descriptor* ring, State* state, const unsigned char* mailbox,
                            Done* done) {
+  cudaTriggerProgrammaticLaunchCompletion();
   const Descriptor plan = ring[state->next % kRing];
+  state->current = plan;
   const uint64_t start = GlobalNs();
   if (plan.wait_tag != 0 && state->is_void == 0) {
     const uint32_t slot = static_cast<uint32_t>(plan.wait_tag) % plan.depth;
@@ -79,13 +90,12 @@ __global__ void WaitKernel(const Descriptor* ring, State* state, const unsigned 
       }
     }
   }
-  done->waited_ns = GlobalNs() - start;
 }
 
 // Reads what came and compares it with what should have come.
-__global__ void CheckKernel(const Descriptor* ring, State* state, const unsigned char* mailbox,
-                            size_t slot_bytes, uint64_t received_bytes) {
-  const Descriptor plan = ring[state->next % kRing];
+__global__ void CheckKernel(State* state, const unsigned char* mailbox, size_t slot_bytes,
+                            uint64_t received_bytes) {
+  const Descriptor plan = state->current;
   if (plan.wait_tag == 0 || state->is_void != 0) return;
   const uint32_t slot = static_cast<uint32_t>(plan.wait_tag) % plan.depth;
   const auto* rows =
@@ -98,10 +108,7 @@ __global__ void CheckKernel(const Descriptor* ring, State* state, const unsigned
   if (wrong != 0) atomicAdd(reinterpret_cast<unsigned long long*>(&state->garbage), wrong);
 }
 
-// Stores the plan's rows into the neighbour's slot, 16 bytes a thread.
-__global__ void StoreKernel(const Descriptor* ring, const State* state, size_t slot_bytes) {
-  const Descriptor plan = ring[state->next % kRing];
-  if (state->is_void != 0) return;
+__device__ void StoreRows(const Descriptor& plan, size_t slot_bytes) {
   const uint64_t tag = Tag(plan.epoch, plan.plan);
   auto* rows = reinterpret_cast<uint4*>(plan.peer +
                                         SlotOffset(plan.depth, plan.plan % plan.depth, slot_bytes));
@@ -112,11 +119,10 @@ __global__ void StoreKernel(const Descriptor* ring, const State* state, size_t s
                            Pattern(tag, 4 * i + 3));
     }
   }
-  __threadfence_system();
 }
 
-__global__ void ReleaseKernel(const Descriptor* ring, State* state, Done* done) {
-  const Descriptor plan = ring[state->next % kRing];
+// Releases the flag and says that the plan is done.
+__device__ void Finish(const Descriptor& plan, State* state, Done* done) {
   if (state->is_void == 0) {
     const uint64_t tag = Tag(plan.epoch, plan.plan);
     asm volatile("st.release.sys.global.u64 [%0], %1;" ::"l"(plan.peer +
@@ -128,6 +134,52 @@ __global__ void ReleaseKernel(const Descriptor* ring, State* state, Done* done) 
   state->next += 1;
   __threadfence_system();
   done->plan = plan.plan;
+}
+
+// Stands for a stage's layers where a hop is timed: long enough for the other stage to wait again.
+__global__ void LayersKernel(const State* state, Stamps* stamps, uint64_t ns) {
+  cudaGridDependencySynchronize();
+  const uint64_t start = GlobalNs();
+  stamps[state->next % kStamps].first = start;
+  while (GlobalNs() - start < ns) {
+  }
+}
+
+// Stores the plan's rows into the neighbour's slot, 16 bytes a thread.
+__global__ void StoreKernel(const State* state, size_t slot_bytes, Stamps* stamps) {
+  if (blockIdx.x == 0 && threadIdx.x == 0) stamps[state->next % kStamps].send = GlobalNs();
+  if (state->is_void != 0) return;
+  StoreRows(state->current, slot_bytes);
+  __threadfence_system();
+}
+
+__global__ void ReleaseKernel(State* state, Done* done) { Finish(state->current, state, done); }
+
+// The two in one. Its blocks are placed while the kernel before it ends.
+__global__ void SendKernel(State* state, size_t slot_bytes, Done* done, Stamps* stamps) {
+  cudaGridDependencySynchronize();
+  if (blockIdx.x == 0 && threadIdx.x == 0) stamps[state->next % kStamps].send = GlobalNs();
+  const Descriptor plan = state->current;
+  if (state->is_void == 0) StoreRows(plan, slot_bytes);
+  __threadfence_system();
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  if (atomicAdd(&state->blocks, 1) + 1 < gridDim.x) return;
+  state->blocks = 0;
+  Finish(plan, state, done);
+}
+
+__global__ void StampKernel(const State* state, Stamps* stamps) {
+  stamps[state->next % kStamps].send = GlobalNs();
+}
+
+// What the copy engine sends.
+__global__ void FillKernel(const State* state, uint32_t* rows) {
+  const Descriptor plan = state->current;
+  for (uint64_t i = blockIdx.x * blockDim.x + threadIdx.x; i < plan.send_bytes / 4;
+       i += gridDim.x * blockDim.x) {
+    rows[i] = Pattern(Tag(plan.epoch, plan.plan), i);
+  }
 }
 
 class Stage {
@@ -142,6 +194,7 @@ class Stage {
     CUDA_OK(cudaHostAlloc(&ring_, kRing * sizeof(Descriptor), cudaHostAllocMapped));
     CUDA_OK(cudaHostAlloc(&done_, sizeof(Done), cudaHostAllocMapped));
     std::memset(done_, 0, sizeof(Done));
+    CUDA_OK(cudaMalloc(&stamps_, kStamps * sizeof(Stamps)));
     CUDA_OK(cudaMalloc(&state_, sizeof(State)));
     CUDA_OK(cudaMemset(state_, 0, sizeof(State)));
     CUDA_OK(cudaMalloc(&ballast_, options.ballast_bytes));
@@ -159,8 +212,8 @@ class Stage {
         const double start = NowUs();
         peer_address_ = static_cast<unsigned char*>(peer_.Open(line.substr(5), descriptor));
         driver_.Send("opened " + std::to_string(NowUs() - start));
-      } else if (line == "capture") {
-        Capture();
+      } else if (line.rfind("capture", 0) == 0) {
+        Capture(/*check=*/line != "capture timed");
         driver_.Send("captured");
       } else if (line.rfind("go ", 0) == 0) {
         unsigned epoch = 0, first = 0, count = 0;
@@ -203,23 +256,57 @@ class Stage {
       }
     }
   }
-  void EnqueuePlan() {
+  void EnqueuePlan(bool check) {
     const auto* mailbox = static_cast<const unsigned char*>(own_.address);
     WaitKernel<<<1, 1, 0, stream_>>>(ring_, state_, mailbox, done_);
-    CheckKernel<<<16, 256, 0, stream_>>>(ring_, state_, mailbox, SlotBytes(),
-                                         options_.receive_bytes);
+    if (check) {
+      CheckKernel<<<16, 256, 0, stream_>>>(state_, mailbox, SlotBytes(), options_.receive_bytes);
+    }
+    if (options_.layers_ns > 0) {
+      Launch(LayersKernel, 1, 1, /*programmatic=*/true, state_, stamps_, options_.layers_ns);
+    }
     EnqueueLayers();
-    StoreKernel<<<options_.store_blocks, 512, 0, stream_>>>(ring_, state_, SlotBytes());
-    ReleaseKernel<<<1, 1, 0, stream_>>>(ring_, state_, done_);
+    const int blocks = options_.store_blocks;
+    switch (options_.send) {
+      case SendKind::kStores:
+        Launch(StoreKernel, blocks, 512, false, state_, SlotBytes(), stamps_);
+        Launch(ReleaseKernel, 1, 1, false, state_, done_);
+        break;
+      case SendKind::kFused:
+        Launch(SendKernel, blocks, 512, /*programmatic=*/true, state_, SlotBytes(), done_, stamps_);
+        break;
+      case SendKind::kCopyEngine:  // one slot: the address is the graph's
+        if (check) Launch(FillKernel, 16, 256, false, state_, static_cast<uint32_t*>(x_));
+        Launch(StampKernel, 1, 1, false, state_, stamps_);
+        CUDA_OK(cudaMemcpyAsync(peer_address_ + SlotOffset(options_.depth, 0, SlotBytes()), x_,
+                                options_.send_bytes, cudaMemcpyDeviceToDevice, stream_));
+        Launch(ReleaseKernel, 1, 1, false, state_, done_);
+        break;
+    }
   }
-  void Capture() {
+  template <typename... Parameters, typename... Values>
+  void Launch(void (*kernel)(Parameters...), int blocks, int threads, bool programmatic,
+              Values... values) {
+    cudaLaunchAttribute early = {};
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = blocks;
+    config.blockDim = threads;
+    config.stream = stream_;
+    config.attrs = &early;
+    config.numAttrs = programmatic ? 1 : 0;
+    CUDA_OK(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(values)...));
+  }
+  void Capture(bool check) {
     EnqueueLayers();  // loads the kernels
     CUDA_OK(cudaStreamSynchronize(stream_));
     cudaGraph_t graph;
     CUDA_OK(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal));
-    EnqueuePlan();
+    EnqueuePlan(check);
     if (options_.capture_pause_ms > 0) usleep(options_.capture_pause_ms * 1000);
     CUDA_OK(cudaStreamEndCapture(stream_, &graph));
+    if (exec_ != nullptr) CUDA_OK(cudaGraphExecDestroy(exec_));
     CUDA_OK(cudaGraphInstantiate(&exec_, graph, 0));
     CUDA_OK(cudaGraphUpload(exec_, stream_));
     CUDA_OK(cudaStreamSynchronize(stream_));
@@ -241,7 +328,7 @@ class Stage {
     const double start = NowUs();
     uint32_t told = first - 1;
     for (uint32_t plan = first; plan < first + count && Voided() == 0; ++plan) {
-      while (plan - DonePlan() > options_.depth && Voided() == 0) Tell(&told);
+      while (plan - DonePlan() > options_.ahead && Voided() == 0) Tell(&told);
       Descriptor& descriptor = ring_[(state.next + (plan - first)) % kRing];
       descriptor.plan = plan;
       descriptor.epoch = epoch;
@@ -267,15 +354,36 @@ class Stage {
     } else {
       std::snprintf(line, sizeof line, "ran %u %s %llu %.3f", DonePlan(), cudaGetErrorName(context),
                     static_cast<unsigned long long>(done_->garbage), (NowUs() - start) / count);
+      const size_t length = std::strlen(line);
+      if (options_.layers_ns > 0 && count >= kStamps) {
+        std::snprintf(line + length, sizeof line - length, " %.3f", TurnUs());
+      }
     }
     driver_.Send(line);
+  }
+  // What a hop is made of, of plans of depth 1: the first stage is away from a plan's send to the
+  // next one's first kernel, the last one from a plan's first kernel to its send; the difference is
+  // two hops, without a clock in common.
+  double TurnUs() const {
+    std::vector<Stamps> stamps(kStamps);
+    CUDA_OK(cudaMemcpyAsync(stamps.data(), stamps_, kStamps * sizeof(Stamps),
+                            cudaMemcpyDeviceToHost, stream_));
+    CUDA_OK(cudaStreamSynchronize(stream_));
+    std::vector<double> turns;
+    for (int i = 0; i + 1 < kStamps; ++i) {
+      const double us = options_.role == 0
+                            ? static_cast<double>(stamps[i + 1].first - stamps[i].send) / 1e3
+                            : static_cast<double>(stamps[i].send - stamps[i].first) / 1e3;
+      if (us > 0 && us < 1e4) turns.push_back(us);  // not over the ring's end
+    }
+    return Median(turns);
   }
   // Every tenth plan, so that the driver knows that it goes on.
   void Tell(uint32_t* told) {
     const uint32_t plan = DonePlan();
     if (plan < *told + 10) return;
     *told = plan;
-    driver_.Send("at " + std::to_string(plan));
+    driver_.Send("at " + std::to_string(plan), -1, MSG_DONTWAIT);
   }
 
   const StageOptions options_;
@@ -288,6 +396,7 @@ class Stage {
   Descriptor* ring_ = nullptr;
   Done* done_ = nullptr;
   State* state_ = nullptr;
+  Stamps* stamps_ = nullptr;
   void* ballast_ = nullptr;  // what a stage's weights are: its return shows in the free memory
   cublasHandle_t blas_ = nullptr;
   void *workspace_ = nullptr, *weight_ = nullptr, *x_ = nullptr, *y_ = nullptr;
