@@ -1,6 +1,7 @@
 // The vector version of linear, compiled once for each instruction set by Highway.
 #include <algorithm>
 #include <bit>
+#include <type_traits>
 #include <vector>
 
 #include "core/base/check.h"
@@ -24,9 +25,10 @@ using Floats = hn::CappedTag<float, 16>;
 using Vector = hn::Vec<Floats>;
 constexpr Floats kFloats;
 
-constexpr int64_t kRows = 4;    // weight rows in scratch at a time
-constexpr int64_t kTokens = 3;  // tokens a pass over them: 3 x 4 x 2 sums fill AVX-512's registers
-constexpr int64_t kCachedFloats = 96 * 1024;  // of x: tokens that meet all rows before the next do
+// Products that a pass adds up at a time: with two sums each they leave room in the registers.
+constexpr int64_t kSums = HWY_TARGET <= HWY_AVX3 ? 8 : 4;
+constexpr int64_t kTokens = kSums;  // a pass
+constexpr int64_t kRows = 16;       // weight rows in scratch at a time
 
 // As many as `d` has lanes. Exact for every value, as HalfToFloat is, and the same on every
 // instruction set.
@@ -53,34 +55,33 @@ HWY_INLINE Vector Broadcast(const uint16_t* half) {
   return hn::Set(kFloats, hn::GetLane(FromHalves(hn::CappedTag<float, 4>(), half)));
 }
 
-void DequantizeQ4_1(const BlockQ4_1* blocks, int64_t count, float* HWY_RESTRICT out) {
+// A block's 32 elements, in their order.
+constexpr int64_t kBlock = 32;
+constexpr int64_t kBlockVectors = kBlock / static_cast<int64_t>(hn::MaxLanes(kFloats));
+
+HWY_INLINE void Unpack(const BlockQ4_1& block, Vector* out) {
   const hn::Rebind<uint8_t, Floats> bytes;
   const hn::Rebind<int32_t, Floats> ints;
   const auto lanes = static_cast<int64_t>(hn::Lanes(kFloats));
-  for (int64_t b = 0; b < count / 32; ++b) {
-    const Vector scale = Broadcast(&blocks[b].scale);
-    const Vector minimum = Broadcast(&blocks[b].minimum);
-    for (int64_t i = 0; i < 16; i += lanes) {
-      const auto pairs = hn::LoadU(bytes, blocks[b].quants + i);
-      const auto wide = hn::PromoteTo(ints, pairs);
-      const auto low = hn::ConvertTo(kFloats, hn::And(wide, hn::Set(ints, 15)));
-      const auto high = hn::ConvertTo(kFloats, hn::ShiftRight<4>(wide));
-      hn::StoreU(hn::MulAdd(scale, low, minimum), kFloats, out + b * 32 + i);
-      hn::StoreU(hn::MulAdd(scale, high, minimum), kFloats, out + b * 32 + 16 + i);
-    }
+  const Vector scale = Broadcast(&block.scale);
+  const Vector minimum = Broadcast(&block.minimum);
+  for (int64_t i = 0; i < kBlockVectors / 2; ++i) {
+    const auto wide = hn::PromoteTo(ints, hn::LoadU(bytes, block.quants + i * lanes));
+    const auto low = hn::ConvertTo(kFloats, hn::And(wide, hn::Set(ints, 15)));
+    const auto high = hn::ConvertTo(kFloats, hn::ShiftRight<4>(wide));
+    out[i] = hn::MulAdd(scale, low, minimum);
+    out[i + kBlockVectors / 2] = hn::MulAdd(scale, high, minimum);
   }
 }
 
-void DequantizeQ8_0(const BlockQ8_0* blocks, int64_t count, float* HWY_RESTRICT out) {
+HWY_INLINE void Unpack(const BlockQ8_0& block, Vector* out) {
   const hn::Rebind<int8_t, Floats> bytes;
   const hn::Rebind<int32_t, Floats> ints;
   const auto lanes = static_cast<int64_t>(hn::Lanes(kFloats));
-  for (int64_t b = 0; b < count / 32; ++b) {
-    const Vector scale = Broadcast(&blocks[b].scale);
-    for (int64_t i = 0; i < 32; i += lanes) {
-      const auto wide = hn::PromoteTo(ints, hn::LoadU(bytes, blocks[b].quants + i));
-      hn::StoreU(hn::Mul(scale, hn::ConvertTo(kFloats, wide)), kFloats, out + b * 32 + i);
-    }
+  const Vector scale = Broadcast(&block.scale);
+  for (int64_t i = 0; i < kBlockVectors; ++i) {
+    const auto wide = hn::PromoteTo(ints, hn::LoadU(bytes, block.quants + i * lanes));
+    out[i] = hn::Mul(scale, hn::ConvertTo(kFloats, wide));
   }
 }
 
@@ -105,127 +106,157 @@ void DequantizeBF16(const uint16_t* halves, int64_t count, float* HWY_RESTRICT o
   for (; i < count; ++i) out[i] = std::bit_cast<float>(uint32_t{halves[i]} << 16);
 }
 
-// One weight row as float32: in place if it is that already, else in `scratch`.
-const float* RowAsFloats(const Tensor& weight, int64_t n, float* scratch) {
-  const void* row = static_cast<const uint8_t*>(weight.raw()) +
-                    n * weight.dim(1) / Info(weight.type()).block * Info(weight.type()).block_bytes;
+int64_t RowBytes(const Tensor& weight) {
+  return weight.dim(1) / Info(weight.type()).block * Info(weight.type()).block_bytes;
+}
+
+void RowToFloats(const Tensor& weight, int64_t n, float* out) {
+  const void* row = static_cast<const uint8_t*>(weight.raw()) + n * RowBytes(weight);
   switch (weight.type()) {
-    case DataType::kF32:
-      return static_cast<const float*>(row);
     case DataType::kF16:
-      DequantizeF16(static_cast<const uint16_t*>(row), weight.dim(1), scratch);
-      return scratch;
+      return DequantizeF16(static_cast<const uint16_t*>(row), weight.dim(1), out);
     case DataType::kBF16:
-      DequantizeBF16(static_cast<const uint16_t*>(row), weight.dim(1), scratch);
-      return scratch;
-    case DataType::kQ4_1:
-      DequantizeQ4_1(static_cast<const BlockQ4_1*>(row), weight.dim(1), scratch);
-      return scratch;
-    case DataType::kQ8_0:
-      DequantizeQ8_0(static_cast<const BlockQ8_0*>(row), weight.dim(1), scratch);
-      return scratch;
+      return DequantizeBF16(static_cast<const uint16_t*>(row), weight.dim(1), out);
     default:
-      Dequantize(weight.type(), row, weight.dim(1), scratch);
-      return scratch;
+      return Dequantize(weight.type(), row, weight.dim(1), out);
   }
 }
 
-// sums[t][r] += x[t] * w[r] for the vector at k.
-template <int64_t kT, int64_t kR>
-HWY_INLINE void AddProducts(const float* const* x, const float* const* w, int64_t k, Vector* sums) {
-  Vector weights[kR];
-  for (int64_t r = 0; r < kR; ++r) weights[r] = hn::LoadU(kFloats, w[r] + k);
-  for (int64_t t = 0; t < kT; ++t) {
-    const Vector token = hn::LoadU(kFloats, x[t] + k);
-    for (int64_t r = 0; r < kR; ++r) {
-      sums[t * kR + r] = hn::MulAdd(token, weights[r], sums[t * kR + r]);
-    }
+// 32 elements of a row that is float32 already.
+struct BlockF32 {
+  float values[kBlock];
+};
+
+HWY_INLINE void Unpack(const BlockF32& block, Vector* out) {
+  for (int64_t i = 0; i < kBlockVectors; ++i) {
+    out[i] = hn::LoadU(kFloats, block.values + i * static_cast<int64_t>(hn::Lanes(kFloats)));
   }
 }
 
-// out[t][r] = dot(x[t], w[r]) for kT tokens and kR rows of `features` elements. Each has two sums,
-// of the even and of the odd vectors of its row, so that its adds do not wait for each other.
-template <int64_t kT, int64_t kR>
-HWY_INLINE void DotTile(const float* const* x, const float* const* w, int64_t features,
+// out[t][r] = dot(x[t], w[r]) for kT tokens and kR rows of `features` elements. Weights are
+// unpacked into registers, with no way through memory. Each product has two sums, of the even and
+// of the odd vectors of its row, so that its adds do not wait for each other; their order depends
+// on nothing but `features`.
+template <int64_t kT, int64_t kR, typename Block>
+HWY_INLINE void DotTile(const float* const* x, const Block* const* w, int64_t features,
                         float* const* out) {
   const auto lanes = static_cast<int64_t>(hn::Lanes(kFloats));
   Vector even[kT * kR];
   Vector odd[kT * kR];
   for (int64_t i = 0; i < kT * kR; ++i) even[i] = odd[i] = hn::Zero(kFloats);
-  int64_t k = 0;
-  for (; k + 2 * lanes <= features; k += 2 * lanes) {
-    // One half after the other, so that the weights of one and all sums fit into the registers.
-    AddProducts<kT, kR>(x, w, k, even);
-    AddProducts<kT, kR>(x, w, k + lanes, odd);
+  const int64_t blocks = features / kBlock;
+  for (int64_t b = 0; b < blocks; ++b) {
+    for (int64_t r = 0; r < kR; ++r) {
+      Vector weights[kBlockVectors];
+      Unpack(w[r][b], weights);
+      for (int64_t t = 0; t < kT; ++t) {
+        const float* token = x[t] + b * kBlock;
+        for (int64_t i = 0; i < kBlockVectors; ++i) {
+          Vector& sum = (i % 2 == 0 ? even : odd)[t * kR + r];
+          sum = hn::MulAdd(hn::LoadU(kFloats, token + i * lanes), weights[i], sum);
+        }
+      }
+    }
   }
   for (int64_t t = 0; t < kT; ++t) {
     for (int64_t r = 0; r < kR; ++r) {
       float sum = hn::GetLane(hn::SumOfLanes(kFloats, hn::Add(even[t * kR + r], odd[t * kR + r])));
-      for (int64_t tail = k; tail < features; ++tail) sum += x[t][tail] * w[r][tail];
+      if constexpr (std::is_same_v<Block, BlockF32>) {
+        for (int64_t i = blocks * kBlock; i < features; ++i) {
+          sum += x[t][i] * reinterpret_cast<const float*>(w[r])[i];
+        }
+      }
       out[t][r] = sum;
     }
   }
 }
 
-template <int64_t kT>
-HWY_INLINE void DotRows(const float* const* x, const float* const* w, int64_t rows,
-                        int64_t features, float* const* out) {
-  if (rows == kRows) {
-    DotTile<kT, kRows>(x, w, features, out);
-    return;
+// out[t][0, rows) for kT tokens and rows that lie one after the other, `row_bytes` long.
+template <int64_t kT, typename Block>
+void DotRows(const float* const* x, const Block* w, int64_t row_bytes, int64_t rows,
+             int64_t features, float* const* out) {
+  constexpr int64_t kR = std::max<int64_t>(1, std::min<int64_t>(4, kSums / kT));
+  float* place[kT];
+  std::copy(out, out + kT, place);
+  const Block* row[kR];
+  const auto next = [&](int64_t count) {
+    for (float*& at : place) at += count;
+  };
+  const auto* at = reinterpret_cast<const uint8_t*>(w);
+  int64_t n = 0;
+  for (; n + kR <= rows; n += kR, next(kR)) {
+    for (int64_t r = 0; r < kR; ++r) {
+      row[r] = reinterpret_cast<const Block*>(at + (n + r) * row_bytes);
+    }
+    DotTile<kT, kR>(x, row, features, place);
   }
-  for (int64_t r = 0; r < rows; ++r) {
-    float* place[kT];
-    for (int64_t t = 0; t < kT; ++t) place[t] = out[t] + r;
-    DotTile<kT, 1>(x, w + r, features, place);
+  for (; n < rows; ++n, next(1)) {
+    row[0] = reinterpret_cast<const Block*>(at + n * row_bytes);
+    DotTile<kT, 1>(x, row, features, place);
   }
 }
 
-// out[t][n + r] for the tokens [first, last) and `rows` weight rows.
-void LinearTile(const Tensor& x, const float* const* w, int64_t n, int64_t rows, int64_t first,
-                int64_t last, const Tensor& out) {
+// The same for as many tokens as there are from `first` on, kTokens at most.
+template <typename Block, int64_t kT = kTokens>
+void DotTokens(const Tensor& x, int64_t first, const Block* w, int64_t row_bytes, int64_t n,
+               int64_t rows, const Tensor& out) {
+  if constexpr (kT > 1) {
+    if (x.dim(0) - first < kT) {
+      return DotTokens<Block, kT - 1>(x, first, w, row_bytes, n, rows, out);
+    }
+  }
   const TensorWrapper<const float> in(x);
   const TensorWrapper<float> result(out);
-  for (int64_t t = first; t < last; t += kTokens) {
-    const int64_t tokens = std::min(kTokens, last - t);
-    const float* token[kTokens];
-    float* place[kTokens];
-    for (int64_t i = 0; i < tokens; ++i) {
-      token[i] = in.row(t + i);
-      place[i] = result.row(t + i) + n;
-    }
-    switch (tokens) {
-      case 1:
-        DotRows<1>(token, w, rows, x.dim(1), place);
-        break;
-      case 2:
-        DotRows<2>(token, w, rows, x.dim(1), place);
-        break;
-      default:
-        DotRows<kTokens>(token, w, rows, x.dim(1), place);
+  const float* token[kT];
+  float* place[kT];
+  for (int64_t t = 0; t < kT; ++t) {
+    token[t] = in.row(first + t);
+    place[t] = result.row(first + t) + n;
+  }
+  DotRows<kT>(token, w, row_bytes, rows, x.dim(1), place);
+}
+
+// Weights that are unpacked for each pass over them: a few tokens, which stay in the nearest cache,
+// meet all rows before the next tokens do.
+template <typename Block>
+void UnpackedRows(const Tensor& x, const Tensor& weight, const Tensor& out, int64_t begin,
+                  int64_t end) {
+  const int64_t row_bytes = RowBytes(weight);
+  const auto* w = static_cast<const uint8_t*>(weight.raw()) + begin * row_bytes;
+  for (int64_t first = 0; first < x.dim(0); first += kTokens) {
+    DotTokens(x, first, reinterpret_cast<const Block*>(w), row_bytes, begin, end - begin, out);
+  }
+}
+
+// Weights whose unpacking is dear: some rows are unpacked once for all tokens.
+void ScratchRows(const Tensor& x, const Tensor& weight, const Tensor& out, int64_t begin,
+                 int64_t end) {
+  static thread_local std::vector<float> scratch;  // grows once, to the widest layer
+  const int64_t features = x.dim(1);
+  if (static_cast<int64_t>(scratch.size()) < kRows * features) {
+    scratch.resize(static_cast<size_t>(kRows * features));
+  }
+  for (int64_t n = begin; n < end; n += kRows) {
+    const int64_t rows = std::min(kRows, end - n);
+    for (int64_t r = 0; r < rows; ++r) RowToFloats(weight, n + r, scratch.data() + r * features);
+    for (int64_t first = 0; first < x.dim(0); first += kTokens) {
+      DotTokens(x, first, reinterpret_cast<const BlockF32*>(scratch.data()),
+                features * static_cast<int64_t>(sizeof(float)), n, rows, out);
     }
   }
 }
 
 void LinearRows(const Tensor& x, const Tensor& weight, const Tensor& out, int64_t begin,
                 int64_t end) {
-  static thread_local std::vector<float> scratch;  // grows once, to the widest layer
-  const int64_t features = x.dim(1);
-  const int64_t num_tokens = x.dim(0);
-  if (static_cast<int64_t>(scratch.size()) < kRows * features) {
-    scratch.resize(static_cast<size_t>(kRows * features));
-  }
-  const int64_t cached = std::max(kTokens, kCachedFloats / features / kTokens * kTokens);
-  for (int64_t first = 0; first < num_tokens; first += cached) {
-    const int64_t last = std::min(num_tokens, first + cached);
-    for (int64_t n = begin; n < end; n += kRows) {
-      const int64_t rows = std::min(kRows, end - n);
-      const float* w[kRows];
-      for (int64_t r = 0; r < rows; ++r) {
-        w[r] = RowAsFloats(weight, n + r, scratch.data() + r * features);
-      }
-      LinearTile(x, w, n, rows, first, last, out);
-    }
+  switch (weight.type()) {
+    case DataType::kF32:
+      return UnpackedRows<BlockF32>(x, weight, out, begin, end);
+    case DataType::kQ4_1:
+      return UnpackedRows<BlockQ4_1>(x, weight, out, begin, end);
+    case DataType::kQ8_0:
+      return UnpackedRows<BlockQ8_0>(x, weight, out, begin, end);
+    default:
+      return ScratchRows(x, weight, out, begin, end);
   }
 }
 

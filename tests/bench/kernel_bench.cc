@@ -99,18 +99,19 @@ void BenchGemv(ThreadPool& pool, DataType type) {
          static_cast<double>(weight.bytes()), work, plain);
 }
 
-void BenchLinear(ThreadPool& pool, DataType type, int64_t tokens) {
-  const int64_t size = 2048;
-  const Tensor weight = As(type, Random({size, size}, 1));
-  const Tensor x = Random({tokens, size}, 2);
+void BenchLinear(ThreadPool& pool, const Tensor& weight, int64_t tokens) {
+  const int64_t in = weight.dim(1);
+  const int64_t size = weight.dim(0);
+  const DataType type = weight.type();
+  const Tensor x = Random({tokens, in}, 2);
   const Tensor out = Poisoned({tokens, size});
   const Tensor reference = Poisoned({tokens, size});
   const auto work = [&] { cpu::Linear(pool, x, weight, out); };
   work();
   cpu::LinearReference(pool, x, weight, reference);
   CheckEqual(out, reference);
-  Report("linear", absl::StrCat(tokens, " x ", size, " x ", size, " ", Abs(Name(type))), "gb_s",
-         static_cast<double>(weight.bytes()), work);
+  Report("linear", absl::StrCat(tokens, " x ", size, " x ", in, " ", Abs(Name(type))), "gflop_s",
+         2.0 * static_cast<double>(tokens * weight.num_elements()), work);
 }
 
 void BenchSoftmax(ThreadPool& pool) {
@@ -214,8 +215,12 @@ int Main(int argc, char** argv) {
   BenchGemv(pool, DataType::kF16);
   BenchGemv(pool, DataType::kBF16);
   for (const DataType type : {DataType::kF32, DataType::kF16, DataType::kBF16}) {
-    BenchLinear(pool, type, 1);
-    BenchLinear(pool, type, 64);
+    const Tensor weight = As(type, Random({2048, 2048}, 1));
+    for (const int64_t tokens : {1, 64}) BenchLinear(pool, weight, tokens);
+  }
+  for (const DataType type : {DataType::kQ4_1, DataType::kQ8_0}) {
+    const Tensor weight = RandomBlocks(type, {3072, 576}, 1);  // gate and up of the packaged model
+    for (const int64_t tokens : {1, 2, 4, 8, 12, 16, 64}) BenchLinear(pool, weight, tokens);
   }
   BenchConv2d(pool);
   BenchSampling(pool, 49152);
