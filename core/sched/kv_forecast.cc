@@ -13,11 +13,13 @@ int64_t KvForecast::PeakBlocks() {
   int64_t peak = 0;
   int64_t positions = 0;
   int64_t running = 0;
+  int64_t growing = 0;
   for (const Future& future : each_) {
     positions += future.positions;
     ++running;
+    growing += future.grows ? 1 : 0;
     // The last block of each is half full, on average.
-    const int64_t all = positions + running * (future.rest + kBlockSize / 2);
+    const int64_t all = positions + growing * future.rest + running * (kBlockSize / 2);
     peak = std::max(peak, all / kBlockSize);
   }
   return peak;

@@ -14,7 +14,9 @@ class KvForecast {
  public:
   void Clear() { each_.clear(); }
   // A sequence with so many positions in blocks of its own and `rest` to come. REQUIRES: both >= 0.
-  void Add(int64_t positions, int64_t rest) { each_.push_back({positions, rest}); }
+  void Add(int64_t positions, int64_t rest) { each_.push_back({positions, rest, true}); }
+  // One that has blocks for all `positions` from the start; it ends in `rest` steps.
+  void AddWhole(int64_t positions, int64_t rest) { each_.push_back({positions, rest, false}); }
   // Over all that were added.
   int64_t PeakBlocks();
 
@@ -22,6 +24,7 @@ class KvForecast {
   struct Future {
     int64_t positions = 0;
     int64_t rest = 0;
+    bool grows = true;
   };
   std::vector<Future> each_;
 };

@@ -43,10 +43,15 @@ bool Scheduler::HasRoom(const Sequence& sequence, const KvPool::Prefix& prefix) 
       (sequence.pinned() ? sequence.blocks_needed() : BlocksFor(sequence.size())) - prefix.blocks;
   if (now > pool_.available() - prefix.unowned) return false;
   const auto foresee = [this](const Sequence& each, int64_t prefix_blocks) {
+    const int64_t shared_positions = prefix_blocks * kBlockSize;
+    if (each.pinned()) {
+      const int64_t end = each.positions_needed();
+      forecast_.AddWhole(end - shared_positions, end - each.size());
+      return;
+    }
     const int64_t answer = lengths_.Expect(each.generated(), each.max_tokens);
-    const int64_t end = each.pinned() ? each.positions_needed() : each.prompt_tokens + answer - 1;
-    const int64_t have = each.pinned() ? end : each.size();
-    forecast_.Add(have - prefix_blocks * kBlockSize, std::max<int64_t>(end - each.size(), 0));
+    const int64_t end = each.prompt_tokens + answer - 1;
+    forecast_.Add(each.size() - shared_positions, std::max<int64_t>(end - each.size(), 0));
   };
   // Blocks that several share are counted once, and until all have ended.
   int64_t shared = pool_.blocks().num_owned() + prefix.unowned;

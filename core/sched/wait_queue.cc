@@ -83,9 +83,21 @@ void WaitQueue::Forget(int64_t least) {
   }
 }
 
-bool WaitQueue::Holds(const Sequence& sequence) const {
-  const auto lane = lanes_.find(LaneOf(sequence));
-  return lane != lanes_.end() && lane->second.count(PlaceOf(sequence)) != 0;
+void WaitQueue::CheckIntegrity() const {
+  int64_t size = 0;
+  int64_t tokens = 0;
+  for (const auto& [key, lane] : lanes_) {
+    PENSTOCK_CHECK(!lane.empty());
+    for (const Lane::value_type& place : lane) {
+      const Sequence& sequence = *std::get<2>(place);
+      PENSTOCK_CHECK(sequence.slot < 0);
+      PENSTOCK_CHECK(LaneOf(sequence) == key && PlaceOf(sequence) == place);
+      tokens += sequence.prompt_tokens + sequence.max_tokens;
+      ++size;
+    }
+  }
+  PENSTOCK_CHECK_EQ(size, size_);
+  PENSTOCK_CHECK_EQ(tokens, tokens_);
 }
 
 }  // namespace penstock

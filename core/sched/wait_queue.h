@@ -39,7 +39,8 @@ class WaitQueue {
   int64_t size() const { return size_; }
   int64_t tokens() const { return tokens_; }                // prompt + max_tokens over all
   int64_t prompt_tokens() const { return prompt_tokens_; }  // to be fed, were all let in
-  bool Holds(const Sequence& sequence) const;
+  // All that is known of the order and the sums, held against the sequences themselves.
+  void CheckIntegrity() const;
 
  private:
   using Lane = std::set<std::tuple<bool, int64_t, Sequence*>>;  // is new, arrival

@@ -5,8 +5,8 @@
 // times a beginning of what its request gets alone, and ends exactly once; nothing hangs, and in
 // the end every block is free.
 //
-// PENSTOCK_SIM_SEEDS=N runs N seeds (10^6 takes hours), PENSTOCK_SIM_SEED=S that one alone: what a
-// failure prints.
+// PENSTOCK_SIM_SEEDS=N runs N seeds (10^6 takes hours), PENSTOCK_SIM_SEED=S that one alone, which is
+// what a failure prints; both: N seeds from S on.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -291,7 +291,7 @@ TEST(EngineSim, EveryStreamIsWhatItIsAlone) {
   const bool one = std::getenv("PENSTOCK_SIM_SEED") != nullptr;
   SetLogLevel(one ? LogLevel::kInfo : LogLevel::kError);
   const uint64_t first = FromEnvironment("PENSTOCK_SIM_SEED", 0);
-  const uint64_t count = one ? 1 : FromEnvironment("PENSTOCK_SIM_SEEDS", 200);
+  const uint64_t count = FromEnvironment("PENSTOCK_SIM_SEEDS", one ? 1 : 200);
   Outcomes outcomes;
   for (uint64_t seed = first; seed < first + count; ++seed) {
     SCOPED_TRACE(absl::StrCat("run it alone with PENSTOCK_SIM_SEED=", seed));

@@ -40,12 +40,14 @@ TEST_F(WaitQueueTest, CountsWhatWaits) {
   EXPECT_EQ(queue_.Head(), nullptr);
   Sequence& sequence = Make(1);
   queue_.Push(sequence);
-  EXPECT_TRUE(queue_.Holds(sequence));
+  queue_.CheckIntegrity();
+  EXPECT_EQ(queue_.Head(), &sequence);
   EXPECT_EQ(queue_.size(), 1);
   EXPECT_EQ(queue_.tokens(), 13);
   EXPECT_EQ(queue_.prompt_tokens(), 3);
   queue_.Remove(sequence);
-  EXPECT_FALSE(queue_.Holds(sequence));
+  EXPECT_EQ(queue_.Head(), nullptr);
+  queue_.CheckIntegrity();
   EXPECT_EQ(queue_.size() + queue_.tokens() + queue_.prompt_tokens(), 0);
 }
 
