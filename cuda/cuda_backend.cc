@@ -1,15 +1,18 @@
 #include "cuda/cuda_backend.h"
 
+#include <algorithm>
 #include <optional>
 #include <utility>
 
 #include "core/base/check.h"
+#include "core/base/log.h"
 #include "cuda/cuda_allocator.h"
 #include "cuda/cuda_check.h"
 #include "cuda/cuda_ops.h"
 #include "cuda/kernels/launchers.h"
 #include "cuda/lt_linear.h"
 #include "cuda/mirrored_memory.h"
+#include "cuda/step_graphs.h"
 #include "cuda/weight_upload.h"
 
 namespace penstock {
@@ -46,10 +49,10 @@ class CudaBackend final : public Backend {
   Tensor KernelView(const Tensor& shared) const override {
     return inputs_.Has(shared) ? inputs_.OnDevice(shared) : outputs_.OnDevice(shared);
   }
-  void SendInputs() override {
+  void SendInputs(std::span<const Tensor> used) override {
     CUDA_CHECK(cudaSetDevice(options_.ordinal));  // a stage's thread may be a new one
     upload_.reset();
-    inputs_.CopyToDevice(ops_->stream().get());
+    inputs_.CopyToDevice(ops_->stream().get(), used);
   }
   // Those whose products have an algorithm of their own.
   std::vector<int64_t> WarmSizes(int64_t most) const override {
@@ -60,9 +63,35 @@ class CudaBackend final : public Backend {
     if (sizes.back() < most) sizes.push_back(most);
     return sizes;
   }
-  void FetchOutputs() override {
-    outputs_.CopyToHost(ops_->stream().get());
+  // The same numbers, so that a step is padded to what its products' algorithms are made for.
+  // Padding costs next to nothing: up to here weights are what a product reads, and attention has
+  // nothing to do for it. Beyond, a step is so long that its launches are hidden behind it.
+  std::vector<int64_t> DecodeSizes(int64_t most) const override {
+    constexpr int64_t kMaxRows = 256;
+    return WarmSizes(std::min(most, kMaxRows));
+  }
+  void RunDecodes(int64_t rows, const std::function<void()>& enqueue) override {
+    if (!options_.graphs) return enqueue();
+    graphs_.Run(ops_->stream(), rows, enqueue);
+  }
+  void FetchOutputs(std::span<const Tensor> used) override {
+    outputs_.CopyToHost(ops_->stream().get(), used);
     ops_->stream().Synchronize();
+  }
+
+  void EndWarming() override {
+    graphs_.Freeze();
+    if (graphs_.count() == 0) return;
+    LogInfo(absl::StrCat("decodes run as ", graphs_.count(), " graphs, made in ",
+                         graphs_.make_ns() / 1000000, " ms, of ", graphs_.bytes() >> 10,
+                         " KiB of the GPU"));
+  }
+  int64_t DeviceBytesInUse() const override {
+    size_t free = 0;
+    size_t total = 0;
+    CUDA_CHECK(cudaSetDevice(options_.ordinal));
+    CUDA_CHECK(cudaMemGetInfo(&free, &total));
+    return static_cast<int64_t>(total - free);
   }
 
  private:
@@ -75,6 +104,7 @@ class CudaBackend final : public Backend {
   cuda::MirroredMemory outputs_;
   std::optional<cuda::WeightUpload> upload_;  // while loading
   std::unique_ptr<cuda::CudaOps> ops_;
+  cuda::StepGraphs graphs_;
 };
 
 }  // namespace

@@ -8,9 +8,11 @@
 
 #include <array>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
+#include "core/base/status.h"
 #include "core/kernels/sampling.h"
 #include "cuda/sampling_task.h"
 #include "cuda/stream.h"
@@ -19,8 +21,10 @@ namespace penstock::cuda {
 
 class SamplingBuffer {
  public:
-  // On the current device, for rows over a vocabulary of that size.
-  explicit SamplingBuffer(int64_t vocab_size);
+  // On the current device, whose memory `memory` has, for rows over a vocabulary of that size.
+  // Errors: the allocator's.
+  static absl::StatusOr<std::unique_ptr<SamplingBuffer>> Make(int64_t vocab_size,
+                                                              BaseAllocator& memory);
   ~SamplingBuffer();
   SamplingBuffer(const SamplingBuffer&) = delete;
   SamplingBuffer& operator=(const SamplingBuffer&) = delete;
@@ -37,6 +41,7 @@ class SamplingBuffer {
   Staged Put(cudaStream_t stream, std::span<const SamplingRow> rows);
 
  private:
+  explicit SamplingBuffer(int64_t vocab_size);
   struct Half {
     uint8_t* host = nullptr;  // tasks, then edits
     CudaEvent copied;
@@ -45,12 +50,12 @@ class SamplingBuffer {
   bool AppendEdits(const SamplingRow& row, LogitEdit* edits, int64_t room, SamplingTask* task);
 
   const int64_t vocab_size_;
-  int64_t max_edits_ = 0;
+  const int64_t max_edits_;
   int64_t num_edits_ = 0;
   std::array<Half, 2> halves_;
   size_t next_ = 0;
-  uint8_t* device_ = nullptr;
-  float* saved_ = nullptr;
+  Tensor device_;                // u8: as a half
+  Tensor saved_;                 // [max_edits] f32
   std::vector<bool> is_masked_;  // by token, of the row at hand
 };
 
