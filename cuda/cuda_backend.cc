@@ -12,6 +12,7 @@
 #include "cuda/kernels/launchers.h"
 #include "cuda/lt_linear.h"
 #include "cuda/mirrored_memory.h"
+#include "cuda/pinned_memory.h"
 #include "cuda/step_graphs.h"
 #include "cuda/weight_upload.h"
 
@@ -47,7 +48,7 @@ class CudaBackend final : public Backend {
   BaseAllocator& inputs() override { return inputs_; }
   BaseAllocator& outputs() override { return outputs_; }
   Tensor KernelView(const Tensor& shared) const override {
-    return inputs_.Has(shared) ? inputs_.OnDevice(shared) : outputs_.OnDevice(shared);
+    return inputs_.Has(shared) ? inputs_.OnDevice(shared) : cuda::PinnedMemory::OnDevice(shared);
   }
   void SendInputs(std::span<const Tensor> used) override {
     CUDA_CHECK(cudaSetDevice(options_.ordinal));  // a stage's thread may be a new one
@@ -72,17 +73,15 @@ class CudaBackend final : public Backend {
   }
   void RunDecodes(int64_t rows, const std::function<void()>& enqueue) override {
     if (!options_.graphs) return enqueue();
-    graphs_.Run(ops_->stream(), rows, enqueue);
+    graphs_.Run(ops_->stream().get(), rows, enqueue);
   }
-  void FetchOutputs(std::span<const Tensor> used) override {
-    outputs_.CopyToHost(ops_->stream().get(), used);
-    ops_->stream().Synchronize();
-  }
+  void FetchOutputs() override { ops_->stream().Synchronize(); }
 
   void EndWarming() override {
     graphs_.Freeze();
     if (graphs_.count() == 0) return;
-    LogInfo(absl::StrCat("decodes run as ", graphs_.count(), " graphs, made in ",
+    LogInfo(absl::StrCat("decodes run as ", graphs_.count(), " graphs with ",
+                         graphs_.programmatic_edges(), " programmatic edges, made in ",
                          graphs_.make_ns() / 1000000, " ms, of ", graphs_.bytes() >> 10,
                          " KiB of the GPU"));
   }
@@ -96,12 +95,12 @@ class CudaBackend final : public Backend {
 
  private:
   CudaBackend(const CudaBackendOptions& options, std::unique_ptr<PoolAllocator> memory)
-      : options_(options), memory_(std::move(memory)), inputs_(*memory_), outputs_(*memory_) {}
+      : options_(options), memory_(std::move(memory)), inputs_(*memory_) {}
 
   const CudaBackendOptions options_;
   const std::unique_ptr<PoolAllocator> memory_;
   cuda::MirroredMemory inputs_;
-  cuda::MirroredMemory outputs_;
+  cuda::PinnedMemory outputs_;
   std::optional<cuda::WeightUpload> upload_;  // while loading
   std::unique_ptr<cuda::CudaOps> ops_;
   cuda::StepGraphs graphs_;

@@ -1,7 +1,6 @@
 #include "cuda/mirrored_memory.h"
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "core/base/check.h"
@@ -13,38 +12,17 @@ namespace {
 // Bytes that take no longer than a copy of their own would take to begin.
 constexpr int64_t kNear = 64 << 10;
 
-template <typename Range>
-void Copy(cudaStream_t stream, uint8_t* to, const uint8_t* from, const Range& range,
-          cudaMemcpyKind kind) {
-  const auto bytes = static_cast<size_t>(range.bytes);
-  if (range.rows == 1) {
-    CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, kind, stream));
-    return;
-  }
-  const auto stride = static_cast<size_t>(range.stride);
-  CUDA_CHECK(cudaMemcpy2DAsync(to, stride, from, stride, bytes, static_cast<size_t>(range.rows),
-                               kind, stream));
-}
-
 }  // namespace
 
 MirroredMemory::~MirroredMemory() { PENSTOCK_CHECK(blocks_.empty()); }
 
 absl::StatusOr<void*> MirroredMemory::Allocate(int64_t bytes) {
-  void* host = nullptr;
-  const cudaError_t error = cudaMallocHost(&host, static_cast<size_t>(bytes));
-  if (error == cudaErrorMemoryAllocation) {
-    static_cast<void>(cudaGetLastError());
-    return absl::ResourceExhaustedError(
-        absl::StrCat("the host has no ", bytes, " bytes of pinned memory: end other programs"));
-  }
-  CUDA_CHECK(error);
-  absl::StatusOr<void*> device = device_memory_.Allocate(bytes);
+  PENSTOCK_ASSIGN_OR_RETURN(void* const host, host_memory_.Allocate(bytes));
+  const absl::StatusOr<void*> device = device_memory_.Allocate(bytes);
   if (!device.ok()) {
-    CUDA_CHECK(cudaFreeHost(host));
+    host_memory_.Free(host, bytes);
     return device.status();
   }
-  std::memset(host, 0, static_cast<size_t>(bytes));
   blocks_.push_back({static_cast<uint8_t*>(host), static_cast<uint8_t*>(*device), bytes});
   return host;
 }
@@ -54,7 +32,7 @@ void MirroredMemory::Free(void* data, int64_t bytes) {
                                   [data](const Block& one) { return one.host == data; });
   PENSTOCK_CHECK(block != blocks_.end());
   PENSTOCK_CHECK_EQ(block->bytes, bytes);
-  CUDA_CHECK(cudaFreeHost(block->host));
+  host_memory_.Free(block->host, bytes);
   device_memory_.Free(block->device, bytes);
   blocks_.erase(block);
 }
@@ -112,16 +90,16 @@ void MirroredMemory::Join(std::span<const Tensor> parts) {
 void MirroredMemory::CopyToDevice(cudaStream_t stream, std::span<const Tensor> parts) {
   Join(parts);
   for (const Range& range : ranges_) {
-    Copy(stream, range.block->device + range.begin, range.block->host + range.begin, range,
-         cudaMemcpyHostToDevice);
-  }
-}
-
-void MirroredMemory::CopyToHost(cudaStream_t stream, std::span<const Tensor> parts) {
-  Join(parts);
-  for (const Range& range : ranges_) {
-    Copy(stream, range.block->host + range.begin, range.block->device + range.begin, range,
-         cudaMemcpyDeviceToHost);
+    uint8_t* const to = range.block->device + range.begin;
+    const uint8_t* const from = range.block->host + range.begin;
+    const auto bytes = static_cast<size_t>(range.bytes);
+    const auto stride = static_cast<size_t>(range.stride);
+    if (range.rows == 1) {
+      CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream));
+    } else {
+      CUDA_CHECK(cudaMemcpy2DAsync(to, stride, from, stride, bytes, static_cast<size_t>(range.rows),
+                                   cudaMemcpyHostToDevice, stream));
+    }
   }
 }
 

@@ -1,7 +1,6 @@
 // MirroredMemory: blocks that are there twice, pinned on the host and on the GPU, and are copied
-// from the one to the other: what a step takes in, or what it gives out. Parts that are near each
-// other go as one copy, with what lies between them. One thread at a time. Errors: a failed copy
-// ends the process.
+// from the one to the other: what a step takes in. Parts that are near each other go as one copy,
+// with what lies between them. One thread at a time. Errors: a failed copy ends the process.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -12,6 +11,7 @@
 
 #include "core/tensor/allocator.h"
 #include "core/tensor/tensor.h"
+#include "cuda/pinned_memory.h"
 
 namespace penstock::cuda {
 
@@ -32,9 +32,8 @@ class MirroredMemory final : public BaseAllocator {
   // The GPU's half of a dense tensor in one of the blocks.
   Tensor OnDevice(const Tensor& host) const;
 
-  // Enqueue the copies of these parts: the host's tensors or matrices, whose rows may be strided.
+  // Enqueues the copies of these parts: the host's tensors, or matrices whose rows are strided.
   void CopyToDevice(cudaStream_t stream, std::span<const Tensor> parts);
-  void CopyToHost(cudaStream_t stream, std::span<const Tensor> parts);
 
  private:
   struct Block {
@@ -55,6 +54,7 @@ class MirroredMemory final : public BaseAllocator {
   void Join(std::span<const Tensor> parts);
 
   BaseAllocator& device_memory_;
+  PinnedMemory host_memory_;
   std::vector<Block> blocks_;  // a few
   std::vector<Range> ranges_;  // of the copies at hand
 };

@@ -1,8 +1,9 @@
 // SamplingBuffer: carries what sampling is told of its rows from the host to the device: two pinned
-// buffers in turn, so that the host writes one while the other is still copied, and one on the
-// device, as a stream uses it in order. Steps of the contract (core/kernels/sampling.h) that need
-// the history, which is on the host, are decided here: whether stop ids are masked, which bad words
-// are begun. Nothing is allocated after it is made.
+// buffers in turn, so that the host writes one while a kernel reads the other. Kernels read the few
+// bytes of a task where they are, so nothing stands between the logits and their sampling; edits
+// are copied, where there are any. Steps of the contract (core/kernels/sampling.h) that need the
+// history, which is on the host, are decided here: whether stop ids are masked, which bad words are
+// begun. Nothing is allocated after it is made.
 // One thread, one stream at a time. Errors: a failed CUDA call ends the process.
 #pragma once
 
@@ -29,22 +30,24 @@ class SamplingBuffer {
   SamplingBuffer(const SamplingBuffer&) = delete;
   SamplingBuffer& operator=(const SamplingBuffer&) = delete;
 
-  // Where a kernel finds what was put last. Device addresses.
+  // Where a kernel finds what was put last.
   struct Staged {
     int64_t num_rows;
-    const SamplingTask* tasks;
+    const SamplingTask* tasks;  // on the host: to be read once
     const LogitEdit* edits;
     float* saved;  // room for one logit an edit
   };
-  // Enqueues the copy of as many of the first rows as there is room for, one at least. Waits only
-  // if the copy before the last is not done. REQUIRES: ids of the vocabulary.
+  // Takes as many of the first rows as there is room for, one at least. Waits only if the kernel
+  // before the last has not read its own. REQUIRES: ids of the vocabulary.
   Staged Put(cudaStream_t stream, std::span<const SamplingRow> rows);
+  // The kernel that reads what was put is in the stream. Once after each Put.
+  void Release(cudaStream_t stream);
 
  private:
   explicit SamplingBuffer(int64_t vocab_size);
   struct Half {
     uint8_t* host = nullptr;  // tasks, then edits
-    CudaEvent copied;
+    CudaEvent read;           // by the kernel that it was for
   };
   // Appends the row's edits; false if there is no room for them.
   bool AppendEdits(const SamplingRow& row, LogitEdit* edits, int64_t room, SamplingTask* task);
@@ -54,7 +57,7 @@ class SamplingBuffer {
   int64_t num_edits_ = 0;
   std::array<Half, 2> halves_;
   size_t next_ = 0;
-  Tensor device_;                // u8: as a half
+  Tensor edits_;                 // u8: [max_edits] LogitEdit on the device
   Tensor saved_;                 // [max_edits] f32
   std::vector<bool> is_masked_;  // by token, of the row at hand
 };

@@ -1,6 +1,8 @@
 #include "cuda/step_graphs.h"
 
+#include <algorithm>
 #include <chrono>
+#include <vector>
 
 #include "cuda/cuda_check.h"
 
@@ -14,17 +16,16 @@ int64_t FreeBytes() {
   return static_cast<int64_t>(free);
 }
 
-cudaGraphExec_t Capture(cudaStream_t stream, const std::function<void()>& enqueue) {
-  cudaGraph_t graph = nullptr;
-  cudaGraphExec_t ready = nullptr;
-  // Other threads may do what they like meanwhile.
-  CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-  enqueue();
-  CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
-  CUDA_CHECK(cudaGraphInstantiate(&ready, graph, 0));
-  CUDA_CHECK(cudaGraphDestroy(graph));
-  CUDA_CHECK(cudaGraphUpload(ready, stream));
-  return ready;
+int64_t ProgrammaticEdges(cudaGraph_t graph) {
+  size_t count = 0;
+  CUDA_CHECK(cudaGraphGetEdges(graph, nullptr, nullptr, nullptr, &count));
+  std::vector<cudaGraphNode_t> from(count);
+  std::vector<cudaGraphNode_t> to(count);
+  std::vector<cudaGraphEdgeData> edges(count);
+  CUDA_CHECK(cudaGraphGetEdges(graph, from.data(), to.data(), edges.data(), &count));
+  return std::count_if(edges.begin(), edges.end(), [](const cudaGraphEdgeData& edge) {
+    return edge.type == cudaGraphDependencyTypeProgrammatic;
+  });
 }
 
 }  // namespace
@@ -33,19 +34,33 @@ StepGraphs::~StepGraphs() {
   for (const auto& [key, graph] : graphs_) CUDA_CHECK(cudaGraphExecDestroy(graph));
 }
 
-void StepGraphs::Run(const CudaStream& stream, int64_t key, const std::function<void()>& enqueue) {
+cudaGraphExec_t StepGraphs::Capture(cudaStream_t stream, const std::function<void()>& enqueue) {
+  cudaGraph_t graph = nullptr;
+  cudaGraphExec_t ready = nullptr;
+  // Other threads may do what they like meanwhile.
+  CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+  enqueue();
+  CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
+  CUDA_CHECK(cudaGraphInstantiate(&ready, graph, 0));
+  programmatic_edges_ += ProgrammaticEdges(graph);
+  CUDA_CHECK(cudaGraphDestroy(graph));
+  CUDA_CHECK(cudaGraphUpload(ready, stream));
+  return ready;
+}
+
+void StepGraphs::Run(cudaStream_t stream, int64_t key, const std::function<void()>& enqueue) {
   if (const auto found = graphs_.find(key); found != graphs_.end()) {
-    CUDA_CHECK(cudaGraphLaunch(found->second, stream.get()));
+    CUDA_CHECK(cudaGraphLaunch(found->second, stream));
     return;
   }
   enqueue();
   if (frozen_) return;
   // What the first call had to load or choose is there, so the second only enqueues.
-  stream.Synchronize();
+  CUDA_CHECK(cudaStreamSynchronize(stream));
   const int64_t free = FreeBytes();
   const auto start = std::chrono::steady_clock::now();
-  graphs_[key] = Capture(stream.get(), enqueue);
-  stream.Synchronize();
+  graphs_[key] = Capture(stream, enqueue);
+  CUDA_CHECK(cudaStreamSynchronize(stream));
   make_ns_ += std::chrono::nanoseconds(std::chrono::steady_clock::now() - start).count();
   bytes_ += free - FreeBytes();
 }

@@ -166,9 +166,7 @@ absl::Status ModelStage::Warm() {
     PENSTOCK_RETURN_IF_ERROR(WarmStep(size, longest));
     PENSTOCK_RETURN_IF_ERROR(WarmStep(size, 1));
   }
-  const std::vector<int64_t> sizes =
-      backend_->DecodeSizes(std::min(limits_.max_sequences, limits_.max_tokens));
-  for (const int64_t size : sizes) {
+  for (const int64_t size : batcher_->decode_sizes()) {
     PENSTOCK_RETURN_IF_ERROR(WarmStep(size, 1));
     PENSTOCK_RETURN_IF_ERROR(WarmStep(size, 1));
   }
@@ -239,7 +237,7 @@ absl::StatusOr<StepResult> ModelStage::Execute(const StepPlan& plan) {
     sampler_->Run({plan, *batcher_, batch, has_logits, *model_, *backend_}, *slots_, &result);
     PENSTOCK_RETURN_IF_ERROR(LeaveTokens(result));
   } else {
-    backend_->FetchOutputs({});
+    backend_->FetchOutputs();
   }
   result.times.start_ns = start;
   result.times.compute_ns = NowNs() - start;

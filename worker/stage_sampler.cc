@@ -1,8 +1,6 @@
 #include "worker/stage_sampler.h"
 
 #include <algorithm>
-#include <array>
-#include <span>
 #include <utility>
 
 #include "core/model/model_limits.h"
@@ -40,7 +38,7 @@ void StageSampler::Run(const Step& step, StageSlots& slots, StepResult* result) 
   if (step.batcher.num_targets() > 0) {
     TellPrompts(step, slots, result);
   } else if (!samples) {
-    step.backend.FetchOutputs({});
+    step.backend.FetchOutputs();
   }
 }
 
@@ -82,13 +80,7 @@ void StageSampler::RunSampling(Backend& backend, const Tensor& logits) {
       logits, rows_,
       {backend.KernelView(out_.tokens), backend.KernelView(out_.logprobs),
        backend.KernelView(out_.top_tokens), backend.KernelView(out_.top_logprobs)});
-  const auto count = static_cast<int64_t>(rows_.size());
-  const std::array<Tensor, 4> used = {out_.tokens.Slice(0, count), out_.logprobs.Slice(0, count),
-                                      out_.top_tokens.Slice(0, count),
-                                      out_.top_logprobs.Slice(0, count)};
-  const bool tells_top =
-      std::any_of(rows_.begin(), rows_.end(), [](const SamplingRow& row) { return row.top > 0; });
-  backend.FetchOutputs(std::span(used).first(tells_top ? 4 : 2));
+  backend.FetchOutputs();
 }
 
 void StageSampler::TellPrompts(const Step& step, const StageSlots& slots, StepResult* result) {

@@ -23,6 +23,7 @@ class StepBatcher {
   // Batches that only decode are filled up with rows of padding to one of these sizes (those of
   // Backend::DecodeSizes, within the limits), and then have as many sample_tokens, from now on.
   void PadDecodes(std::vector<int64_t> sizes) { decode_sizes_ = std::move(sizes); }
+  const std::vector<int64_t>& decode_sizes() const { return decode_sizes_; }
 
   // The batch of a plan, valid until the next call. `fed`, by row of the plan: what a row with
   // token_from feeds, kVoidToken if it is void. A void row keeps its place, so that every stage

@@ -51,9 +51,8 @@ class Backend {
   // they read from inputs: a backend may keep what was enqueued and enqueue it again, without
   // calling `enqueue`.
   virtual void RunDecodes(int64_t rows, const std::function<void()>& enqueue) = 0;
-  // Waits until all kernels so far are done, and these parts of outputs, of which there may be
-  // none, are where the host reads them.
-  virtual void FetchOutputs(std::span<const Tensor> used) = 0;
+  // Waits until all kernels so far are done, and their outputs are where the host reads them.
+  virtual void FetchOutputs() = 0;
 
   // All that is loaded, chosen or kept while warming up is: from now on steps only use it.
   virtual void EndWarming() = 0;

@@ -23,7 +23,7 @@ class CpuBackend final : public Backend {
   std::vector<int64_t> WarmSizes(int64_t /*most*/) const override { return {}; }
   std::vector<int64_t> DecodeSizes(int64_t /*most*/) const override { return {}; }
   void RunDecodes(int64_t /*rows*/, const std::function<void()>& enqueue) override { enqueue(); }
-  void FetchOutputs(std::span<const Tensor> /*used*/) override {}
+  void FetchOutputs() override {}
   void EndWarming() override {}
   int64_t DeviceBytesInUse() const override { return 0; }
 

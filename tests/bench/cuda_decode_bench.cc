@@ -62,7 +62,7 @@ class Stage {
     model_ = Must(MakeModel(
         config_, {0, config_.num_layers}, *file.weights,
         {.max_tokens = kStepTokens, .max_samples = SampleRows(slots), .precision = DataType::kBF16},
-        backend_->ops(), {backend_->memory(), host_, [&](const Tensor& packed) {
+        backend_->ops(), {backend_->memory(), host_, [&](const auto& packed) {
                             return backend_->PlaceWeight(packed);
                           }}));
     const int64_t blocks = int64_t{slots} * kSlotBlocks;
@@ -139,7 +139,7 @@ class Stage {
         Enqueue(batch, graphs);
         backend_->ops().Sampling(model_->LogitRows(rows), how, out);
       }
-      backend_->FetchOutputs({});
+      backend_->FetchOutputs();
       times.push_back(Micros(start) / kBackToBack);
     }
     return Median(times);
