@@ -1,15 +1,19 @@
 #include "cuda/cuda_backend.h"
 
+#include <algorithm>
 #include <optional>
 #include <utility>
 
 #include "core/base/check.h"
+#include "core/base/log.h"
 #include "cuda/cuda_allocator.h"
 #include "cuda/cuda_check.h"
 #include "cuda/cuda_ops.h"
 #include "cuda/kernels/launchers.h"
 #include "cuda/lt_linear.h"
 #include "cuda/mirrored_memory.h"
+#include "cuda/pinned_memory.h"
+#include "cuda/step_graphs.h"
 #include "cuda/weight_upload.h"
 
 namespace penstock {
@@ -44,12 +48,12 @@ class CudaBackend final : public Backend {
   BaseAllocator& inputs() override { return inputs_; }
   BaseAllocator& outputs() override { return outputs_; }
   Tensor KernelView(const Tensor& shared) const override {
-    return inputs_.Has(shared) ? inputs_.OnDevice(shared) : outputs_.OnDevice(shared);
+    return inputs_.Has(shared) ? inputs_.OnDevice(shared) : cuda::PinnedMemory::OnDevice(shared);
   }
-  void SendInputs() override {
+  void SendInputs(std::span<const Tensor> used) override {
     CUDA_CHECK(cudaSetDevice(options_.ordinal));  // a stage's thread may be a new one
     upload_.reset();
-    inputs_.CopyToDevice(ops_->stream().get());
+    inputs_.CopyToDevice(ops_->stream().get(), used);
   }
   // Those whose products have an algorithm of their own.
   std::vector<int64_t> WarmSizes(int64_t most) const override {
@@ -60,21 +64,46 @@ class CudaBackend final : public Backend {
     if (sizes.back() < most) sizes.push_back(most);
     return sizes;
   }
-  void FetchOutputs() override {
-    outputs_.CopyToHost(ops_->stream().get());
-    ops_->stream().Synchronize();
+  // The same numbers, so that a step is padded to what its products' algorithms are made for.
+  // Padding costs next to nothing: up to here weights are what a product reads, and attention has
+  // nothing to do for it. Beyond, a step is so long that its launches are hidden behind it.
+  std::vector<int64_t> DecodeSizes(int64_t most) const override {
+    constexpr int64_t kMaxRows = 256;
+    return WarmSizes(std::min(most, kMaxRows));
+  }
+  void RunDecodes(int64_t rows, const std::function<void()>& enqueue) override {
+    if (!options_.graphs) return enqueue();
+    graphs_.Run(ops_->stream().get(), rows, enqueue);
+  }
+  void FetchOutputs() override { ops_->stream().Synchronize(); }
+
+  void EndWarming() override {
+    graphs_.Freeze();
+    if (graphs_.count() == 0) return;
+    LogInfo(absl::StrCat("decodes run as ", graphs_.count(), " graphs with ",
+                         graphs_.programmatic_edges(), " programmatic edges, made in ",
+                         graphs_.make_ns() / 1000000, " ms, of ", graphs_.bytes() >> 10,
+                         " KiB of the GPU"));
+  }
+  int64_t DeviceBytesInUse() const override {
+    size_t free = 0;
+    size_t total = 0;
+    CUDA_CHECK(cudaSetDevice(options_.ordinal));
+    CUDA_CHECK(cudaMemGetInfo(&free, &total));
+    return static_cast<int64_t>(total - free);
   }
 
  private:
   CudaBackend(const CudaBackendOptions& options, std::unique_ptr<PoolAllocator> memory)
-      : options_(options), memory_(std::move(memory)), inputs_(*memory_), outputs_(*memory_) {}
+      : options_(options), memory_(std::move(memory)), inputs_(*memory_) {}
 
   const CudaBackendOptions options_;
   const std::unique_ptr<PoolAllocator> memory_;
   cuda::MirroredMemory inputs_;
-  cuda::MirroredMemory outputs_;
+  cuda::PinnedMemory outputs_;
   std::optional<cuda::WeightUpload> upload_;  // while loading
   std::unique_ptr<cuda::CudaOps> ops_;
+  cuda::StepGraphs graphs_;
 };
 
 }  // namespace

@@ -1,9 +1,9 @@
 // CudaBackend: a GPU as a stage's backend (core/model/backend.h): its pools, one stream, the
-// kernels. Weights are turned into the activations' element type on their way to the GPU, so a
-// quantized file takes there what its elements take in that type: the kernels have one form of
-// weight, and the numbers are those that the CPU backend computes with, up to that type's rounding.
-// The one header of cuda/ that other rooms include; it needs none of CUDA's. A CUDA error ends the
-// process.
+// kernels, and steps of decodes as graphs. Weights are turned into the activations' element type on
+// their way to the GPU, so a quantized file takes there what its elements take in that type: the
+// kernels have one form of weight, and the numbers are those that the CPU backend computes with, up
+// to that type's rounding. The one header of cuda/ that other rooms include; it needs none of
+// CUDA's. A CUDA error ends the process.
 #pragma once
 
 #include <cstdint>
@@ -21,6 +21,7 @@ struct CudaBackendOptions {
   int64_t vocab_size = 0;
   int64_t max_sequences = 0;  // rows that decode in one step
   int threads = 0;            // of the host, while weights are turned; 0: one a core
+  bool graphs = true;         // keep steps of decodes as graphs
 };
 
 // Errors: those of MakeCudaAllocator; INVALID_ARGUMENT for another precision; RESOURCE_EXHAUSTED.

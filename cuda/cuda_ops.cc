@@ -7,7 +7,8 @@ namespace penstock::cuda {
 
 absl::StatusOr<std::unique_ptr<CudaOps>> CudaOps::Make(const HeadLayout& heads, int64_t vocab_size,
                                                        int64_t max_rows, BaseAllocator& memory) {
-  std::unique_ptr<CudaOps> ops(new CudaOps(vocab_size));
+  std::unique_ptr<CudaOps> ops(new CudaOps());
+  PENSTOCK_ASSIGN_OR_RETURN(ops->sampling_, SamplingBuffer::Make(vocab_size, memory));
   PENSTOCK_ASSIGN_OR_RETURN(
       ops->decoder_workspace_,
       Tensor::Make(DataType::kU8, {DecoderAttentionWorkspace(heads, max_rows)}, memory));
@@ -69,7 +70,7 @@ void CudaOps::TopK(const Tensor& x, const Tensor& values, const Tensor& indices)
 
 void CudaOps::Sampling(const Tensor& logits, std::span<const SamplingRow> rows,
                        const SamplingOutput& out) {
-  LaunchSampling(sampling_, stream_.get(), logits, rows, out);
+  LaunchSampling(*sampling_, stream_.get(), logits, rows, out);
 }
 
 void CudaOps::PaddingOffset(const Tensor& row_starts, int64_t max_len, const Tensor& offsets) {

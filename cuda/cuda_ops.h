@@ -55,11 +55,11 @@ class CudaOps final : public Ops {
               const Conv2dOptions& options, const Tensor& out) override;
 
  private:
-  explicit CudaOps(int64_t vocab_size) : sampling_(vocab_size) {}
+  CudaOps() = default;
 
   CudaStream stream_;
   Blas blas_;
-  SamplingBuffer sampling_;
+  std::unique_ptr<SamplingBuffer> sampling_;
   Tensor decoder_workspace_;  // u8
 };
 

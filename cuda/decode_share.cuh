@@ -3,7 +3,7 @@
 // equal stretch of it: the load is even whatever the lengths, a sequence is split only where
 // stretches meet, and what a block hands on for others to finish is at most two partial results,
 // so that the workspace depends on the GPU alone. The blocks are as many for any batch: a graph
-// that holds the launch fits all lengths.
+// that holds the launch fits all lengths. A row of padding has no pages, so it moves no border.
 //
 // The blocks of an item (a sequence's KV head and up to 16 of its query heads) write their partial
 // results, and the last to arrive adds them up in the order of the blocks: the same bits in every
@@ -56,8 +56,9 @@ __device__ __forceinline__ int FirstPage(const PagedAttention<T>& paged, int con
 template <typename T>
 __device__ void CountPages(const PagedAttention<T>& paged, DecodeRows& rows) {
   for (int row = threadIdx.x; row < paged.rows; row += blockDim.x) {
-    const int context = paged.Context(row);
-    rows.start[row + 1] = (context + kPage - 1) / kPage - FirstPage(paged, context);
+    const int context = paged.ContextOrNone(row);
+    const int pages = (context + kPage - 1) / kPage;
+    rows.start[row + 1] = context == 0 ? 0 : pages - FirstPage(paged, context);
   }
   __syncthreads();
   if (threadIdx.x < 32) {
@@ -109,7 +110,7 @@ struct DecodeLine {
   __device__ DecodeLine(const DecodeProblem<T>& p, const DecodeRows& r) : problem(p), rows(r) {
     items_of_row = problem.paged.num_kv_heads * problem.chunks;
     const int total = rows.start[problem.paged.rows] * items_of_row;
-    blocks = min(total, static_cast<int>(gridDim.x));
+    blocks = max(min(total, static_cast<int>(gridDim.x)), 1);
     each = total / blocks;
     more = total % blocks;
   }

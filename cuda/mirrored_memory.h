@@ -1,15 +1,17 @@
 // MirroredMemory: blocks that are there twice, pinned on the host and on the GPU, and are copied
-// whole from the one to the other: what a step takes in, or what it gives out. One thread at a
-// time. Errors: a failed copy ends the process.
+// from the one to the other: what a step takes in. Parts that are near each other go as one copy,
+// with what lies between them. One thread at a time. Errors: a failed copy ends the process.
 #pragma once
 
 #include <cuda_runtime_api.h>
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "core/tensor/allocator.h"
 #include "core/tensor/tensor.h"
+#include "cuda/pinned_memory.h"
 
 namespace penstock::cuda {
 
@@ -30,9 +32,8 @@ class MirroredMemory final : public BaseAllocator {
   // The GPU's half of a dense tensor in one of the blocks.
   Tensor OnDevice(const Tensor& host) const;
 
-  // Enqueue the copies of all blocks.
-  void CopyToDevice(cudaStream_t stream) const;
-  void CopyToHost(cudaStream_t stream) const;
+  // Enqueues the copies of these parts: the host's tensors, or matrices whose rows are strided.
+  void CopyToDevice(cudaStream_t stream, std::span<const Tensor> parts);
 
  private:
   struct Block {
@@ -40,10 +41,22 @@ class MirroredMemory final : public BaseAllocator {
     uint8_t* device;
     int64_t bytes;
   };
+  // Rows that are far from each other, or one.
+  struct Range {
+    const Block* block;
+    int64_t begin;  // in the block
+    int64_t bytes;  // of a row
+    int64_t rows;
+    int64_t stride;
+  };
   const Block* Find(const void* host) const;
+  // Into ranges_.
+  void Join(std::span<const Tensor> parts);
 
   BaseAllocator& device_memory_;
+  PinnedMemory host_memory_;
   std::vector<Block> blocks_;  // a few
+  std::vector<Range> ranges_;  // of the copies at hand
 };
 
 }  // namespace penstock::cuda

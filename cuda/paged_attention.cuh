@@ -40,6 +40,10 @@ struct PagedAttention {
     DeviceCheck(context > 0 && context <= table_width * kPage);
     return context;
   }
+  // 0 for a row of padding, as decoder_attention has them.
+  __device__ __forceinline__ int ContextOrNone(int row) const {
+    return context_lens[row] == 0 ? 0 : Context(row);
+  }
   // As AttentionArgs::FirstSeen.
   __device__ __forceinline__ int FirstSeen(int position) const {
     return window == kNoWindow || position < window ? 0 : position - window + 1;

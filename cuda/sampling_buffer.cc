@@ -10,8 +10,8 @@
 namespace penstock::cuda {
 namespace {
 
-constexpr int64_t kMaxTasks = 512;  // of one copy; more rows are several
-constexpr size_t kTaskBytes = static_cast<size_t>(kMaxTasks) * sizeof(SamplingTask);
+constexpr int64_t kMaxTasks = 512;  // at once; more rows are several launches
+constexpr int64_t kTaskBytes = kMaxTasks * static_cast<int64_t>(sizeof(SamplingTask));
 constexpr int64_t kMinEdits = 65536;
 
 bool IsBegun(const std::vector<int32_t>& word, std::span<const int32_t> history) {
@@ -30,34 +30,35 @@ bool Penalizes(const SamplingParams& params) {
 // A row's biases, counts and masks are each at most the vocabulary.
 SamplingBuffer::SamplingBuffer(int64_t vocab_size)
     : vocab_size_(vocab_size), max_edits_(std::max(3 * vocab_size, kMinEdits)) {
-  const size_t bytes = kTaskBytes + static_cast<size_t>(max_edits_) * sizeof(LogitEdit);
-  void* memory = nullptr;
-  for (Half& half : halves_) {
-    CUDA_CHECK(cudaMallocHost(&memory, bytes));
-    half.host = static_cast<uint8_t*>(memory);
-  }
-  CUDA_CHECK(cudaMalloc(&memory, bytes));
-  device_ = static_cast<uint8_t*>(memory);
-  CUDA_CHECK(cudaMalloc(&memory, static_cast<size_t>(max_edits_) * sizeof(float)));
-  saved_ = static_cast<float*>(memory);
   is_masked_.resize(static_cast<size_t>(vocab_size));
+}
+
+absl::StatusOr<std::unique_ptr<SamplingBuffer>> SamplingBuffer::Make(int64_t vocab_size,
+                                                                     BaseAllocator& memory) {
+  std::unique_ptr<SamplingBuffer> buffer(new SamplingBuffer(vocab_size));
+  const int64_t edit_bytes = buffer->max_edits_ * static_cast<int64_t>(sizeof(LogitEdit));
+  PENSTOCK_ASSIGN_OR_RETURN(buffer->edits_, Tensor::Make(DataType::kU8, {edit_bytes}, memory));
+  PENSTOCK_ASSIGN_OR_RETURN(buffer->saved_,
+                            Tensor::Make(DataType::kF32, {buffer->max_edits_}, memory));
+  for (Half& half : buffer->halves_) {
+    void* host = nullptr;
+    CUDA_CHECK(cudaMallocHost(&host, static_cast<size_t>(kTaskBytes + edit_bytes)));
+    half.host = static_cast<uint8_t*>(host);
+  }
+  return buffer;
 }
 
 SamplingBuffer::~SamplingBuffer() {
   for (Half& half : halves_) CUDA_CHECK(cudaFreeHost(half.host));
-  CUDA_CHECK(cudaFree(device_));
-  CUDA_CHECK(cudaFree(saved_));
 }
 
 SamplingBuffer::Staged SamplingBuffer::Put(cudaStream_t stream, std::span<const SamplingRow> rows) {
   PENSTOCK_CHECK(!rows.empty());
   Half& half = halves_[next_];
-  next_ = 1 - next_;
-  half.copied.Synchronize();
+  half.read.Synchronize();
   const int64_t most = std::min<int64_t>(static_cast<int64_t>(rows.size()), kMaxTasks);
   auto* tasks = reinterpret_cast<SamplingTask*>(half.host);
-  const int64_t tasks_bytes = most * static_cast<int64_t>(sizeof(SamplingTask));
-  auto* edits = reinterpret_cast<LogitEdit*>(half.host + tasks_bytes);
+  auto* edits = reinterpret_cast<LogitEdit*>(half.host + kTaskBytes);
   num_edits_ = 0;
   int64_t count = 0;
   for (; count < most; ++count) {
@@ -81,12 +82,18 @@ SamplingBuffer::Staged SamplingBuffer::Put(cudaStream_t stream, std::span<const 
     tasks[count] = task;
   }
   PENSTOCK_CHECK_GT(count, 0);
-  const int64_t bytes = tasks_bytes + num_edits_ * static_cast<int64_t>(sizeof(LogitEdit));
-  CUDA_CHECK(cudaMemcpyAsync(device_, half.host, static_cast<size_t>(bytes), cudaMemcpyHostToDevice,
-                             stream));
-  CUDA_CHECK(cudaEventRecord(half.copied.get(), stream));
-  return {count, reinterpret_cast<const SamplingTask*>(device_),
-          reinterpret_cast<const LogitEdit*>(device_ + tasks_bytes), saved_};
+  if (num_edits_ > 0) {
+    CUDA_CHECK(cudaMemcpyAsync(edits_.raw(), edits,
+                               static_cast<size_t>(num_edits_) * sizeof(LogitEdit),
+                               cudaMemcpyHostToDevice, stream));
+  }
+  return {count, tasks, static_cast<const LogitEdit*>(edits_.raw()),
+          static_cast<float*>(saved_.raw())};
+}
+
+void SamplingBuffer::Release(cudaStream_t stream) {
+  CUDA_CHECK(cudaEventRecord(halves_[next_].read.get(), stream));
+  next_ = 1 - next_;
 }
 
 bool SamplingBuffer::AppendEdits(const SamplingRow& row, LogitEdit* edits, int64_t room,

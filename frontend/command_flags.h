@@ -42,6 +42,7 @@ class RuntimeFlags {
   int64_t kv_memory_mib_ = 1024;
   std::string prefill_attention_ = "flash";
   int64_t padded_memory_mib_ = 2048;
+  bool no_graphs_ = false;
 };
 
 // Where the stages run.

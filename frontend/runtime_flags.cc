@@ -36,6 +36,10 @@ void RuntimeFlags::Add(CLI::App* app, RuntimeOptions* options) {
                   "CUDA)")
       ->capture_default_str()
       ->type_name("DEVICE");
+  app->add_flag(
+      "--no-graphs", no_graphs_,
+      "Launch a GPU's kernels one by one, not a step of decodes as one graph: slower, with "
+      "the same answers, for debuggers");
   app->add_option("--threads", options->stage.threads, "Threads that compute; 0: one a core")
       ->capture_default_str()
       ->check(CLI::Range(0, 1024))
@@ -63,6 +67,7 @@ void RuntimeFlags::Apply(RuntimeOptions* options) const {
   StageOptions& stage = options->stage;
   stage.kv_memory_bytes = kv_memory_mib_ * kMib;
   stage.padded_memory_bytes = padded_memory_mib_ * kMib;
+  stage.graphs = !no_graphs_;
   stage.prefill_attention =
       prefill_attention_ == "padded" ? PrefillAttention::kPadded : PrefillAttention::kFlash;
 }

@@ -82,6 +82,7 @@ void EncodeStageOptions(const StageOptions& options, worker::v1::LoadRequest* me
   message->set_padded_memory_bytes(options.padded_memory_bytes);
   message->set_device(options.device);
   message->set_precision(std::string(Name(options.precision)));
+  message->set_no_graphs(!options.graphs);
   message->set_check_file(options.check_file);
   message->set_stage(options.stage);
   message->set_num_stages(options.num_stages);
@@ -123,6 +124,7 @@ absl::StatusOr<StageOptions> DecodeStageOptions(const worker::v1::LoadRequest& m
   options.padded_memory_bytes = message.padded_memory_bytes();
   options.device = message.device();
   options.precision = *precision;
+  options.graphs = !message.no_graphs();
   options.check_file = message.check_file();
   options.stage = message.stage();
   options.num_stages = message.num_stages();

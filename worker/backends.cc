@@ -30,6 +30,7 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeGpuBackend(int ordinal, const Stage
   cuda.vocab_size = config.vocab_size;
   cuda.max_sequences = options.max_sequences;
   cuda.threads = options.threads;
+  cuda.graphs = options.graphs;
   return MakeCudaBackend(cuda);
 }
 

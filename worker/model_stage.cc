@@ -5,6 +5,7 @@
 #include <optional>
 #include <vector>
 
+#include "core/base/log.h"
 #include "core/io/check_file.h"
 #include "core/io/model_file.h"
 #include "core/io/model_hash.h"
@@ -32,6 +33,7 @@ int64_t NowNs() {
 
 class ModelStage final : public StageExecutor {
  public:
+  ~ModelStage() override;
   absl::StatusOr<StageInfo> Load(const StageOptions& options,
                                  const ProgressCallback& progress) override;
   absl::Status BeginEpoch(const EpochStart& start) override;
@@ -48,6 +50,7 @@ class ModelStage final : public StageExecutor {
                                       const ProgressCallback& progress);
   absl::Status MakeRoom(const StageOptions& options, const ModelConfig& config, int64_t num_blocks);
   absl::Status Warm();
+  absl::Status WarmStep(int64_t tokens, int64_t each);
   void LookUpTokens(const StepPlan& plan);
   void ViewInputs(StepBatch* batch) const;
   absl::Status LeaveTokens(const StepResult& result);
@@ -67,7 +70,16 @@ class ModelStage final : public StageExecutor {
   Tensor token_rows_;                    // [max_sequences, kTokenRowSize] i64
   std::vector<int32_t> fed_;             // by row of the plan at hand (StepBatcher::Build)
   std::atomic<int64_t> voids_ = 0;
+  int64_t ready_bytes_ = 0;  // of the device in use once it was ready; 0: not known
 };
+
+// A stage that is ready takes no more of a device.
+ModelStage::~ModelStage() {
+  if (ready_bytes_ == 0) return;
+  const int64_t bytes = backend_->DeviceBytesInUse();
+  LogInfo(absl::StrCat("device memory in use: ", ready_bytes_, " bytes when ready, ", bytes,
+                       " at the end (change ", bytes - ready_bytes_, ")"));
+}
 
 absl::StatusOr<StageInfo> ModelStage::Load(const StageOptions& options,
                                            const ProgressCallback& progress) {
@@ -132,6 +144,7 @@ absl::Status ModelStage::MakeRoom(const StageOptions& options, const ModelConfig
   PENSTOCK_ASSIGN_OR_RETURN(cache_, KvCache::Make(config, layers_.count(), num_blocks,
                                                   backend_->memory(), options.precision));
   PENSTOCK_ASSIGN_OR_RETURN(batcher_, StepBatcher::Make(limits_, backend_->inputs()));
+  batcher_->PadDecodes(backend_->DecodeSizes(std::min(limits_.max_sequences, limits_.max_tokens)));
   slots_.emplace(options.max_sequences, /*samples=*/is_last_);
   if (is_last_) {
     PENSTOCK_ASSIGN_OR_RETURN(sampler_, StageSampler::Make(limits_, backend_->outputs()));
@@ -148,32 +161,40 @@ absl::Status ModelStage::MakeRoom(const StageOptions& options, const ModelConfig
 // Steps of every size that the backend wants to have seen: as one prompt or a few, and as decodes.
 // What they leave behind in KV blocks is overwritten before it is read.
 absl::Status ModelStage::Warm() {
-  StepPlan plan;
   const int64_t longest = std::min(limits_.context_length, cache_->num_blocks() * kBlockSize);
   for (const int64_t size : backend_->WarmSizes(limits_.max_tokens)) {
-    for (const int64_t each : {longest, int64_t{1}}) {
-      if ((size + each - 1) / each > limits_.max_sequences) continue;
-      ++plan.number;
-      plan.admissions.clear();
-      plan.rows.clear();
-      for (int64_t left = size; left > 0; left -= each) {
-        Admission& admission = plan.admissions.emplace_back();
-        admission.slot = static_cast<int32_t>(plan.rows.size());
-        admission.generation = static_cast<uint32_t>(plan.number);
-        admission.prompt_tokens = 1;
-        PlanRow& row = plan.rows.emplace_back();
-        row.slot = admission.slot;
-        row.generation = admission.generation;
-        row.tokens.assign(static_cast<size_t>(std::min(left, each)), 0);
-        for (int32_t b = 0; b < BlocksFor(std::min(left, each)); ++b) row.blocks.push_back(b);
-        row.sample = true;
-      }
-      PENSTOCK_RETURN_IF_ERROR(Execute(plan).status());
-    }
+    PENSTOCK_RETURN_IF_ERROR(WarmStep(size, longest));
+    PENSTOCK_RETURN_IF_ERROR(WarmStep(size, 1));
+  }
+  for (const int64_t size : batcher_->decode_sizes()) {
+    PENSTOCK_RETURN_IF_ERROR(WarmStep(size, 1));
+    PENSTOCK_RETURN_IF_ERROR(WarmStep(size, 1));
   }
   slots_->Reset();
   if (mailbox_) mailbox_->Reset();
+  backend_->EndWarming();
+  ready_bytes_ = backend_->DeviceBytesInUse();
   return absl::OkStatus();
+}
+
+// So many tokens, in rows of `each`; nothing where those are more rows than a step may have.
+absl::Status ModelStage::WarmStep(int64_t tokens, int64_t each) {
+  if ((tokens + each - 1) / each > limits_.max_sequences) return absl::OkStatus();
+  StepPlan plan;
+  plan.number = 1;
+  for (int64_t left = tokens; left > 0; left -= each) {
+    Admission& admission = plan.admissions.emplace_back();
+    admission.slot = static_cast<int32_t>(plan.rows.size());
+    admission.generation = 1;
+    admission.prompt_tokens = 1;
+    PlanRow& row = plan.rows.emplace_back();
+    row.slot = admission.slot;
+    row.generation = admission.generation;
+    row.tokens.assign(static_cast<size_t>(std::min(left, each)), 0);
+    for (int32_t b = 0; b < BlocksFor(std::min(left, each)); ++b) row.blocks.push_back(b);
+    row.sample = true;
+  }
+  return Execute(plan).status();
 }
 
 absl::Status ModelStage::BeginEpoch(const EpochStart& start) {
@@ -196,18 +217,28 @@ absl::StatusOr<StepResult> ModelStage::Execute(const StepPlan& plan) {
   PENSTOCK_ASSIGN_OR_RETURN(StepBatch batch, batcher_->Build(plan, fed_));
   PENSTOCK_RETURN_IF_ERROR(slots_->Admit(plan, fed_));
   voids_ += static_cast<int64_t>(batcher_->voids().size());
-  backend_->SendInputs();
+  backend_->SendInputs(batcher_->used());
   ViewInputs(&batch);
-  model_->Forward(batch, *cache_);
+  const bool has_logits = is_last_ && batcher_->is_padded();
+  const auto enqueue = [&] {
+    model_->Forward(batch, *cache_);
+    if (has_logits) static_cast<void>(model_->Logits(batch.sample_tokens));
+  };
+  if (batcher_->is_padded()) {
+    backend_->RunDecodes(batch.num_rows(), enqueue);
+  } else {
+    enqueue();
+  }
 
   StepResult result;
   result.number = plan.number;
   result.epoch = plan.epoch;
   if (is_last_) {
-    sampler_->Run({plan, *batcher_, batch, *model_, *backend_}, *slots_, &result);
+    sampler_->Run({plan, *batcher_, batch, has_logits, *model_, *backend_}, *slots_, &result);
     PENSTOCK_RETURN_IF_ERROR(LeaveTokens(result));
+  } else {
+    backend_->FetchOutputs();
   }
-  backend_->FetchOutputs();
   result.times.start_ns = start;
   result.times.compute_ns = NowNs() - start;
   return result;

@@ -25,7 +25,8 @@ absl::StatusOr<StageSampler> StageSampler::Make(const PlanLimits& limits,
 }
 
 void StageSampler::Run(const Step& step, StageSlots& slots, StepResult* result) {
-  if (!step.batcher.sampled().empty()) Sample(step, slots, result);
+  const bool samples = !step.batcher.sampled().empty();
+  if (samples) Sample(step, slots, result);
   for (const PlanRow* row : step.batcher.voids()) {
     if (!row->sample) continue;
     SampledToken& sample = result->samples.emplace_back();
@@ -34,7 +35,11 @@ void StageSampler::Run(const Step& step, StageSlots& slots, StepResult* result) 
     sample.position = row->position + 1;
     sample.token = kVoidToken;
   }
-  if (step.batcher.num_targets() > 0) TellPrompts(step, slots, result);
+  if (step.batcher.num_targets() > 0) {
+    TellPrompts(step, slots, result);
+  } else if (!samples) {
+    step.backend.FetchOutputs();
+  }
 }
 
 void StageSampler::Sample(const Step& step, StageSlots& slots, StepResult* result) {
@@ -49,7 +54,9 @@ void StageSampler::Sample(const Step& step, StageSlots& slots, StepResult* resul
     how.counts = slot.history.counts();
     how.top = slot.sampling.logprobs;
   }
-  RunSampling(step, step.batch.sample_tokens);
+  RunSampling(step.backend, step.has_logits
+                                ? step.model.LogitRows(static_cast<int64_t>(rows_.size()))
+                                : step.model.Logits(step.batch.sample_tokens));
   const auto* tokens = static_cast<const int32_t*>(std::as_const(out_.tokens).raw());
   const auto* logprobs = static_cast<const float*>(std::as_const(out_.logprobs).raw());
   for (size_t i = 0; i < rows_.size(); ++i) {
@@ -67,11 +74,10 @@ void StageSampler::Sample(const Step& step, StageSlots& slots, StepResult* resul
   }
 }
 
-// The logits at `places`, whose rows are rows_; out_ has the result then.
-void StageSampler::RunSampling(const Step& step, const Tensor& places) {
-  Backend& backend = step.backend;
+// The logits' rows are rows_; out_ has the result then.
+void StageSampler::RunSampling(Backend& backend, const Tensor& logits) {
   backend.ops().Sampling(
-      step.model.Logits(places), rows_,
+      logits, rows_,
       {backend.KernelView(out_.tokens), backend.KernelView(out_.logprobs),
        backend.KernelView(out_.top_tokens), backend.KernelView(out_.top_logprobs)});
   backend.FetchOutputs();
@@ -105,7 +111,7 @@ void StageSampler::TellPrompts(const Step& step, const StageSlots& slots, StepRe
 
 // The logits at `places`, whose rows are rows_ and wanted_.
 void StageSampler::TellTile(const Step& step, const Tensor& places, StepResult* result) {
-  RunSampling(step, step.backend.KernelView(places));
+  RunSampling(step.backend, step.model.Logits(step.backend.KernelView(places)));
   const auto* tokens = static_cast<const int32_t*>(std::as_const(out_.tokens).raw());
   const auto* logprobs = static_cast<const float*>(std::as_const(out_.logprobs).raw());
   for (size_t i = 0; i < rows_.size(); ++i) {

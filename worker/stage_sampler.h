@@ -26,18 +26,19 @@ class StageSampler {
     const StepPlan& plan;
     const StepBatcher& batcher;
     const StepBatch& batch;  // in the kernels' view
+    bool has_logits;         // of its sample_tokens
     Model& model;
     Backend& backend;
   };
   // Fills the result's samples (those of void rows last) and prompt_logprobs, and the histories
-  // with what was sampled. REQUIRES: slots.Admit and batcher.Build have taken the plan, and the
-  // model has run the batch.
+  // with what was sampled. At its end all of the step's kernels are done. REQUIRES: slots.Admit and
+  // batcher.Build have taken the plan, and the model has run the batch.
   void Run(const Step& step, StageSlots& slots, StepResult* result);
 
  private:
   void Sample(const Step& step, StageSlots& slots, StepResult* result);
   void TellPrompts(const Step& step, const StageSlots& slots, StepResult* result);
-  void RunSampling(const Step& step, const Tensor& places);
+  void RunSampling(Backend& backend, const Tensor& logits);
   void TellTile(const Step& step, const Tensor& places, StepResult* result);
   std::vector<TokenLogprob> Top(size_t row) const;
 

@@ -13,14 +13,15 @@ absl::StatusOr<StepBatcher> StepBatcher::Make(const PlanLimits& limits, BaseAllo
   batcher.max_row_blocks_ = BlocksFor(limits.context_length);
   const int64_t tokens = limits.max_tokens;
   const int64_t rows = limits.max_sequences;
+  // What every step uses stands together, the longest last.
   PENSTOCK_RETURN_IF_ERROR(
-      MakeTogether({{&batcher.token_ids_, DataType::kI32, {tokens}},
+      MakeTogether({{&batcher.row_starts_, DataType::kI32, {rows + 1}},
+                    {&batcher.context_lens_, DataType::kI32, {rows}},
+                    {&batcher.sample_tokens_, DataType::kI32, {rows}},
+                    {&batcher.block_tables_, DataType::kI32, {rows, batcher.max_row_blocks_}},
+                    {&batcher.token_ids_, DataType::kI32, {tokens}},
                     {&batcher.positions_, DataType::kI32, {tokens}},
                     {&batcher.kv_slots_, DataType::kI64, {tokens}},
-                    {&batcher.row_starts_, DataType::kI32, {rows + 1}},
-                    {&batcher.context_lens_, DataType::kI32, {rows}},
-                    {&batcher.block_tables_, DataType::kI32, {rows, batcher.max_row_blocks_}},
-                    {&batcher.sample_tokens_, DataType::kI32, {rows}},
                     {&batcher.target_tokens_, DataType::kI32, {tokens}}},
                    allocator));
   batcher.extents_.reserve(static_cast<size_t>(rows));
@@ -31,7 +32,6 @@ absl::StatusOr<StepBatcher> StepBatcher::Make(const PlanLimits& limits, BaseAllo
 absl::StatusOr<StepBatch> StepBatcher::Build(const StepPlan& plan, std::span<const int32_t> fed) {
   PENSTOCK_RETURN_IF_ERROR(CheckPlan(plan, limits_));
   const auto num_rows = static_cast<int64_t>(plan.rows.size());
-  const int64_t num_tokens = plan.num_tokens();
   rows_.clear();
   sampled_.clear();
   voids_.clear();
@@ -51,6 +51,7 @@ absl::StatusOr<StepBatch> StepBatcher::Build(const StepPlan& plan, std::span<con
   const TensorWrapper<int32_t> tables(block_tables_);
   const TensorWrapper<int32_t> samples(sample_tokens_);
   int64_t token = 0;
+  size_t table_width = 1;
   for (int64_t r = 0; r < num_rows; ++r) {
     const PlanRow& row = *rows_[static_cast<size_t>(r)];
     if (r == batch.num_prefill_rows) batch.num_prefill_tokens = token;
@@ -62,6 +63,7 @@ absl::StatusOr<StepBatch> StepBatcher::Build(const StepPlan& plan, std::span<con
     if (is_void) voids_.push_back(&row);
     const auto used = std::min<size_t>(row.blocks.size(), static_cast<size_t>(max_row_blocks_));
     std::copy_n(row.blocks.begin(), used, tables.row(r));
+    table_width = std::max(table_width, used);
     for (size_t i = 0; i < row.tokens.size(); ++i, ++token) {
       const int64_t position = row.position + static_cast<int64_t>(i);
       ids[token] = row.token_from == 0 ? row.tokens[i] : std::max(from_mailbox, 0);
@@ -78,7 +80,24 @@ absl::StatusOr<StepBatch> StepBatcher::Build(const StepPlan& plan, std::span<con
     }
   }
   if (decodes == rows_.end()) batch.num_prefill_tokens = token;
-  starts[num_rows] = static_cast<int32_t>(token);
+  auto num_samples = static_cast<int64_t>(sampled_.size());
+  is_padded_ =
+      batch.num_prefill_rows == 0 && !decode_sizes_.empty() && num_rows <= decode_sizes_.back();
+  const int64_t size = is_padded_
+                           ? *std::lower_bound(decode_sizes_.begin(), decode_sizes_.end(), num_rows)
+                           : num_rows;
+  for (int64_t r = num_rows; r < size; ++r, ++token) {
+    ids[token] = 0;
+    positions[token] = 0;
+    slots[token] = 0;
+    starts[r] = static_cast<int32_t>(token);
+    lens[r] = 0;
+    extents_.push_back({1, 0});
+  }
+  starts[size] = static_cast<int32_t>(token);
+  if (is_padded_) {
+    for (; num_samples < size; ++num_samples) samples[num_samples] = 0;
+  }
 
   const TensorWrapper<int32_t> targets(target_tokens_);
   num_targets_ = 0;
@@ -88,16 +107,20 @@ absl::StatusOr<StepBatch> StepBatcher::Build(const StepPlan& plan, std::span<con
     }
   }
 
-  batch.token_ids = token_ids_.Slice(0, num_tokens);
-  batch.positions = positions_.Slice(0, num_tokens);
-  batch.kv_slots = kv_slots_.Slice(0, num_tokens);
+  batch.token_ids = token_ids_.Slice(0, token);
+  batch.positions = positions_.Slice(0, token);
+  batch.kv_slots = kv_slots_.Slice(0, token);
   batch.extents = extents_;
-  batch.row_starts = row_starts_.Slice(0, num_rows + 1);
-  batch.context_lens = context_lens_.Slice(0, num_rows);
-  batch.block_tables = block_tables_.Slice(0, num_rows);
-  if (!sampled_.empty()) {
-    batch.sample_tokens = sample_tokens_.Slice(0, static_cast<int64_t>(sampled_.size()));
-  }
+  batch.row_starts = row_starts_.Slice(0, size + 1);
+  batch.context_lens = context_lens_.Slice(0, size);
+  batch.block_tables = block_tables_.Slice(0, size);
+  if (num_samples > 0) batch.sample_tokens = sample_tokens_.Slice(0, num_samples);
+
+  used_ = {batch.row_starts, batch.context_lens,
+           batch.token_ids,  batch.positions,
+           batch.kv_slots,   batch.block_tables.Columns(0, static_cast<int64_t>(table_width))};
+  if (num_samples > 0) used_.push_back(batch.sample_tokens);
+  if (num_targets_ > 0) used_.push_back(target_tokens_.Slice(0, num_targets_));
   return batch;
 }
 

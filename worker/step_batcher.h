@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "core/model/model.h"
@@ -19,12 +20,20 @@ class StepBatcher {
 
   // Plans may name the first `num_blocks` KV blocks only, from now on.
   void LimitBlocks(int64_t num_blocks) { limits_.num_blocks = num_blocks; }
+  // Batches that only decode are filled up with rows of padding to one of these sizes (those of
+  // Backend::DecodeSizes, within the limits), and then have as many sample_tokens, from now on.
+  void PadDecodes(std::vector<int64_t> sizes) { decode_sizes_ = std::move(sizes); }
+  const std::vector<int64_t>& decode_sizes() const { return decode_sizes_; }
 
   // The batch of a plan, valid until the next call. `fed`, by row of the plan: what a row with
   // token_from feeds, kVoidToken if it is void. A void row keeps its place, so that every stage
   // runs the same batch, but feeds token 0 and is not sampled. Empty on a stage that does not know:
   // those rows feed token 0, and nobody looks. Errors: CheckPlan's.
   absl::StatusOr<StepBatch> Build(const StepPlan& plan, std::span<const int32_t> fed = {});
+
+  // Whether the last batch has such a size, and which parts of the tensors it uses. They borrow.
+  bool is_padded() const { return is_padded_; }
+  std::span<const Tensor> used() const { return used_; }
 
   // The plan's rows in the order of the batch; those that sample, and the void ones, in that order.
   const std::vector<const PlanRow*>& rows() const { return rows_; }
@@ -49,6 +58,9 @@ class StepBatcher {
   Tensor block_tables_;   // [max_sequences, max_row_blocks] i32
   Tensor sample_tokens_;  // [max_sequences] i32
   Tensor target_tokens_;  // [max_tokens] i32
+  std::vector<int64_t> decode_sizes_;
+  bool is_padded_ = false;
+  std::vector<Tensor> used_;
   int64_t num_targets_ = 0;
   std::vector<RowExtent> extents_;
   std::vector<int64_t> first_tokens_;  // in the batch, by row of the plan

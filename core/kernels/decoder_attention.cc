@@ -1,7 +1,6 @@
 #include "core/kernels/decoder_attention.h"
 
-#include <numeric>
-#include <vector>
+#include <array>
 
 #include "core/base/check.h"
 #include "core/kernels/concat_kv.h"
@@ -17,20 +16,18 @@ void DecoderAttentionReference(ThreadPool& pool, const AttentionArgs& args) {
   const int64_t block_tokens = args.kv.dim(3);
   PENSTOCK_CHECK_EQ(args.qkv.dim(0), rows);
 
-  std::vector<int64_t> slots(static_cast<size_t>(rows));
+  std::array<int32_t, 2> starts = {0, 1};
+  const Tensor one = Tensor::Borrow(starts.data(), DataType::kI32, {2});
   for (int64_t r = 0; r < rows; ++r) {
+    if (lens[r] == 0) continue;
     const int64_t position = lens[r] - 1;
-    slots[static_cast<size_t>(r)] =
-        tables.row(r)[position / block_tokens] * block_tokens + position % block_tokens;
+    int64_t slot = tables.row(r)[position / block_tokens] * block_tokens + position % block_tokens;
+    const Tensor qkv = args.qkv.Slice(r, 1);
+    ConcatKv(pool, qkv, Tensor::Borrow(&slot, DataType::kI64, {1}), args.heads, args.kv);
+    FlashAttentionReference(
+        pool, {qkv, one, args.context_lens.Slice(r, 1), args.block_tables.Slice(r, 1), args.heads,
+               args.kv, args.out.Slice(r, 1), args.window});
   }
-  ConcatKv(pool, args.qkv, Tensor::Borrow(slots.data(), DataType::kI64, {rows}), args.heads,
-           args.kv);
-
-  std::vector<int32_t> starts(static_cast<size_t>(rows) + 1);
-  std::iota(starts.begin(), starts.end(), 0);
-  const Tensor one_each = Tensor::Borrow(starts.data(), DataType::kI32, {rows + 1});
-  FlashAttentionReference(pool, {args.qkv, one_each, args.context_lens, args.block_tables,
-                                 args.heads, args.kv, args.out, args.window});
 }
 
 }  // namespace penstock::cpu

@@ -24,6 +24,7 @@ void DecodeRow(const AttentionArgs& args, int64_t row, int64_t kv_head) {
   const TensorWrapper<float> kv(args.kv);
   const TensorWrapper<const int32_t> table(args.block_tables);
   const int64_t context = TensorWrapper<const int32_t>(args.context_lens)[row];
+  if (context == 0) return;
   const float scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
   const int64_t kv_stride = kTileTokens * head_dim;
   float* out = TensorWrapper<float>(args.out).row(row) + kv_head * group * head_dim;

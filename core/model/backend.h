@@ -5,6 +5,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <span>
 #include <vector>
 
 #include "core/base/status.h"
@@ -32,14 +34,30 @@ class Backend {
   virtual BaseAllocator& outputs() = 0;
   // REQUIRES: a dense part of a tensor of one of these two.
   virtual Tensor KernelView(const Tensor& shared) const = 0;
-  // All inputs, as they are now, are what the kernels called from now on see. The host may change
-  // them after the next FetchOutputs(). Also the first call of a step.
-  virtual void SendInputs() = 0;
+  // These parts of inputs, as they are now, are what the kernels called from now on see; the rows
+  // of a part may be strided. The host may change inputs after the next FetchOutputs(). Also the
+  // first call of a step.
+  virtual void SendInputs(std::span<const Tensor> used) = 0;
   // Of the numbers of tokens up to `most`, those with which a step should be run once before the
   // first that counts, so that nothing is loaded, chosen or allocated later.
   virtual std::vector<int64_t> WarmSizes(int64_t most) const = 0;
+  // The numbers of rows, rising, up to `most` at most, to which a step that only decodes is filled
+  // up with rows of padding, so that few numbers occur and RunDecodes can keep what each enqueues.
+  // Each should be run twice before the first step that counts. A step of more rows is run as it
+  // is.
+  virtual std::vector<int64_t> DecodeSizes(int64_t most) const = 0;
+  // Runs a step that decodes so many rows, one of the above. `enqueue` calls kernels; which, and
+  // with which arguments, depends on the number of rows alone, and what changes from step to step
+  // they read from inputs: a backend may keep what was enqueued and enqueue it again, without
+  // calling `enqueue`.
+  virtual void RunDecodes(int64_t rows, const std::function<void()>& enqueue) = 0;
   // Waits until all kernels so far are done, and their outputs are where the host reads them.
   virtual void FetchOutputs() = 0;
+
+  // All that is loaded, chosen or kept while warming up is: from now on steps only use it.
+  virtual void EndWarming() = 0;
+  // What is in use of a device that has memory of its own, by whomever, in bytes; else 0.
+  virtual int64_t DeviceBytesInUse() const = 0;
 };
 
 }  // namespace penstock

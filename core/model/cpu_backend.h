@@ -19,9 +19,13 @@ class CpuBackend final : public Backend {
   BaseAllocator& inputs() override { return allocator_; }
   BaseAllocator& outputs() override { return allocator_; }
   Tensor KernelView(const Tensor& shared) const override { return shared; }
-  void SendInputs() override {}
+  void SendInputs(std::span<const Tensor> /*used*/) override {}
   std::vector<int64_t> WarmSizes(int64_t /*most*/) const override { return {}; }
+  std::vector<int64_t> DecodeSizes(int64_t /*most*/) const override { return {}; }
+  void RunDecodes(int64_t /*rows*/, const std::function<void()>& enqueue) override { enqueue(); }
   void FetchOutputs() override {}
+  void EndWarming() override {}
+  int64_t DeviceBytesInUse() const override { return 0; }
 
  private:
   HostAllocator allocator_;

@@ -23,7 +23,8 @@ struct StepBatch {
   Tensor positions;              // [num_tokens] i32
   Tensor kv_slots;               // [num_tokens] i64: KV block * kBlockSize + place in it
   Tensor row_starts;             // [num_rows + 1] i32: tokens of row r
-  Tensor context_lens;           // [num_rows] i32: positions that exist once the step is done
+  Tensor context_lens;           // [num_rows] i32: positions that exist once the step is done;
+                                 // 0: the row is padding, which a step that only decodes may have
   Tensor block_tables;           // [num_rows, max_blocks] i32
   Tensor sample_tokens;          // [num_samples] i32: tokens whose logits are wanted; may be empty
   int64_t num_prefill_rows = 0;  // the rest feed one token each
@@ -52,6 +53,8 @@ class Model {
   // (as StepBatch::sample_tokens are). They stay valid until the next call.
   // REQUIRES: the last layer is the stage's; 1 <= n <= the limits' max_samples; Forward has run.
   virtual Tensor Logits(const Tensor& tokens) = 0;
+  // Where the last Logits() left the first n rows of its result.
+  virtual Tensor LogitRows(int64_t n) = 0;
 
   virtual int64_t weight_bytes() const = 0;
 };

@@ -27,6 +27,7 @@ struct StageOptions {
   // Where it computes: "cpu", or "cuda:N" with the ordinal of a GPU. The CPU computes in f32.
   std::string device = "cpu";
   DataType precision = DataType::kF32;  // of activations and KV; a GPU's weights have it too
+  bool graphs = true;  // a GPU keeps steps of decodes as graphs; else it launches kernel by kernel
   std::string check_file =
       {};  // whose hashes the weights must have (core/io/check_file.h); empty: none
 

@@ -222,13 +222,22 @@ __device__ int32_t SampleRow(float* row, uint64_t best, const SamplingRows& rows
 __global__ void __launch_bounds__(kSamplingThreads)
     SamplingKernel(const __grid_constant__ SamplingRows rows) {
   __shared__ BestTokensShared shared;
+  __shared__ SamplingTask of_row;
   LetNextBegin();
   WaitForInputs();
   const int64_t r = blockIdx.x;
   float* row = rows.logits + r * rows.stride;
-  const SamplingTask task = rows.tasks[r];
+  // The task is in the host's memory: asked for once, and here when the row has been read.
+  constexpr int kWords = sizeof(SamplingTask) / sizeof(uint32_t);
+  static_assert(kWords <= kSamplingThreads);
+  uint32_t word = 0;
+  const int thread = static_cast<int>(threadIdx.x);
+  if (thread < kWords) word = reinterpret_cast<const uint32_t*>(rows.tasks + r)[thread];
   bool finite;
   const uint64_t best = ScanRow(row, rows.vocab, &finite);
+  if (thread < kWords) reinterpret_cast<uint32_t*>(&of_row)[thread] = word;
+  __syncthreads();
+  const SamplingTask task = of_row;
   const float top = Unordered(static_cast<uint32_t>(best >> 32));
   int32_t token = kNoToken;
   if (finite) {
@@ -299,6 +308,7 @@ void LaunchSampling(SamplingBuffer& buffer, cudaStream_t stream, const Tensor& l
       at.top_logprobs = Elements<float>(out.top_logprobs) + first * at.columns;
     }
     Launch(stream, {dim3(Blocks(part)), dim3(kSamplingThreads)}, SamplingKernel, at);
+    buffer.Release(stream);
     first += part;
   }
 }

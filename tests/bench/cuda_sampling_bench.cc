@@ -13,6 +13,7 @@
 #include "core/base/thread_pool.h"
 #include "core/kernels/sampling.h"
 #include "core/tensor/allocator.h"
+#include "cuda/cuda_allocator.h"
 #include "cuda/cuda_check.h"
 #include "cuda/kernels/launchers.h"
 #include "cuda/sampling_buffer.h"
@@ -116,7 +117,10 @@ void BenchBiasRope(const CudaStream& stream, int64_t tokens) {
 int Run() {
   PrintDevice();
   const CudaStream stream;
-  cuda::SamplingBuffer buffer(kVocab);
+  const auto memory = MakeCudaAllocator(0);
+  PENSTOCK_CHECK(memory.ok());
+  const auto buffer = cuda::SamplingBuffer::Make(kVocab, **memory);
+  PENSTOCK_CHECK(buffer.ok());
   const Case cases[] = {{"greedy", Params(0, 0, 1)},
                         {"greedy, 20 logprobs", Params(0, 0, 1), 20},
                         {"temperature 0.8", Params(0.8F, 0, 1)},
@@ -128,7 +132,7 @@ int Run() {
                         {"top_k 5000", Params(0.8F, 5000, 1)}};
   for (const int64_t rows : {int64_t{1}, int64_t{64}, int64_t{256}}) {
     const Tensor logits = Random(DataType::kF32, {rows, kVocab}, 3, 4.0F);
-    for (const Case& one : cases) BenchSampling(stream, buffer, logits, one);
+    for (const Case& one : cases) BenchSampling(stream, **buffer, logits, one);
   }
   for (const int64_t tokens : {int64_t{1}, int64_t{64}, int64_t{8192}}) {
     BenchBiasRope(stream, tokens);

@@ -42,6 +42,10 @@ class GenerateTest(ProgramTest):
             flash = generate(*arguments, server=self.server)
             self.assertEqual(padded["ids"], flash["ids"])
 
+    def test_graphs_are_a_gpus_matter(self):
+        arguments = ("--prompt", PROMPTS[0], "--max-tokens", "8")
+        self.assertEqual(generate(*arguments, "--no-graphs"), generate(*arguments))
+
     def test_text_streams_to_standard_output(self):
         arguments = ("--prompt", PROMPTS[5], "--max-tokens", "24")
         answer = generate(*arguments, server=self.server)

@@ -135,6 +135,51 @@ TEST(DecoderAttention, EveryTargetKeepsToItsWindow) {
   }
 }
 
+// Behind the others, between them, under a window, and alone.
+TEST(DecoderAttention, RowsOfPaddingChangeNothing) {
+  for (const Target& target : Targets()) {
+    for (const HeadLayout& heads :
+         {HeadLayout{9, 3, 64}, HeadLayout{20, 2, 128}, HeadLayout{6, 6, 33}}) {
+      for (const int64_t window : {kNoWindow, int64_t{100}}) {
+        const std::vector<int32_t> lens = {70, 300, 64, 1, 129};
+        const PagedBatch without = Decode(heads, lens, target.type);
+        const AttentionArgs all = without.args(window);
+        const Tensor qkv = all.qkv.Slice(0, 3);
+        const Tensor three_lens = all.context_lens.Slice(0, 3);
+        const Tensor tables = all.block_tables.Slice(0, 3);
+        const Tensor out = Poisoned({3, heads.q_size()});
+        RunOn(target, {qkv, all.row_starts, three_lens, tables, heads, all.kv, out, window});
+        for (std::vector<int32_t> padded :
+             {std::vector<int32_t>{70, 300, 64, 0, 0}, std::vector<int32_t>{70, 0, 64, 0, 129},
+              std::vector<int32_t>{0, 0, 0, 0, 0}}) {
+          const PagedBatch with = Decode(heads, lens, target.type);
+          const AttentionArgs args = with.args(window);
+          const Tensor padded_lens = FromVector(padded);
+          const std::vector<float> cache = ToVector(args.kv);
+          RunOn(target, {args.qkv, args.row_starts, padded_lens, args.block_tables, heads, args.kv,
+                         args.out, window});
+          for (int64_t r = 0; r < 5; ++r) {
+            const std::vector<float> row = ToVector(args.out.Slice(r, 1));
+            if (padded[static_cast<size_t>(r)] == 0) {
+              for (const float value : row) ASSERT_TRUE(std::isnan(value)) << target;
+            } else if (padded[1] == 300 && r < 3) {
+              EXPECT_EQ(row, ToVector(out.Slice(r, 1))) << target << ", row " << r;
+            } else {
+              for (const float value : row) ASSERT_FALSE(std::isnan(value)) << target;
+            }
+          }
+          if (padded[0] == 0) {  // not a bit of the cache either
+            const std::vector<float> after = ToVector(args.kv);
+            for (size_t i = 0; i < cache.size(); ++i) {
+              ASSERT_EQ(std::isnan(cache[i]), std::isnan(after[i])) << target;
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST(DecoderAttention, NanInACacheShows) {
   for (const Target& target : Targets()) {
     PagedBatch batch = Decode({2, 1, 64}, {200}, target.type);

@@ -27,6 +27,7 @@ StageOptions ExampleOptions() {
   options.padded_memory_bytes = 12345;
   options.device = "cuda:3 \xfc";
   options.precision = DataType::kBF16;
+  options.graphs = false;
   options.check_file = "check \xfe";
   options.stage = 2;
   options.num_stages = 4;
@@ -107,6 +108,7 @@ TEST(StageCodecTest, ValuesArriveInTheirFields) {
   EXPECT_EQ(options->padded_memory_bytes, 12345);
   EXPECT_EQ(options->device, "cuda:3 \xfc");
   EXPECT_EQ(options->precision, DataType::kBF16);
+  EXPECT_FALSE(options->graphs);
   EXPECT_EQ(options->check_file, "check \xfe");
   EXPECT_EQ(options->stage, 2);
   EXPECT_EQ(options->num_stages, 4);

@@ -7,6 +7,7 @@
 #include <span>
 
 #include "cuda/blas.h"
+#include "cuda/cuda_allocator.h"
 #include "cuda/cuda_check.h"
 #include "cuda/sampling_buffer.h"
 #include "cuda/stream.h"
@@ -47,6 +48,13 @@ bool GpuCall::Available() {
   return available;
 }
 
+int64_t GpuCall::BytesInUse() {
+  size_t free = 0;
+  size_t total = 0;
+  CUDA_CHECK(cudaMemGetInfo(&free, &total));
+  return static_cast<int64_t>(total - free);
+}
+
 GpuCall::GpuCall() : state_(std::make_unique<State>()) {}
 
 GpuCall::~GpuCall() {
@@ -67,7 +75,13 @@ cuda::Blas& GpuCall::blas() const {
 }
 
 cuda::SamplingBuffer& GpuCall::sampling() const {
-  static cuda::SamplingBuffer& buffer = *new cuda::SamplingBuffer(131072);
+  static cuda::SamplingBuffer& buffer = *[] {
+    auto memory = MakeCudaAllocator(0);
+    PENSTOCK_CHECK(memory.ok());
+    auto made = cuda::SamplingBuffer::Make(131072, *memory->release());
+    PENSTOCK_CHECK(made.ok());
+    return made->release();
+  }();
   return buffer;
 }
 

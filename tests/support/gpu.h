@@ -19,6 +19,8 @@ class GpuCall {
  public:
   // Whether this machine has a GPU that can be used; says so once when it has none.
   static bool Available();
+  // Memory of the current GPU that is in use, by whomever.
+  static int64_t BytesInUse();
 
   GpuCall();
   // Waits for the stream, and copies what Out() has given out back to the host.

@@ -98,6 +98,70 @@ TEST_F(GpuStageTest, TheSameStepsGiveTheSameBits) {
   }
 }
 
+// Many sequences that come and go, of every way to choose a token.
+std::vector<Driven> ManySequences() {
+  std::vector<Driven> sequences;
+  for (int32_t i = 0; i < 21; ++i) {
+    Driven sequence;
+    for (int32_t k = 0; k < 2 + i * 5; ++k) {
+      sequence.prompt.push_back((3 * i + k * k * 5) % static_cast<int32_t>(kTinyVocab));
+    }
+    SamplingParams& sampling = sequence.sampling;
+    sampling.temperature = i % 3 == 0 ? 0.0f : 0.9f;
+    if (i % 4 == 1) sampling.repetition_penalty = 1.3f;
+    if (i % 5 == 2) sampling.presence_penalty = 0.5f;
+    if (i % 7 == 3) sampling.frequency_penalty = 0.3f;
+    if (i % 6 == 5) sampling.logit_bias = {{i, 2.0f}};
+    sampling.logprobs = i % 9 == 8 ? 3 : 0;
+    sampling.seed = static_cast<uint64_t>(i);
+    sequence.chunk = 1 + i * 3;
+    sequence.delay = i * 2;
+    sequences.push_back(sequence);
+  }
+  return sequences;
+}
+
+// A step has the same bits as a graph and kernel by kernel, whatever the padding; and what runs
+// takes no memory of the GPU that was not taken when the stage was ready.
+TEST_F(GpuStageTest, GraphsGiveTheBitsOfLaunches) {
+  const TempFile file(TinyModel().Build());
+  for (const DataType type : {DataType::kF32, DataType::kF16, DataType::kBF16}) {
+    std::vector<Answer> answers[2];
+    for (const bool graphs : {false, true}) {
+      StageOptions options = Options(file.path(), "cuda:0", type);
+      options.max_sequences = 21;
+      options.graphs = graphs;
+      const auto gpu = Loaded(options);
+      ASSERT_NE(gpu, nullptr);
+      const int64_t bytes = GpuCall::BytesInUse();
+      std::vector<Driven> sequences = ManySequences();
+      ASSERT_NO_FATAL_FAILURE(Drive(*gpu, sequences, 60, kTinyContext));
+      EXPECT_EQ(GpuCall::BytesInUse() - bytes, 0) << Name(type) << (graphs ? ", graphs" : "");
+      for (const Driven& sequence : sequences) answers[graphs].push_back(sequence.answer);
+    }
+    EXPECT_EQ(answers[0], answers[1]) << Name(type);
+  }
+}
+
+// Five rows, of a stage that takes five and of one that pads them to six.
+TEST_F(GpuStageTest, PaddingChangesNoBit) {
+  const TempFile file(TinyModel().Build());
+  for (const DataType type : {DataType::kF32, DataType::kF16, DataType::kBF16}) {
+    std::vector<Answer> answers[2];
+    for (const bool padded : {false, true}) {
+      StageOptions options = Options(file.path(), "cuda:0", type);
+      options.max_sequences = padded ? 8 : 5;
+      const auto gpu = Loaded(options);
+      ASSERT_NE(gpu, nullptr);
+      std::vector<Driven> sequences = TinySequences();
+      sequences.resize(5);
+      ASSERT_NO_FATAL_FAILURE(Drive(*gpu, sequences, 40, kTinyContext));
+      for (const Driven& sequence : sequences) answers[padded].push_back(sequence.answer);
+    }
+    EXPECT_EQ(answers[0], answers[1]) << Name(type);
+  }
+}
+
 TEST_F(GpuStageTest, RefusesWhatAGpuCannotDo) {
   const TempFile file(TinyModel().Build());
   StageOptions options = Options(file.path(), "cuda:77", DataType::kF32);

@@ -59,6 +59,65 @@ TEST(StepBatcher, RowsOfSeveralTokensComeFirst) {
   EXPECT_EQ(batcher.sampled(), (std::vector<const PlanRow*>{&plan.rows[2], &plan.rows[0]}));
 }
 
+std::vector<std::vector<int32_t>> Used(const StepBatcher& batcher) {
+  std::vector<std::vector<int32_t>> used;
+  for (const Tensor& part : batcher.used()) {
+    if (part.type() != DataType::kI32) continue;
+    if (part.rank() == 1) {
+      used.push_back(Ints(part));
+      continue;
+    }
+    for (int64_t r = 0; r < part.dim(0); ++r) {
+      const auto* row = static_cast<const int32_t*>(part.raw()) + r * part.stride(0);
+      used.emplace_back(row, row + part.dim(1));
+    }
+  }
+  return used;
+}
+
+// Up to the next size, with rows that have no context; steps with a prompt and those beyond all
+// sizes stay as they are.
+TEST(StepBatcher, StepsThatOnlyDecodeArePadded) {
+  StepBatcher batcher = MakeBatcher();
+  batcher.PadDecodes({1, 3});
+  StepPlan plan;
+  plan.rows = {Row(70, {5}, {3, 7}, true), Row(6, {8}, {2}, false)};
+  absl::StatusOr<StepBatch> batch = batcher.Build(plan);
+  ASSERT_TRUE(IsOk(batch));
+  EXPECT_TRUE(batcher.is_padded());
+  EXPECT_EQ(batch->num_rows(), 3);
+  EXPECT_EQ(batch->num_prefill_rows, 0);
+  EXPECT_EQ(batch->num_prefill_tokens, 0);
+  EXPECT_EQ(Ints(batch->token_ids), (std::vector<int32_t>{5, 8, 0}));
+  EXPECT_EQ(Ints(batch->positions), (std::vector<int32_t>{70, 6, 0}));
+  EXPECT_EQ(Ints(batch->row_starts), (std::vector<int32_t>{0, 1, 2, 3}));
+  EXPECT_EQ(Ints(batch->context_lens), (std::vector<int32_t>{71, 7, 0}));
+  EXPECT_EQ(Ints(batch->sample_tokens), (std::vector<int32_t>{0, 0, 0}));
+  EXPECT_EQ(batcher.sampled(), (std::vector<const PlanRow*>{&plan.rows[0]}));
+  EXPECT_EQ(batch->extents.size(), 3u);
+  EXPECT_EQ(Used(batcher)[0], Ints(batch->row_starts));
+  EXPECT_EQ(Used(batcher)[4], (std::vector<int32_t>{3, 7}));  // block tables, as wide as they are
+
+  plan.rows.pop_back();
+  batch = batcher.Build(plan);
+  ASSERT_TRUE(IsOk(batch));
+  EXPECT_TRUE(batcher.is_padded());
+  EXPECT_EQ(batch->num_rows(), 1);
+
+  plan.rows = {Row(6, {8}, {2}, true), Row(0, {11, 12}, {0}, true)};
+  batch = batcher.Build(plan);
+  ASSERT_TRUE(IsOk(batch));
+  EXPECT_FALSE(batcher.is_padded());
+  EXPECT_EQ(batch->num_rows(), 2);
+  EXPECT_EQ(Ints(batch->sample_tokens), (std::vector<int32_t>{1, 2}));
+
+  plan.rows.assign(4, Row(6, {8}, {2}, true));
+  batch = batcher.Build(plan);
+  ASSERT_TRUE(IsOk(batch));
+  EXPECT_FALSE(batcher.is_padded());
+  EXPECT_EQ(batch->num_rows(), 4);
+}
+
 TEST(StepBatcher, NothingSampledLeavesNoSampleTokens) {
   StepBatcher batcher = MakeBatcher();
   StepPlan plan;

@@ -23,6 +23,7 @@ class Llama final : public Model {
   void Forward(const StepBatch& batch, const KvCache& cache) override;
   Tensor Residual(int64_t num_tokens) override { return residual_.Slice(0, num_tokens); }
   Tensor Logits(const Tensor& tokens) override;
+  Tensor LogitRows(int64_t n) override { return logits_.Slice(0, n); }
   int64_t weight_bytes() const override { return weight_.bytes(); }
 
  private:
@@ -128,8 +129,8 @@ const NormWeight& Llama::NormAfter(size_t i) const {
 
 Tensor Llama::Logits(const Tensor& tokens) {
   const int64_t count = tokens.dim(0);
-  const Tensor last = last_.Slice(0, count);      // [n, hidden]
-  const Tensor logits = logits_.Slice(0, count);  // [n, vocab]
+  const Tensor last = last_.Slice(0, count);  // [n, hidden]
+  const Tensor logits = LogitRows(count);     // [n, vocab]
   ops_.Embedding(tokens, norm_, last);            // the tokens' rows of the last norm
   ops_.Linear(last, weight_.lm_head, logits);
   return logits;

@@ -1,0 +1,68 @@
+#include "cuda/step_graphs.h"
+
+#include <algorithm>
+#include <chrono>
+#include <vector>
+
+#include "cuda/cuda_check.h"
+
+namespace penstock::cuda {
+namespace {
+
+int64_t FreeBytes() {
+  size_t free = 0;
+  size_t total = 0;
+  CUDA_CHECK(cudaMemGetInfo(&free, &total));
+  return static_cast<int64_t>(free);
+}
+
+int64_t ProgrammaticEdges(cudaGraph_t graph) {
+  size_t count = 0;
+  CUDA_CHECK(cudaGraphGetEdges(graph, nullptr, nullptr, nullptr, &count));
+  std::vector<cudaGraphNode_t> from(count);
+  std::vector<cudaGraphNode_t> to(count);
+  std::vector<cudaGraphEdgeData> edges(count);
+  CUDA_CHECK(cudaGraphGetEdges(graph, from.data(), to.data(), edges.data(), &count));
+  return std::count_if(edges.begin(), edges.end(), [](const cudaGraphEdgeData& edge) {
+    return edge.type == cudaGraphDependencyTypeProgrammatic;
+  });
+}
+
+}  // namespace
+
+StepGraphs::~StepGraphs() {
+  for (const auto& [key, graph] : graphs_) CUDA_CHECK(cudaGraphExecDestroy(graph));
+}
+
+cudaGraphExec_t StepGraphs::Capture(cudaStream_t stream, const std::function<void()>& enqueue) {
+  cudaGraph_t graph = nullptr;
+  cudaGraphExec_t ready = nullptr;
+  // Other threads may do what they like meanwhile.
+  CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+  enqueue();
+  CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
+  CUDA_CHECK(cudaGraphInstantiate(&ready, graph, 0));
+  programmatic_edges_ += ProgrammaticEdges(graph);
+  CUDA_CHECK(cudaGraphDestroy(graph));
+  CUDA_CHECK(cudaGraphUpload(ready, stream));
+  return ready;
+}
+
+void StepGraphs::Run(cudaStream_t stream, int64_t key, const std::function<void()>& enqueue) {
+  if (const auto found = graphs_.find(key); found != graphs_.end()) {
+    CUDA_CHECK(cudaGraphLaunch(found->second, stream));
+    return;
+  }
+  enqueue();
+  if (frozen_) return;
+  // What the first call had to load or choose is there, so the second only enqueues.
+  CUDA_CHECK(cudaStreamSynchronize(stream));
+  const int64_t free = FreeBytes();
+  const auto start = std::chrono::steady_clock::now();
+  graphs_[key] = Capture(stream, enqueue);
+  CUDA_CHECK(cudaStreamSynchronize(stream));
+  make_ns_ += std::chrono::nanoseconds(std::chrono::steady_clock::now() - start).count();
+  bytes_ += free - FreeBytes();
+}
+
+}  // namespace penstock::cuda
