@@ -178,15 +178,18 @@ int RunBenchModel(const BenchModelOptions& options) {
   const absl::Status done = Bench(options, &json);
   if (!done.ok()) {
     absl::FPrintF(stderr, "%s: %s\n", absl::StatusCodeToString(done.code()), Message(done));
-    return 1;
   }
-  if (options.json.empty()) return 0;
-  std::ofstream file(options.json);
-  file << json.dump(2) << "\n";
-  file.close();
-  if (file) return 0;
-  absl::FPrintF(stderr, "cannot write %s: name a file in a writable folder\n", options.json);
-  return 1;
+  // Of the cases before one that failed, too.
+  if (!options.json.empty() && !json.is_null()) {
+    std::ofstream file(options.json);
+    file << json.dump(2) << "\n";
+    file.close();
+    if (!file) {
+      absl::FPrintF(stderr, "cannot write %s: name a file in a writable folder\n", options.json);
+      return 1;
+    }
+  }
+  return done.ok() ? 0 : 1;
 }
 
 }  // namespace penstock
