@@ -10,8 +10,7 @@ namespace penstock::cuda {
 namespace {
 
 constexpr int64_t kPartBytes = int64_t{16} << 20;
-// That a thread turns at once, whole blocks of any type, and that it claims at once: of a mapped
-// file a few pages of its own, so that threads do not meet in one.
+// That a thread turns at once, whole blocks of any type, and that it claims at once.
 constexpr int64_t kPieceElements = 8192;
 constexpr int64_t kPiecesClaimed = 8;
 
@@ -60,14 +59,15 @@ void WeightUpload::Turn(const WeightStream& host, int64_t first, int64_t count, 
     std::array<float, kPieceElements> values;
     PENSTOCK_CHECK_LE(kPieceElements / from.block * from.block_bytes,
                       static_cast<int64_t>(stored.size()));
+    if (host.type == type_) {
+      const int64_t at = begin * kPieceElements;
+      host.read(first + at, std::min(end * kPieceElements, count) - at, out + at * element);
+      return;
+    }
     for (int64_t piece = begin; piece < end; ++piece) {
       const int64_t at = piece * kPieceElements;
       const int64_t size = std::min(kPieceElements, count - at);
       uint8_t* const to = out + at * element;
-      if (host.type == type_) {
-        host.read(first + at, size, to);
-        continue;
-      }
       host.read(first + at, size, stored.data());
       if (type_ == DataType::kF32) {
         Dequantize(host.type, stored.data(), size, reinterpret_cast<float*>(to));

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "core/base/check.h"
+#include "core/io/mmap_file.h"
 
 namespace penstock {
 namespace {
@@ -24,6 +25,18 @@ WeightStream WeightStream::Of(Tensor tensor) {
                 static_cast<size_t>(count / info.block * info.block_bytes));
   };
   stream.tensor = std::move(tensor);
+  return stream;
+}
+
+WeightStream WeightStream::OfFile(std::shared_ptr<const MmapFile> file, Tensor tensor) {
+  WeightStream stream = Of(std::move(tensor));
+  const auto* data = static_cast<const uint8_t*>(std::as_const(stream.tensor).raw());
+  if (!file->Contains(data)) return stream;
+  stream.read = [info = Info(stream.type), data, file = std::move(file)](int64_t first,
+                                                                         int64_t count, void* out) {
+    file->Copy(data + first / info.block * info.block_bytes, count / info.block * info.block_bytes,
+               out);
+  };
   return stream;
 }
 

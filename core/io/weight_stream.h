@@ -6,11 +6,14 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 
 #include "core/base/thread_pool.h"
 #include "core/tensor/tensor.h"
 
 namespace penstock {
+
+class MmapFile;
 
 struct WeightStream {
   // Elements [first, first + count) into `out`, as the type has them. Any thread.
@@ -24,6 +27,9 @@ struct WeightStream {
 
   // Of a dense tensor, which it keeps.
   static WeightStream Of(Tensor tensor);
+
+  // Of a tensor that may lie in that file's mapping, or be a copy of a part of it.
+  static WeightStream OfFile(std::shared_ptr<const MmapFile> file, Tensor tensor);
 
   // The tensor that there is, or a new one that `threads` have read; null: the caller alone.
   // Errors: the allocator's.
