@@ -1,11 +1,13 @@
 // WeightUpload: weights from the host into a GPU's memory and into one element type. Threads of the
-// host read a part of a weight, turn it and leave it in one of a ring of pinned buffers, while the
-// parts before it are copied: the slower of the two, reading or the bus, is the time that it takes,
-// and no weight is on the host as a whole but where a file is mapped.
-// One thread at a time. Errors: a failed copy ends the process.
+// host each read a part of a weight, turn it and leave it in a pinned buffer, whose copy they
+// start; no thread waits for another before the weight's end. The slower of the two, reading or the
+// bus, is the time that it takes, and no weight is on the host as a whole but where a file is
+// mapped. One thread at a time. Errors: a failed copy ends the process.
 #pragma once
 
-#include <array>
+#include <deque>
+#include <mutex>
+#include <vector>
 
 #include "core/base/thread_pool.h"
 #include "core/io/weight_stream.h"
@@ -27,20 +29,28 @@ class WeightUpload {
   absl::StatusOr<Tensor> Upload(const WeightStream& host);
 
  private:
-  // Elements [first, first + count) of `host` as the type, into `out`.
-  void Turn(const WeightStream& host, int64_t first, int64_t count, uint8_t* out);
-
-  struct Part {
+  struct Buffer {
     uint8_t* pinned = nullptr;
     CudaEvent copied;
   };
 
+  // Elements [first, first + count) of `host` as the type, into `out`.
+  void Turn(const WeightStream& host, int64_t first, int64_t count, uint8_t* out) const;
+  // The one that has waited longest, once its copy is done.
+  Buffer* Take();
+  // Starts the copy of `bytes`, after which the buffer can be taken again.
+  void Send(Buffer* buffer, int64_t bytes, void* place);
+
   const DataType type_;
   BaseAllocator& device_memory_;
+  int device_ = 0;
   ThreadPool pool_;
-  CudaStream stream_;
-  std::array<Part, 4> ring_;
-  size_t next_ = 0;  // of the ring
+  uint8_t* pinned_ = nullptr;  // of all buffers
+  std::vector<Buffer> buffers_;
+
+  std::mutex mutex_;
+  CudaStream stream_;          // guarded by mutex_
+  std::deque<Buffer*> queue_;  // guarded by mutex_; those that no thread has
 };
 
 }  // namespace penstock::cuda
