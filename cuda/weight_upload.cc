@@ -44,12 +44,14 @@ absl::StatusOr<Tensor> WeightUpload::Upload(const WeightStream& host) {
   const int64_t part = kBufferBytes / element;
   const int64_t elements = host.shape.num_elements();
   auto* place = static_cast<uint8_t*>(device.raw());
-  pool_.ParallelFor((elements + part - 1) / part, 1, [&](int64_t begin, int64_t) {
-    const int64_t first = begin * part;
-    const int64_t count = std::min(part, elements - first);
-    Buffer* const buffer = Take();
-    Turn(host, first, count, buffer->pinned);
-    Send(buffer, count * element, place + first * element);
+  // One part, but for a pool without threads, which hands out all of them at once.
+  pool_.ParallelFor((elements + part - 1) / part, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t first = begin * part; first < std::min(end * part, elements); first += part) {
+      const int64_t count = std::min(part, elements - first);
+      Buffer* const buffer = Take();
+      Turn(host, first, count, buffer->pinned);
+      Send(buffer, count * element, place + first * element);
+    }
   });
   return device;
 }

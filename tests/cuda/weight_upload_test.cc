@@ -17,8 +17,6 @@
 namespace penstock {
 namespace {
 
-constexpr DataType kTypes[] = {DataType::kF32, DataType::kF16, DataType::kBF16};
-
 // A weight without memory of its own.
 WeightStream Made(DataType type, const Shape& shape, uint64_t key) {
   WeightStream stream;
@@ -65,38 +63,42 @@ std::vector<uint8_t> Expected(const WeightStream& stream, DataType type) {
   return bytes;
 }
 
+void ExpectArrives(DataType type, int threads, PoolAllocator& memory) {
+  HostAllocator host;
+  // One element; odd; several parts, whose last is odd, more than there are buffers.
+  std::vector<WeightStream> streams = {Quantized({2003, 4128}, host)};
+  for (const Shape& shape : {Shape({1}), Shape({3, 1237}), Shape({5003, 7001})}) {
+    for (const DataType from : {DataType::kF32, DataType::kBF16}) {
+      streams.push_back(Made(from, shape, streams.size()));
+    }
+  }
+  std::vector<Tensor> uploaded;
+  {
+    cuda::WeightUpload upload(type, memory, threads);
+    for (const WeightStream& stream : streams) {
+      const absl::StatusOr<Tensor> tensor = upload.Upload(stream);
+      ASSERT_TRUE(tensor.ok());
+      uploaded.push_back(*tensor);
+    }
+  }
+  for (size_t i = 0; i < streams.size(); ++i) {
+    const std::vector<uint8_t> expected = Expected(streams[i], type);
+    ASSERT_EQ(uploaded[i].bytes(), static_cast<int64_t>(expected.size()));
+    std::vector<uint8_t> found(expected.size());
+    CUDA_CHECK(cudaMemcpy(found.data(), std::as_const(uploaded[i]).raw(), found.size(),
+                          cudaMemcpyDeviceToHost));
+    EXPECT_TRUE(found == expected) << i << " as " << Name(type) << ", threads " << threads;
+  }
+}
+
 TEST(WeightUpload, WhatArrivesIsWhatWasRead) {
   if (!testing::GpuCall::Available()) GTEST_SKIP() << "no GPU";
   const absl::StatusOr<std::unique_ptr<PoolAllocator>> memory = MakeCudaAllocator(0);
   ASSERT_TRUE(memory.ok());
-  HostAllocator host;
-  const WeightStream quantized = Quantized({2003, 4128}, host);
-  for (const DataType type : kTypes) {
-    std::vector<WeightStream> streams;
-    std::vector<Tensor> uploaded;
-    {
-      cuda::WeightUpload upload(type, **memory, 0);
-      uint64_t key = 0;
-      // One element; odd; several parts, whose last is odd, more than the ring has.
-      for (const Shape& shape : {Shape({1}), Shape({3, 1237}), Shape({5003, 7001})}) {
-        for (const DataType from : {DataType::kF32, DataType::kBF16}) {
-          streams.push_back(Made(from, shape, ++key));
-        }
-      }
-      streams.push_back(quantized);
-      for (const WeightStream& stream : streams) {
-        const absl::StatusOr<Tensor> tensor = upload.Upload(stream);
-        ASSERT_TRUE(tensor.ok());
-        uploaded.push_back(*tensor);
-      }
-    }
-    for (size_t i = 0; i < streams.size(); ++i) {
-      const std::vector<uint8_t> expected = Expected(streams[i], type);
-      ASSERT_EQ(uploaded[i].bytes(), static_cast<int64_t>(expected.size()));
-      std::vector<uint8_t> found(expected.size());
-      CUDA_CHECK(cudaMemcpy(found.data(), std::as_const(uploaded[i]).raw(), found.size(),
-                            cudaMemcpyDeviceToHost));
-      EXPECT_TRUE(found == expected) << i << " as " << Name(type);
+  for (const DataType type : {DataType::kF32, DataType::kF16, DataType::kBF16}) {
+    // One thread, which gets all parts at once; all.
+    for (const int threads : {1, 0}) {
+      ASSERT_NO_FATAL_FAILURE(ExpectArrives(type, threads, **memory));
     }
   }
 }
