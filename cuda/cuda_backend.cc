@@ -40,7 +40,7 @@ class CudaBackend final : public Backend {
   BaseAllocator& memory() override { return *memory_; }
 
   // The buffers of the upload are there until the first step.
-  absl::StatusOr<Tensor> PlaceWeight(const Tensor& packed) override {
+  absl::StatusOr<Tensor> PlaceWeight(const WeightStream& packed) override {
     if (!upload_) upload_.emplace(options_.precision, *memory_, options_.threads);
     return upload_->Upload(packed);
   }

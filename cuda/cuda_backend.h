@@ -2,8 +2,8 @@
 // kernels, and steps of decodes as graphs. Weights are turned into the activations' element type on
 // their way to the GPU, so a quantized file takes there what its elements take in that type: the
 // kernels have one form of weight, and the numbers are those that the CPU backend computes with, up
-// to that type's rounding. The one header of cuda/ that other rooms include; it needs none of
-// CUDA's. A CUDA error ends the process.
+// to that type's rounding. Other rooms include this header and ceilings.h of cuda/, no others; they
+// need none of CUDA's. A CUDA error ends the process.
 #pragma once
 
 #include <cstdint>

@@ -1,13 +1,19 @@
+#include "frontend/bench_model_command.h"
 #include "frontend/bench_serve_command.h"
 #include "frontend/command_flags.h"
 
 namespace penstock {
+namespace {
 
-Command AddBench(CLI::App* app) {
+struct BenchModelFlags {
+  BenchModelOptions options;
+  PrecisionFlag precision;
+  int64_t kv_memory_mib = 0;
+};
+
+Command AddBenchServe(CLI::App* bench) {
   const auto owned = std::make_shared<BenchServeOptions>();
   BenchServeOptions& options = *owned;
-  CLI::App* bench = app->add_subcommand("bench", "Measure");
-  bench->require_subcommand(1);
   CLI::App* serve = bench->add_subcommand("serve",
                                           "Replay a trace of requests against a server, check the "
                                           "answers and print how fast they came");
@@ -59,9 +65,76 @@ Command AddBench(CLI::App* app) {
   serve->add_option("--json", options.json, "Write the figures to this file as a JSON object")
       ->type_name("FILE");
   const auto timeout = AddTimeout(serve, "Give a request up after this time (default: never)");
-  return {bench, [owned, timeout] {
+  return {serve, [owned, timeout] {
             owned->run.timeout = timeout();
             return RunBenchServe(*owned);
+          }};
+}
+
+Command AddBenchModel(CLI::App* bench) {
+  const auto flags = std::make_shared<BenchModelFlags>();
+  BenchModelOptions& options = flags->options;
+  CLI::App* model = bench->add_subcommand(
+      "model",
+      "Load a model into this process, check and time single steps of it, and hold them against "
+      "the device's read bandwidth and matrix product, measured in the same run");
+  model->footer(
+      "Examples:\n"
+      "  penstock bench model --model SmolLM2-135M-Instruct.Q4_1.gguf --case 1x256 "
+      "--case prefill:1x512\n"
+      "  penstock bench model --model dummy:llama-2-7b --device cuda:0 --precision bf16 "
+      "--case 1x1024 --case 64x1024");
+  model
+      ->add_option("--model", options.stage.model,
+                   "The model: a .gguf file, a Hugging Face folder or dummy:NAME")
+      ->required()
+      ->type_name("MODEL");
+  model
+      ->add_option("--case", options.cases,
+                   "A step to time, several times: BATCHxCONTEXT, sequences that decode one token "
+                   "each, the last of so many; prefill:PROMPTSxTOKENS, whole prompts at once")
+      ->required()
+      ->type_name("CASE");
+  model->add_option("--steps", options.steps, "Timed steps of each case; the median is told")
+      ->capture_default_str()
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
+      ->type_name("N");
+  model
+      ->add_option("--device", options.stage.device,
+                   "Where the model runs: cpu, or cuda:N with the ordinal of a GPU (in a build "
+                   "with CUDA)")
+      ->capture_default_str()
+      ->type_name("DEVICE");
+  flags->precision.Add(model);
+  model->add_option("--threads", options.stage.threads, "Threads that compute; 0: one a core")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 1024))
+      ->type_name("N");
+  model
+      ->add_option("--kv-memory-mib", flags->kv_memory_mib,
+                   "Memory for keys and values, in MiB (default: what the cases need)")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
+      ->type_name("MIB");
+  model->add_option("--json", options.json, "Write the figures to this file as a JSON object")
+      ->type_name("FILE");
+  return {model, [flags] {
+            if (!flags->precision.Check()) return kUsageError;
+            BenchModelOptions& options = flags->options;
+            options.kv_memory_bytes = flags->kv_memory_mib << 20;
+            options.stage.precision =
+                PrecisionByName(flags->precision.value()).value_or(DataType::kF32);
+            return RunBenchModel(options);
+          }};
+}
+
+}  // namespace
+
+Command AddBench(CLI::App* app) {
+  CLI::App* bench = app->add_subcommand("bench", "Measure");
+  bench->require_subcommand(1);
+  const Command commands[] = {AddBenchServe(bench), AddBenchModel(bench)};
+  return {bench, [bench, serve = commands[0], model = commands[1]] {
+            return bench->got_subcommand(model.app) ? model.run() : serve.run();
           }};
 }
 

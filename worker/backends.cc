@@ -39,32 +39,41 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeGpuBackend(int ordinal, const Stage
 absl::StatusOr<std::unique_ptr<Backend>> MakeGpuBackend(int /*ordinal*/,
                                                         const StageOptions& options,
                                                         const ModelConfig& /*config*/) {
-  return absl::UnimplementedError(
-      absl::StrCat("--device ", options.device,
-                   ": this program was built without CUDA: build it with cmake --preset cuda, or "
-                   "compute on the CPU with --device cpu"));
+  return WithoutCuda(options.device);
 }
 
 #endif
 
 }  // namespace
 
+absl::Status WithoutCuda(const std::string& device) {
+  return absl::UnimplementedError(
+      absl::StrCat("--device ", device,
+                   ": this program was built without CUDA: build it with cmake --preset cuda, or "
+                   "compute on the CPU with --device cpu"));
+}
+
+absl::StatusOr<int> DeviceOrdinal(const std::string& device) {
+  if (device == "cpu") return -1;
+  int ordinal = 0;
+  if (device.rfind(kCuda, 0) != 0 || !absl::SimpleAtoi(device.substr(kCuda.size()), &ordinal) ||
+      ordinal < 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        Quoted(device), " is no device: use cpu, or cuda: and the ordinal of a GPU, as in cuda:0"));
+  }
+  return ordinal;
+}
+
 absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const StageOptions& options,
                                                      const ModelConfig& config) {
-  const std::string& device = options.device;
-  if (device == "cpu") {
+  PENSTOCK_ASSIGN_OR_RETURN(const int ordinal, DeviceOrdinal(options.device));
+  if (ordinal < 0) {
     if (options.precision != DataType::kF32) {
       return absl::InvalidArgumentError(
           absl::StrCat("the CPU computes in f32, not in ", Abs(Name(options.precision)),
                        ": use --precision f32, or a GPU with --device cuda:0"));
     }
     return std::make_unique<CpuBackend>(options.threads);
-  }
-  int ordinal = 0;
-  if (device.rfind(kCuda, 0) != 0 || !absl::SimpleAtoi(device.substr(kCuda.size()), &ordinal) ||
-      ordinal < 0) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        Quoted(device), " is no device: use cpu, or cuda: and the ordinal of a GPU, as in cuda:0"));
   }
   return MakeGpuBackend(ordinal, options, config);
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include "core/model/backend.h"
 #include "core/sched/stage_types.h"
@@ -13,5 +14,11 @@ namespace penstock {
 // UNIMPLEMENTED for a device that this program was built without; the device's own.
 absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const StageOptions& options,
                                                      const ModelConfig& config);
+
+// The ordinal of a GPU's name, "cuda:N"; -1 for "cpu". Errors: INVALID_ARGUMENT for another name.
+absl::StatusOr<int> DeviceOrdinal(const std::string& device);
+
+// What is said of a GPU by a program that was built without CUDA.
+absl::Status WithoutCuda(const std::string& device);
 
 }  // namespace penstock

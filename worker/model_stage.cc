@@ -119,7 +119,7 @@ absl::StatusOr<StageInfo> ModelStage::LoadModel(const StageOptions& options,
       MakeModel(config, layers_, weights,
                 {options.max_step_tokens, SampleRows(options.max_sequences),
                  options.prefill_attention, options.padded_memory_bytes, options.precision},
-                backend_->ops(), {backend_->memory(), allocator_, [&](const Tensor& packed) {
+                backend_->ops(), {backend_->memory(), allocator_, [&](const WeightStream& packed) {
                                     return backend_->PlaceWeight(packed);
                                   }}));
   PENSTOCK_RETURN_IF_ERROR(MakeRoom(options, config, num_blocks));

@@ -22,6 +22,7 @@ struct DummyShape {
 
 constexpr DummyShape kShapes[] = {
     {"llama-2-7b", 4096, 11008, 32, 32, 32, 32000, 4096, 10000.0f, DataType::kBF16},
+    {"llama-2-7b-16k", 4096, 11008, 32, 32, 32, 32000, 16384, 10000.0f, DataType::kBF16},
     {"llama-3-8b", 4096, 14336, 32, 32, 8, 128256, 8192, 500000.0f, DataType::kBF16},
     {"llama-2-70b", 8192, 28672, 80, 64, 8, 32000, 4096, 10000.0f, DataType::kBF16},
     {"tiny", 64, 192, 4, 4, 2, 512, 512, 10000.0f, DataType::kF32},

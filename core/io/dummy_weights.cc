@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "core/base/check.h"
-#include "core/base/philox.h"
+#include "core/io/dummy_values.h"
 #include "core/io/tensor_names.h"
 #include "core/model/model_tensors.h"
 
@@ -29,20 +29,34 @@ class DummyWeightSource final : public WeightSource {
   bool Contains(std::string_view name) const override { return IsTensorOf(config_, name); }
 
   absl::StatusOr<Tensor> Get(std::string_view name, const Shape& expected) const override {
-    PENSTOCK_ASSIGN_OR_RETURN(Tensor tensor, Tensor::Make(TypeOf(expected), expected, allocator_));
+    PENSTOCK_ASSIGN_OR_RETURN(const WeightStream stream, Open(name, expected));
+    return stream.InMemory(allocator_, nullptr);
+  }
+
+  absl::StatusOr<WeightStream> Open(std::string_view name, const Shape& expected) const override {
+    PENSTOCK_RETURN_IF_ERROR(TensorBytes(TypeOf(expected), expected).status());
+    WeightStream stream;
+    stream.type = TypeOf(expected);
+    stream.shape = expected;
     if (name.ends_with("norm.weight")) {
-      std::fill_n(static_cast<float*>(tensor.raw()), tensor.num_elements(), 1.0f);
-      return tensor;
+      stream.read = [](int64_t /*first*/, int64_t count, void* out) {
+        std::fill_n(static_cast<float*>(out), count, 1.0f);
+      };
+      return stream;
     }
     const auto columns = static_cast<float>(expected[expected.rank() - 1]);
     const float bound = expected.rank() > 1 ? std::sqrt(3.0f / columns) : 0.125f;
     const uint64_t key = seed_ ^ HashName(name);
-    if (tensor.type() == DataType::kF32) {
-      Fill(key, bound, tensor, [](float value) { return value; });
+    if (stream.type == DataType::kF32) {
+      stream.read = [key, bound](int64_t first, int64_t count, void* out) {
+        DummyValues(key, bound, first, count, static_cast<float*>(out));
+      };
     } else {
-      Fill(key, bound, tensor, FloatToBFloat16);
+      stream.read = [key, bound](int64_t first, int64_t count, void* out) {
+        DummyValues(key, bound, first, count, static_cast<uint16_t*>(out));
+      };
     }
-    return tensor;
+    return stream;
   }
 
   std::vector<TensorInfo> Tensors() const override;
@@ -52,22 +66,6 @@ class DummyWeightSource final : public WeightSource {
 
  private:
   DataType TypeOf(const Shape& shape) const { return shape.rank() > 1 ? type_ : DataType::kF32; }
-
-  // Uniform in +-bound, four elements of one Philox block at a time.
-  template <typename Convert>
-  static void Fill(uint64_t key, float bound, Tensor& tensor, Convert convert) {
-    auto* values = static_cast<decltype(convert(0.0f))*>(tensor.raw());
-    const int64_t count = tensor.num_elements();
-    for (int64_t i = 0; i < count; i += 4) {
-      const auto block = static_cast<uint64_t>(i / 4);
-      const PhiloxWords words =
-          Philox({static_cast<uint32_t>(block), static_cast<uint32_t>(block >> 32), 0, 0}, key);
-      for (int64_t j = i; j < std::min(i + 4, count); ++j) {
-        const float unit = static_cast<float>(words[static_cast<size_t>(j - i)] >> 8) * 0x1p-24f;
-        values[j] = convert(bound * (2.0f * unit - 1.0f));
-      }
-    }
-  }
 
   const uint64_t seed_;
   const ModelConfig config_;

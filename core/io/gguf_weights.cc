@@ -32,6 +32,11 @@ class GgufWeightSource final : public WeightSource {
     return tensor;
   }
 
+  absl::StatusOr<WeightStream> Open(std::string_view name, const Shape& expected) const override {
+    PENSTOCK_ASSIGN_OR_RETURN(Tensor tensor, Get(name, expected));
+    return WeightStream::OfFile(file_->file(), std::move(tensor));
+  }
+
   std::vector<TensorInfo> Tensors() const override {
     std::vector<TensorInfo> infos;
     for (const std::string_view gguf : file_->TensorNames()) {

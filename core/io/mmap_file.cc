@@ -7,6 +7,8 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <functional>
+#include <utility>
 
 #include "core/base/check.h"
 #include "core/base/checked_size.h"
@@ -23,10 +25,14 @@ class FileDescriptor {
   FileDescriptor(const FileDescriptor&) = delete;
   FileDescriptor& operator=(const FileDescriptor&) = delete;
   int get() const { return fd_; }
+  int Release() { return std::exchange(fd_, -1); }
 
  private:
   int fd_;
 };
+
+// From here on a copy is read: some pages, which cost more to map than to read.
+constexpr int64_t kReadBytes = 16384;
 
 absl::Status SystemError(int error, const std::string& path, std::string_view action) {
   const absl::Status status =
@@ -39,7 +45,7 @@ absl::Status SystemError(int error, const std::string& path, std::string_view ac
 
 absl::StatusOr<std::shared_ptr<MmapFile>> MmapFile::Open(const std::string& path) {
   // Without O_NONBLOCK opening a named pipe would wait for a writer.
-  const FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (file.get() < 0) return SystemError(errno, path, "open");
   struct stat info {};
   if (::fstat(file.get(), &info) != 0) return SystemError(errno, path, "examine");
@@ -59,7 +65,7 @@ absl::StatusOr<std::shared_ptr<MmapFile>> MmapFile::Open(const std::string& path
   void* data = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.get(), 0);
   if (data == MAP_FAILED) return SystemError(errno, path, "map");
   return std::shared_ptr<MmapFile>(
-      new MmapFile(path, static_cast<const uint8_t*>(data), info.st_size, nullptr));
+      new MmapFile(path, file.Release(), static_cast<const uint8_t*>(data), info.st_size, nullptr));
 }
 
 std::shared_ptr<MmapFile> MmapFile::FromBytes(std::string path, std::span<const uint8_t> bytes) {
@@ -67,12 +73,17 @@ std::shared_ptr<MmapFile> MmapFile::FromBytes(std::string path, std::span<const 
   std::unique_ptr<uint8_t[]> owned(new uint8_t[bytes.size()]);
   std::copy(bytes.begin(), bytes.end(), owned.get());
   const uint8_t* data = owned.get();
-  return std::shared_ptr<MmapFile>(
-      new MmapFile(std::move(path), data, static_cast<int64_t>(bytes.size()), std::move(owned)));
+  return std::shared_ptr<MmapFile>(new MmapFile(
+      std::move(path), -1, data, static_cast<int64_t>(bytes.size()), std::move(owned)));
 }
 
 MmapFile::~MmapFile() {
   if (owned_ == nullptr) ::munmap(const_cast<uint8_t*>(data_), static_cast<size_t>(size_));
+  if (fd_ >= 0) ::close(fd_);
+}
+
+bool MmapFile::Contains(const uint8_t* data) const {
+  return !std::less<>()(data, data_) && std::less<>()(data, data_ + size_);
 }
 
 int64_t MmapFile::CheckedOffset(const void* data, int64_t bytes) const {
@@ -90,6 +101,19 @@ void MmapFile::Prefetch(const void* data, int64_t bytes) const {
   // Advice only: without it the pages come as they are touched.
   ::madvise(const_cast<uint8_t*>(data_ + first), static_cast<size_t>(begin + bytes - first),
             MADV_WILLNEED);
+}
+
+void MmapFile::Copy(const void* data, int64_t bytes, void* out) const {
+  int64_t offset = CheckedOffset(data, bytes);
+  auto* place = static_cast<uint8_t*>(out);
+  while (fd_ >= 0 && bytes >= kReadBytes) {
+    const ssize_t count = ::pread(fd_, place, static_cast<size_t>(bytes), offset);
+    if (count <= 0) break;  // as the mapping has it, then
+    offset += count;
+    place += count;
+    bytes -= count;
+  }
+  std::copy_n(data_ + offset, bytes, place);
 }
 
 void MmapFile::Forget(const void* data, int64_t bytes) const {

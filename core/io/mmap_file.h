@@ -33,9 +33,17 @@ class MmapFile {
   int64_t size() const { return size_; }
   const uint8_t* data() const { return data_; }
 
+  // Whether a pointer is to a byte of this file.
+  bool Contains(const uint8_t* data) const;
+
   // Has the kernel read the range ahead, without waiting. Nothing else of the file is read before
   // it is touched. REQUIRES: the range lies in this file.
   void Prefetch(const void* data, int64_t bytes) const;
+
+  // Copies bytes of the file. Large parts are read, not touched where they are mapped: that spares
+  // a fault for each page, which threads would wait for each other in. REQUIRES: the range lies in
+  // this file.
+  void Copy(const void* data, int64_t bytes, void* out) const;
 
   // Lets the kernel take back the whole pages inside [data, data + bytes): they stay in the page
   // cache and are mapped again when touched. REQUIRES: the range lies in this file.
@@ -45,10 +53,12 @@ class MmapFile {
   // The offset of a range's first byte, once the range is known to lie in the file.
   int64_t CheckedOffset(const void* data, int64_t bytes) const;
 
-  MmapFile(std::string path, const uint8_t* data, int64_t size, std::unique_ptr<uint8_t[]> owned)
-      : path_(std::move(path)), data_(data), size_(size), owned_(std::move(owned)) {}
+  MmapFile(std::string path, int fd, const uint8_t* data, int64_t size,
+           std::unique_ptr<uint8_t[]> owned)
+      : path_(std::move(path)), fd_(fd), data_(data), size_(size), owned_(std::move(owned)) {}
 
   std::string path_;
+  int fd_;  // -1: none
   const uint8_t* data_;
   int64_t size_;
   std::unique_ptr<uint8_t[]> owned_;  // the bytes, when they are no mapping

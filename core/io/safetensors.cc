@@ -235,10 +235,7 @@ absl::StatusOr<Tensor> SafetensorsFile::GetTensor(std::string_view name) const {
 
 void SafetensorsFile::Forget(const Tensor& tensor) const {
   const auto* data = static_cast<const uint8_t*>(tensor.raw());
-  if (std::less<>()(data, file_->data()) || !std::less<>()(data, file_->data() + file_->size())) {
-    return;
-  }
-  file_->Forget(data, tensor.bytes());
+  if (file_->Contains(data)) file_->Forget(data, tensor.bytes());
 }
 
 std::vector<std::string_view> SafetensorsFile::TensorNames() const {

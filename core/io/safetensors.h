@@ -32,6 +32,8 @@ class SafetensorsFile {
 
   const std::string& path() const { return file_->path(); }
 
+  const std::shared_ptr<MmapFile>& file() const { return file_; }
+
   // Type and shape. Errors: NOT_FOUND; UNIMPLEMENTED for an element type other than F32, F16, BF16.
   absl::StatusOr<TensorInfo> Describe(std::string_view name) const;
   // The tensor in place; it keeps the file mapped. One that begins off the alignment of its

@@ -49,6 +49,11 @@ class SafetensorsSource final : public WeightSource {
     return tensor;
   }
 
+  absl::StatusOr<WeightStream> Open(std::string_view name, const Shape& expected) const override {
+    PENSTOCK_ASSIGN_OR_RETURN(Tensor tensor, Get(name, expected));
+    return WeightStream::OfFile(tensors_.find(Abs(name))->second->file(), std::move(tensor));
+  }
+
   std::vector<TensorInfo> Tensors() const override {
     std::vector<TensorInfo> infos;
     for (const auto& [name, shard] : tensors_) {

@@ -5,11 +5,29 @@
 namespace penstock {
 
 absl::StatusOr<Tensor> WatchedSource::Get(std::string_view name, const Shape& expected) const {
-  // Told before the work on it: what was asked for earlier has been packed by now.
+  Tell(name, expected);
+  PENSTOCK_ASSIGN_OR_RETURN(Tensor tensor, source_.Get(name, expected));
+  PENSTOCK_RETURN_IF_ERROR(Compare(name, tensor));
+  return tensor;
+}
+
+absl::StatusOr<WeightStream> WatchedSource::Open(std::string_view name,
+                                                 const Shape& expected) const {
+  Tell(name, expected);
+  if (hashes_ == nullptr) return source_.Open(name, expected);
+  PENSTOCK_ASSIGN_OR_RETURN(Tensor tensor, source_.Get(name, expected));
+  PENSTOCK_RETURN_IF_ERROR(Compare(name, tensor));
+  return WeightStream::Of(std::move(tensor));
+}
+
+// Told before the work on it: what was asked for earlier has been packed by now.
+void WatchedSource::Tell(std::string_view name, const Shape& expected) const {
   if (callback_) callback_(name, done_);
   done_ += expected.num_elements();
-  PENSTOCK_ASSIGN_OR_RETURN(Tensor tensor, source_.Get(name, expected));
-  if (hashes_ == nullptr) return tensor;
+}
+
+absl::Status WatchedSource::Compare(std::string_view name, const Tensor& tensor) const {
+  if (hashes_ == nullptr) return absl::OkStatus();
   const auto hash = hashes_->find(std::string(name));
   if (hash == hashes_->end()) {
     return absl::NotFoundError(absl::StrCat(
@@ -24,7 +42,7 @@ absl::StatusOr<Tensor> WatchedSource::Get(std::string_view name, const Shape& ex
         ": the model is damaged or has been changed since the check file was written; fetch it "
         "again"));
   }
-  return tensor;
+  return absl::OkStatus();
 }
 
 }  // namespace penstock

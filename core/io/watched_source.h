@@ -28,10 +28,15 @@ class WatchedSource final : public WeightSource {
   // Errors: the source's; DATA_LOSS for other bytes than those of the check file; NOT_FOUND for a
   // tensor that it does not name.
   absl::StatusOr<Tensor> Get(std::string_view name, const Shape& expected) const override;
+  // Errors: the same.
+  absl::StatusOr<WeightStream> Open(std::string_view name, const Shape& expected) const override;
   RopeRows rope_rows() const override { return source_.rope_rows(); }
   void Forget(const Tensor& tensor) const override { source_.Forget(tensor); }
 
  private:
+  void Tell(std::string_view name, const Shape& expected) const;
+  absl::Status Compare(std::string_view name, const Tensor& tensor) const;
+
   const WeightSource& source_;
   const std::map<std::string, uint64_t>* const hashes_;
   const TensorCallback callback_;

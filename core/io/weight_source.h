@@ -6,9 +6,11 @@
 
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "core/base/status.h"
+#include "core/io/weight_stream.h"
 #include "core/tensor/tensor.h"
 
 namespace penstock {
@@ -30,6 +32,12 @@ class WeightSource {
   // Errors: NOT_FOUND; INVALID_ARGUMENT when the file's shape is not `expected`; both name the
   // file and the tensor.
   virtual absl::StatusOr<Tensor> Get(std::string_view name, const Shape& expected) const = 0;
+
+  // The same to be read in parts, by whoever takes it elsewhere. Errors: those of Get.
+  virtual absl::StatusOr<WeightStream> Open(std::string_view name, const Shape& expected) const {
+    PENSTOCK_ASSIGN_OR_RETURN(Tensor tensor, Get(name, expected));
+    return WeightStream::Of(std::move(tensor));
+  }
 
   // All tensors, sorted by name, for people to look at; empty if the source cannot say.
   virtual std::vector<TensorInfo> Tensors() const { return {}; }

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/base/status.h"
+#include "core/io/weight_stream.h"
 #include "core/kernels/ops.h"
 #include "core/tensor/allocator.h"
 #include "core/tensor/tensor.h"
@@ -26,9 +27,9 @@ class Backend {
 
   // Of tensors that kernels alone read and write.
   virtual BaseAllocator& memory() = 0;
-  // The tensor as kernels read weights. `packed` is on the host; it may stay where it is.
-  // Errors: those of memory().
-  virtual absl::StatusOr<Tensor> PlaceWeight(const Tensor& packed) = 0;
+  // The tensor as kernels of a step read weights: on the host what the stream has, or a copy. It
+  // has been read to its end once this returns. Errors: those of memory().
+  virtual absl::StatusOr<Tensor> PlaceWeight(const WeightStream& packed) = 0;
 
   virtual BaseAllocator& inputs() = 0;
   virtual BaseAllocator& outputs() = 0;

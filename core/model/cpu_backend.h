@@ -15,7 +15,9 @@ class CpuBackend final : public Backend {
   Ops& ops() override { return ops_; }
   DataType precision() const override { return DataType::kF32; }
   BaseAllocator& memory() override { return allocator_; }
-  absl::StatusOr<Tensor> PlaceWeight(const Tensor& packed) override { return packed; }
+  absl::StatusOr<Tensor> PlaceWeight(const WeightStream& packed) override {
+    return packed.InMemory(allocator_, &pool_);
+  }
   BaseAllocator& inputs() override { return allocator_; }
   BaseAllocator& outputs() override { return allocator_; }
   Tensor KernelView(const Tensor& shared) const override { return shared; }

@@ -1,7 +1,7 @@
 #include "core/weights/base_weight.h"
 
-#include <cstring>
-#include <span>
+#include <algorithm>
+#include <utility>
 
 #include "core/tensor/dequantize.h"
 
@@ -16,7 +16,7 @@ int64_t InterleavedRow(int64_t i, int64_t head_dim) {
 }
 
 struct Source {
-  Tensor tensor;
+  WeightStream stream;
   int64_t head_dim = 0;  // > 0: the rows of heads of this size are to be reordered
 
   // The source's row that comes to place `row`.
@@ -24,61 +24,69 @@ struct Source {
     if (head_dim == 0) return row;
     return row / head_dim * head_dim + InterleavedRow(row % head_dim, head_dim);
   }
+
+  // WeightStream's read, of the rows in their new order.
+  void Read(int64_t first, int64_t count, uint8_t* out) const {
+    if (head_dim == 0) return stream.read(first, count, out);
+    const int64_t columns = stream.shape[1];
+    const DataTypeInfo info = Info(stream.type);
+    for (const int64_t last = first + count; first < last;) {
+      const int64_t column = first % columns;
+      const int64_t part = std::min(columns - column, last - first);
+      stream.read(Origin(first / columns) * columns + column, part, out);
+      first += part;
+      out += part / info.block * info.block_bytes;
+    }
+  }
 };
 
-// The tensors of the parts, whose rows have this shape.
-absl::StatusOr<std::vector<Source>> GetSources(const WeightLoader& loader,
-                                               const std::vector<WeightPart>& parts,
-                                               std::span<const int64_t> row_shape) {
-  const bool interleaved = loader.source.rope_rows() == WeightSource::RopeRows::kInterleaved;
-  std::vector<Source> sources;
-  for (const WeightPart& part : parts) {
-    std::vector<int64_t> shape = {part.rows};
-    shape.insert(shape.end(), row_shape.begin(), row_shape.end());
-    Source source;
-    PENSTOCK_ASSIGN_OR_RETURN(source.tensor, loader.source.Get(part.name, Shape(shape)));
-    if (interleaved && part.rope_heads > 0) source.head_dim = part.rows / part.rope_heads;
-    sources.push_back(std::move(source));
-  }
-  return sources;
+bool IsInterleaved(const WeightLoader& loader, const WeightPart& part) {
+  return part.rope_heads > 0 && loader.source.rope_rows() == WeightSource::RopeRows::kInterleaved;
 }
 
-// Copies the rows of `sources`, which have one element type, below each other.
-absl::StatusOr<Tensor> CopyRows(const WeightLoader& loader, std::span<const Source> sources) {
+// The rows of `sources`, which have one element type, below each other.
+WeightStream Joined(std::vector<Source> sources) {
+  WeightStream joined;
+  joined.type = sources.front().stream.type;
   int64_t rows = 0;
-  for (const Source& source : sources) rows += source.tensor.dim(0);
-  const Tensor& first = sources.front().tensor;
-  PENSTOCK_ASSIGN_OR_RETURN(
-      Tensor packed, Tensor::Make(first.type(), Shape({rows, first.dim(1)}), loader.allocator));
-  const auto row_bytes = static_cast<size_t>(packed.bytes() / rows);
-  auto* place = static_cast<uint8_t*>(packed.raw());
-  for (const Source& source : sources) {
-    const auto* from = static_cast<const uint8_t*>(source.tensor.raw());
-    for (int64_t row = 0; row < source.tensor.dim(0); ++row) {
-      std::memcpy(place, from + static_cast<size_t>(source.Origin(row)) * row_bytes, row_bytes);
-      place += row_bytes;
+  for (const Source& source : sources) rows += source.stream.shape[0];
+  joined.shape = Shape({rows, sources.front().stream.shape[1]});
+  joined.read = [sources = std::move(sources)](int64_t first, int64_t count, void* out) {
+    const DataTypeInfo info = Info(sources.front().stream.type);
+    auto* place = static_cast<uint8_t*>(out);
+    int64_t begin = 0;
+    for (const Source& source : sources) {
+      const int64_t end = begin + source.stream.shape.num_elements();
+      const int64_t from = std::max(first, begin);
+      const int64_t to = std::min(first + count, end);
+      if (from < to) {
+        source.Read(from - begin, to - from, place);
+        place += (to - from) / info.block * info.block_bytes;
+      }
+      begin = end;
     }
-    loader.source.Forget(source.tensor);
-  }
-  return packed;
+  };
+  return joined;
 }
 
 }  // namespace
 
-absl::StatusOr<Tensor> WeightLoader::Placed(const Tensor& packed) const {
-  if (!place) return packed;
+absl::StatusOr<Tensor> WeightLoader::Placed(const WeightStream& packed) const {
+  if (!place) return packed.InMemory(allocator, nullptr);
   return place(packed);
 }
 
-absl::StatusOr<Tensor> WeightLoader::PlacedOriginal(const Tensor& original) const {
+absl::StatusOr<Tensor> WeightLoader::PlacedOriginal(const WeightStream& original) const {
   PENSTOCK_ASSIGN_OR_RETURN(Tensor placed, Placed(original));
-  if (placed.raw() != original.raw()) source.Forget(original);
+  if (!original.tensor.empty() && placed.raw() != original.tensor.raw()) {
+    source.Forget(original.tensor);
+  }
   return placed;
 }
 
 absl::StatusOr<Tensor> WeightLoader::Get(std::string_view name, const Shape& expected) const {
-  PENSTOCK_ASSIGN_OR_RETURN(const Tensor tensor, source.Get(name, expected));
-  return PlacedOriginal(tensor);
+  PENSTOCK_ASSIGN_OR_RETURN(const WeightStream stream, source.Open(name, expected));
+  return PlacedOriginal(stream);
 }
 
 int64_t PackedWeight::bytes() const {
@@ -89,22 +97,27 @@ int64_t PackedWeight::bytes() const {
 
 absl::StatusOr<PackedWeight> PackRows(const WeightLoader& loader,
                                       const std::vector<WeightPart>& parts, int64_t columns) {
-  PENSTOCK_ASSIGN_OR_RETURN(const std::vector<Source> sources,
-                            GetSources(loader, parts, std::span(&columns, 1)));
+  std::vector<Source> sources;
+  for (const WeightPart& part : parts) {
+    Source& source = sources.emplace_back();
+    PENSTOCK_ASSIGN_OR_RETURN(source.stream,
+                              loader.source.Open(part.name, Shape({part.rows, columns})));
+    if (IsInterleaved(loader, part)) source.head_dim = part.rows / part.rope_heads;
+  }
   PackedWeight packed;
-  for (size_t first = 0; first < sources.size();) {
-    size_t last = first + 1;
-    while (last < sources.size() && sources[last].tensor.type() == sources[first].tensor.type()) {
-      ++last;
-    }
-    if (last == first + 1 && sources[first].head_dim == 0) {
-      PENSTOCK_ASSIGN_OR_RETURN(Tensor whole, loader.PlacedOriginal(sources[first].tensor));
+  for (auto first = sources.begin(); first != sources.end();) {
+    const auto last = std::find_if(first, sources.end(), [&](const Source& source) {
+      return source.stream.type != first->stream.type;
+    });
+    if (last == first + 1 && first->head_dim == 0) {
+      PENSTOCK_ASSIGN_OR_RETURN(Tensor whole, loader.PlacedOriginal(first->stream));
       packed.tensors.push_back(std::move(whole));
     } else {
-      PENSTOCK_ASSIGN_OR_RETURN(Tensor run,
-                                CopyRows(loader, std::span(sources).subspan(first, last - first)));
-      PENSTOCK_ASSIGN_OR_RETURN(run, loader.Placed(run));
+      PENSTOCK_ASSIGN_OR_RETURN(Tensor run, loader.Placed(Joined({first, last})));
       packed.tensors.push_back(std::move(run));
+      for (auto source = first; source != last; ++source) {
+        if (!source->stream.tensor.empty()) loader.source.Forget(source->stream.tensor);
+      }
     }
     first = last;
   }
@@ -113,32 +126,36 @@ absl::StatusOr<PackedWeight> PackRows(const WeightLoader& loader,
 
 absl::StatusOr<Tensor> PackVectors(const WeightLoader& loader,
                                    const std::vector<WeightPart>& parts) {
-  PENSTOCK_ASSIGN_OR_RETURN(const std::vector<Source> sources, GetSources(loader, parts, {}));
+  std::vector<Tensor> vectors;
   int64_t count = 0;
-  for (size_t i = 0; i < parts.size(); ++i) {
-    const DataType type = sources[i].tensor.type();
-    if (Info(type).block > 1) {
+  for (const WeightPart& part : parts) {
+    PENSTOCK_ASSIGN_OR_RETURN(Tensor vector, loader.source.Get(part.name, Shape({part.rows})));
+    if (Info(vector.type()).block > 1) {
       return absl::UnimplementedError(
-          absl::StrCat("'", parts[i].name, "' is ", Abs(Name(type)),
+          absl::StrCat("'", part.name, "' is ", Abs(Name(vector.type())),
                        "; biases and norms are supported as f32, f16 and bf16"));
     }
-    count += parts[i].rows;
+    count += part.rows;
+    vectors.push_back(std::move(vector));
   }
-  const Source& first = sources.front();
-  if (sources.size() == 1 && first.tensor.type() == DataType::kF32 && first.head_dim == 0) {
-    return loader.PlacedOriginal(first.tensor);
+  if (parts.size() == 1 && vectors[0].type() == DataType::kF32 &&
+      !IsInterleaved(loader, parts[0])) {
+    return loader.PlacedOriginal(WeightStream::Of(vectors[0]));
   }
   PENSTOCK_ASSIGN_OR_RETURN(Tensor packed, Tensor::Make(DataType::kF32, {count}, loader.allocator));
   auto* place = static_cast<float*>(packed.raw());
-  for (const Source& source : sources) {
-    std::vector<float> values(static_cast<size_t>(source.tensor.dim(0)));
-    Dequantize(source.tensor.type(), source.tensor.raw(), source.tensor.dim(0), values.data());
-    for (int64_t row = 0; row < source.tensor.dim(0); ++row) {
-      *place++ = values[static_cast<size_t>(source.Origin(row))];
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const WeightPart& part = parts[i];
+    std::vector<float> values(static_cast<size_t>(part.rows));
+    Dequantize(vectors[i].type(), vectors[i].raw(), part.rows, values.data());
+    Source order;
+    if (IsInterleaved(loader, part)) order.head_dim = part.rows / part.rope_heads;
+    for (int64_t row = 0; row < part.rows; ++row) {
+      *place++ = values[static_cast<size_t>(order.Origin(row))];
     }
-    loader.source.Forget(source.tensor);
+    loader.source.Forget(vectors[i]);
   }
-  return loader.Placed(packed);
+  return loader.Placed(WeightStream::Of(packed));
 }
 
 }  // namespace penstock

@@ -18,18 +18,19 @@ namespace penstock {
 
 // Where weights come from and where copies go. A dummy load is a load from MakeDummyWeightSource.
 struct WeightLoader {
-  // A packed tensor, on the host, as the kernels read it: the same one, or a copy elsewhere.
-  using Place = std::function<absl::StatusOr<Tensor>(const Tensor& packed)>;
+  // A packed tensor as the kernels read it: the stream's own if it has one, or a copy. All of the
+  // stream that is needed has been read once it returns.
+  using Place = std::function<absl::StatusOr<Tensor>(const WeightStream& packed)>;
 
   const WeightSource& source;
   const ModelConfig& config;
   BaseAllocator& allocator;  // of the host
-  Place place = nullptr;     // none: tensors stay
+  Place place = nullptr;     // none: tensors stay, or are read into the allocator's memory
 
   // The tensor in its place. Errors: the place's.
-  absl::StatusOr<Tensor> Placed(const Tensor& packed) const;
-  // The same of a tensor that the source has given, which forgets it if it has gone elsewhere.
-  absl::StatusOr<Tensor> PlacedOriginal(const Tensor& original) const;
+  absl::StatusOr<Tensor> Placed(const WeightStream& packed) const;
+  // The same of what the source has given, which forgets it if it has gone elsewhere.
+  absl::StatusOr<Tensor> PlacedOriginal(const WeightStream& original) const;
   // The source's tensor in its place. Errors: the source's and the place's.
   absl::StatusOr<Tensor> Get(std::string_view name, const Shape& expected) const;
 };

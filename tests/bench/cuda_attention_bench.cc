@@ -16,6 +16,7 @@
 
 #include "core/kernels/decoder_attention.h"
 #include "core/kernels/flash_attention.h"
+#include "cuda/ceilings.h"
 #include "cuda/cuda_check.h"
 #include "cuda/kernels/launchers.h"
 #include "tests/bench/cuda_bench.h"
@@ -188,7 +189,7 @@ int Run(std::string_view which) {
     double bandwidth = 0;
     {
       const Tensor data = Random(kBf16, {int64_t{1} << 30}, 1);
-      bandwidth = ReadBandwidth(stream, data);
+      bandwidth = MeasureReadBandwidth(data);
       std::printf("{\"read_bandwidth_gb_s\": %.1f}\n", bandwidth * 1e-9);
     }
     DecodeCases(stream, bandwidth);

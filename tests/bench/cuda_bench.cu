@@ -28,20 +28,6 @@ __global__ void FillKernel(T* data, int64_t count, uint32_t seed, float scale) {
   }
 }
 
-__global__ void ReadKernel(const uint4* data, int64_t count, uint32_t* sink) {
-  const int64_t stride = int64_t{gridDim.x} * blockDim.x;
-  uint4 sum = {};
-#pragma unroll 8
-  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count; i += stride) {
-    const uint4 value = __ldcs(data + i);
-    sum.x ^= value.x;
-    sum.y ^= value.y;
-    sum.z ^= value.z;
-    sum.w ^= value.w;
-  }
-  if ((sum.x ^ sum.y ^ sum.z ^ sum.w) == 0x12345678) *sink = sum.x;
-}
-
 // error[0] += (out - reference)^2, error[1] += reference^2; a warp an element, in float64.
 __global__ void CheckKernel(const Bf16* x, const Bf16* weight, const Bf16* out, int64_t n,
                             int64_t k, double* error) {
@@ -103,24 +89,6 @@ double GraphMicroseconds(const CudaStream& stream, const std::function<void()>& 
   CUDA_CHECK(cudaGraphDestroy(graph));
   std::sort(times.begin(), times.end());
   return times[times.size() / 2];
-}
-
-double ReadBandwidth(const CudaStream& stream, const Tensor& data) {
-  const Tensor sink = Uninitialized(DataType::kI32, {1});
-  const int64_t count = data.bytes() / 16;
-  double best = 0;
-  for (const int blocks : {2, 4, 8, 16}) {
-    for (const int threads : {256, 512}) {
-      const double us = GraphMicroseconds(stream, [&] {
-        ReadKernel<<<blocks * cuda::NumMultiprocessors(), threads, 0, stream.get()>>>(
-            static_cast<const uint4*>(data.raw()), count,
-            static_cast<uint32_t*>(const_cast<void*>(sink.raw())));
-        CUDA_CHECK_LAUNCH(ReadKernel);
-      });
-      best = std::max(best, static_cast<double>(data.bytes()) / us * 1e6);
-    }
-  }
-  return best;
 }
 
 double LinearError(const Tensor& x, const Tensor& weight, const Tensor& out) {

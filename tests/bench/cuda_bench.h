@@ -20,9 +20,6 @@ Tensor Random(DataType type, const Shape& shape, uint32_t seed, float scale = 1.
 double GraphMicroseconds(const CudaStream& stream, const std::function<void()>& enqueue,
                          int runs = 15);
 
-// Bytes a second that plain 16-byte loads read from device memory: the best of some shapes.
-double ReadBandwidth(const CudaStream& stream, const Tensor& data);
-
 // ||out - x weight^T|| / ||x weight^T|| of bf16 tensors, the product in float64.
 double LinearError(const Tensor& x, const Tensor& weight, const Tensor& out);
 

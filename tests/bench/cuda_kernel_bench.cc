@@ -23,6 +23,7 @@
 #include "core/kernels/top_k.h"
 #include "core/tensor/dequantize.h"
 #include "cuda/blas.h"
+#include "cuda/ceilings.h"
 #include "cuda/cuda_check.h"
 #include "cuda/kernels/launchers.h"
 #include "tests/bench/cuda_bench.h"
@@ -262,7 +263,7 @@ int Run() {
   double bandwidth = 0;
   {
     const Tensor data = Random(kBf16, {int64_t{1} << 30}, 1);
-    bandwidth = ReadBandwidth(stream, data);
+    bandwidth = MeasureReadBandwidth(data);
     std::printf("{\"read_bandwidth_gb_s\": %.1f}\n", bandwidth * 1e-9);
   }
   const Report report = {stream, bandwidth};

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "cuda/blas.h"
+#include "cuda/ceilings.h"
 #include "cuda/cuda_check.h"
 #include "cuda/skinny_linear.h"
 #include "tests/bench/cuda_bench.h"
@@ -183,7 +184,7 @@ int Run() {
   double bandwidth = 0;
   {
     const Tensor data = Random(DataType::kBF16, {int64_t{2} << 30}, 1);
-    bandwidth = ReadBandwidth(stream, data);
+    bandwidth = MeasureReadBandwidth(data);
     std::printf("{\"read_bandwidth_gb_s\": %.1f}\n", bandwidth * 1e-9);
   }
   LtLinear lt;

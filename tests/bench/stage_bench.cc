@@ -11,7 +11,7 @@
 
 #include "core/base/check.h"
 #include "core/base/kv_block.h"
-#include "core/base/thread_pool.h"
+#include "worker/ceilings.h"
 #include "worker/stage.h"
 
 namespace penstock {
@@ -112,29 +112,6 @@ class Bench {
   std::vector<std::vector<int32_t>> tokens_;  // by slot: fed by Decode
 };
 
-// GB/s of reading 96 MiB a thread: about what a decode step of the packaged model reads.
-double ReadBandwidth(int threads) {
-  ThreadPool pool(threads);
-  const int64_t words = int64_t{12} << 20;
-  std::vector<uint64_t> data(static_cast<size_t>(words * pool.num_threads()), 1);
-  std::vector<uint64_t> sums(static_cast<size_t>(pool.num_threads()));
-  std::vector<double> rates;
-  for (int run = 0; run < kRuns; ++run) {
-    const Clock::time_point start = Clock::now();
-    pool.ParallelFor(pool.num_threads(), 1, [&](int64_t begin, int64_t) {
-      const uint64_t* part = data.data() + begin * words;
-      uint64_t lanes[8] = {};
-      for (int64_t i = 0; i < words; i += 8) {
-        for (int64_t lane = 0; lane < 8; ++lane) lanes[lane] += part[i + lane];
-      }
-      sums[static_cast<size_t>(begin)] = std::accumulate(lanes, lanes + 8, uint64_t{0});
-    });
-    rates.push_back(static_cast<double>(data.size()) * 8e-9 / Seconds(start));
-    for (uint64_t sum : sums) PENSTOCK_CHECK_EQ(sum, static_cast<uint64_t>(words));
-  }
-  return Median(rates);
-}
-
 int Main(int argc, char** argv) {
   if (argc < 2) {
     std::fprintf(stderr, "usage: stage_bench MODEL [THREADS] [flash|padded]\n");
@@ -184,7 +161,8 @@ int Main(int argc, char** argv) {
       "\"prefill_512_tok_s\": %.1f, \"decode_1_tok_s\": %.1f, "
       "\"decode_8_tok_s\": %.1f, \"decode_32_tok_s\": %.1f, \"read_gb_s\": %.1f}\n",
       options.threads, padded ? "padded" : "flash", Median(loads), Median(prefills), decode_rate(1),
-      decode_rate(8), decode_rate(32), ReadBandwidth(options.threads));
+      decode_rate(8), decode_rate(32),
+      MeasureCeilings("cpu", DataType::kF32, options.threads)->read_bytes_per_second * 1e-9);
   return 0;
 }
 

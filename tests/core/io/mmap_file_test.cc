@@ -50,6 +50,27 @@ TEST_F(MmapFileTest, MapsTheWholeFile) {
   EXPECT_EQ(std::vector<uint8_t>((*file)->data(), (*file)->data() + 10001), bytes);
 }
 
+TEST_F(MmapFileTest, CopiesAreTheBytes) {
+  const auto bytes = Pattern(70001);
+  const auto file = MmapFile::Open(Write("copy", bytes));
+  ASSERT_TRUE(IsOk(file));
+  const auto in_memory = MmapFile::FromBytes("memory", bytes);
+  for (const MmapFile* each : {file->get(), in_memory.get()}) {
+    // Below and above what is read instead of touched; to the last byte; nothing.
+    for (const auto& [first, count] :
+         {std::pair{3, 1000}, {1, 16383}, {1, 16384}, {7, 69994}, {70001, 0}}) {
+      std::vector<uint8_t> copy(static_cast<size_t>(count) + 1, 0xee);
+      each->Copy(each->data() + first, count, copy.data());
+      EXPECT_EQ(copy.back(), 0xee);
+      copy.pop_back();
+      EXPECT_EQ(copy, std::vector<uint8_t>(bytes.begin() + first, bytes.begin() + first + count));
+    }
+  }
+  EXPECT_TRUE((*file)->Contains((*file)->data() + 70000));
+  EXPECT_FALSE((*file)->Contains((*file)->data() + 70001));
+  EXPECT_FALSE((*file)->Contains(in_memory->data()));
+}
+
 TEST_F(MmapFileTest, PrefetchedBytesAreTheSame) {
   const auto bytes = Pattern(20000);
   const auto file = MmapFile::Open(Write("ahead", bytes));

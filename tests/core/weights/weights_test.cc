@@ -171,9 +171,9 @@ TEST(LlamaWeight, EveryTensorGoesToItsPlace) {
   const WeightLoader in_place{*model->weights, model->config, Allocator()};
   std::vector<const void*> places;
   WeightLoader elsewhere = in_place;
-  elsewhere.place = [&](const Tensor& packed) -> absl::StatusOr<Tensor> {
-    Tensor copy = Make(packed.type(), packed.shape());
-    std::memcpy(copy.raw(), packed.raw(), static_cast<size_t>(packed.bytes()));
+  elsewhere.place = [&](const WeightStream& packed) -> absl::StatusOr<Tensor> {
+    Tensor copy = Make(packed.type, packed.shape);
+    packed.read(0, packed.shape.num_elements(), copy.raw());
     places.push_back(std::as_const(copy).raw());
     return copy;
   };
