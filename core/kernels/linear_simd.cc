@@ -8,6 +8,7 @@
 #include "core/kernels/linear.h"
 #include "core/tensor/dequantize.h"
 #include "core/tensor/tensor_wrapper.h"
+#include "hwy/cache_control.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "core/kernels/linear_simd.cc"
@@ -28,6 +29,7 @@ constexpr Floats kFloats;
 // Products that a pass adds up at a time: with two sums each they leave room in the registers.
 constexpr int64_t kSums = HWY_TARGET <= HWY_AVX3 ? 8 : 4;
 constexpr int64_t kTokens = kSums;  // a pass
+constexpr int64_t kPrefetchBytes = 1024;  // ahead of the weights at hand
 constexpr int64_t kRows = 16;       // weight rows in scratch at a time
 
 // As many as `d` has lanes. Exact for every value, as HalfToFloat is, and the same on every
@@ -148,6 +150,7 @@ HWY_INLINE void DotTile(const float* const* x, const Block* const* w, int64_t fe
   for (int64_t b = 0; b < blocks; ++b) {
     for (int64_t r = 0; r < kR; ++r) {
       Vector weights[kBlockVectors];
+      hwy::Prefetch(reinterpret_cast<const uint8_t*>(w[r] + b) + kPrefetchBytes);
       Unpack(w[r][b], weights);
       for (int64_t t = 0; t < kT; ++t) {
         const float* token = x[t] + b * kBlock;

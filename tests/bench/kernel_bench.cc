@@ -221,6 +221,8 @@ int Main(int argc, char** argv) {
   for (const DataType type : {DataType::kQ4_1, DataType::kQ8_0}) {
     const Tensor weight = RandomBlocks(type, {3072, 576}, 1);  // gate and up of the packaged model
     for (const int64_t tokens : {1, 2, 4, 8, 12, 16, 64}) BenchLinear(pool, weight, tokens);
+    const Tensor large = RandomBlocks(type, {98304, 576}, 1);  // more than caches hold
+    for (const int64_t tokens : {1, 8, 16}) BenchLinear(pool, large, tokens);
   }
   BenchConv2d(pool);
   BenchSampling(pool, 49152);
