@@ -4,6 +4,7 @@
 #include "core/base/check.h"
 #include "core/kernels/decoder_attention.h"
 #include "core/tensor/tensor_wrapper.h"
+#include "hwy/cache_control.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "core/kernels/decoder_attention_simd.cc"
@@ -52,6 +53,12 @@ void DecodeRow(const AttentionArgs& args, int64_t row, int64_t kv_head) {
       const float* keys =
           kv.row(table.row(row)[tile]) + kv_head * kv_stride + seen.first * head_dim;
       const float* values = keys + heads.num_kv_heads * kv_stride;
+      // Fetched together, as many lines at a time as a core can: one after the other they would be
+      // waited for.
+      const int64_t floats = seen.count * head_dim;
+      constexpr int64_t kLine = 16;
+      for (int64_t i = 0; i < floats; i += kLine) hwy::Prefetch(keys + i);
+      for (int64_t i = 0; i < floats; i += kLine) hwy::Prefetch(values + i);
       for (int64_t g = 0; g < count; ++g) {
         AttendTile(q[g], keys, values, seen.count, head_dim, state[g],
                    out + (first + g) * head_dim);
