@@ -28,9 +28,9 @@ constexpr Floats kFloats;
 
 // Products that a pass adds up at a time: with two sums each they leave room in the registers.
 constexpr int64_t kSums = HWY_TARGET <= HWY_AVX3 ? 8 : 4;
-constexpr int64_t kTokens = kSums;  // a pass
+constexpr int64_t kTokens = kSums;        // a pass
 constexpr int64_t kPrefetchBytes = 1024;  // ahead of the weights at hand
-constexpr int64_t kRows = 16;       // weight rows in scratch at a time
+constexpr int64_t kRows = 16;             // weight rows in scratch at a time
 
 // As many as `d` has lanes. Exact for every value, as HalfToFloat is, and the same on every
 // instruction set.
