@@ -5,8 +5,8 @@
 // times a beginning of what its request gets alone, and ends exactly once; nothing hangs, and in
 // the end every block is free.
 //
-// PENSTOCK_SIM_SEEDS=N runs N seeds (10^6 takes hours), PENSTOCK_SIM_SEED=S that one alone, which is
-// what a failure prints; both: N seeds from S on.
+// PENSTOCK_SIM_SEEDS=N runs N seeds (10^6 takes hours), PENSTOCK_SIM_SEED=S that one alone, which
+// is what a failure prints; both: N seeds from S on.
 #include <gtest/gtest.h>
 
 #include <algorithm>

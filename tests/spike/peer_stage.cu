@@ -32,7 +32,7 @@ struct Descriptor {
 // In pinned host memory, written by the device.
 struct Done {
   uint32_t plan;
-  uint32_t voided;  // the plan whose wait timed out
+  uint32_t voided;   // the plan whose wait timed out
   uint64_t garbage;  // words that were not what the plan should have brought
 };
 

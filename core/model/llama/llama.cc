@@ -131,7 +131,7 @@ Tensor Llama::Logits(const Tensor& tokens) {
   const int64_t count = tokens.dim(0);
   const Tensor last = last_.Slice(0, count);  // [n, hidden]
   const Tensor logits = LogitRows(count);     // [n, vocab]
-  ops_.Embedding(tokens, norm_, last);            // the tokens' rows of the last norm
+  ops_.Embedding(tokens, norm_, last);        // the tokens' rows of the last norm
   ops_.Linear(last, weight_.lm_head, logits);
   return logits;
 }
