@@ -20,7 +20,8 @@ function(kernel stem)
     # Nearly all of the tests' time: optimized also where the rest is built to be built fast.
     if(PENSTOCK_SANITIZE)
       set_source_files_properties(${sources} TARGET_DIRECTORY penstock_core
-                                  PROPERTIES COMPILE_OPTIONS -O2)
+                                  PROPERTIES COMPILE_OPTIONS -O2
+                                             SKIP_PRECOMPILE_HEADERS ON)
     endif()
   endif()
   set_property(GLOBAL APPEND PROPERTY PENSTOCK_KERNELS ${stem})
@@ -39,12 +40,17 @@ math(EXPR PENSTOCK_TEST_TIMEOUT "300 * ${PENSTOCK_TEST_PATIENCE}")
 set(PENSTOCK_TEST_ENVIRONMENT
   "LSAN_OPTIONS=suppressions=${PROJECT_SOURCE_DIR}/tests/support/lsan_suppressions.txt:print_suppressions=0")
 
+# Tests are compiled to be built fast: their time is spent in the libraries.
+set(PENSTOCK_TEST_OPTIONS $<$<CONFIG:Release>:-O1>)
+
 # penstock_test(<path below tests/, without .cc> [LIBS ...] [LABELS ...]): one program, one ctest.
 function(penstock_test path)
   cmake_parse_arguments(arg "" "" "LIBS;LABELS" ${ARGN})
   get_filename_component(name ${path} NAME)
   add_executable(${name} ${PROJECT_SOURCE_DIR}/tests/${path}.cc)
   target_link_libraries(${name} PRIVATE ${arg_LIBS} penstock_core GTest::gtest_main)
+  target_precompile_headers(${name} REUSE_FROM penstock_test_headers)
+  target_compile_options(${name} PRIVATE ${PENSTOCK_TEST_OPTIONS})
   target_compile_definitions(${name} PRIVATE
     PENSTOCK_TEST_MODEL="${PENSTOCK_MODEL}" PENSTOCK_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
   add_test(NAME ${name} COMMAND ${name})

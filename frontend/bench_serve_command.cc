@@ -81,6 +81,16 @@ absl::Status CheckAlone(InferenceClient& client, const std::vector<TraceRequest>
   return absl::OkStatus();
 }
 
+absl::Status WriteJson(const std::string& path, const std::string& json) {
+  std::ofstream file(path);
+  file << json;
+  file.close();
+  if (file) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("cannot write ", path, ": name a file in a writable folder"));
+}
+
+// Tells the figures before it checks answers: they hold whatever comes of that.
 absl::StatusOr<BenchSummary> Bench(const BenchServeOptions& given) {
   BenchServeOptions options = given;
   PENSTOCK_ASSIGN_OR_RETURN(std::vector<TraceRequest> trace, ReadTrace(options.trace));
@@ -114,17 +124,12 @@ absl::StatusOr<BenchSummary> Bench(const BenchServeOptions& given) {
                      [&bar](int64_t done, int64_t tokens) { bar.Update(done, tokens); });
   }
   BenchSummary summary = Summarise(calls, options.targets);
+  absl::PrintF("%s", BenchText(summary, options.targets));
+  if (!options.json.empty()) {
+    PENSTOCK_RETURN_IF_ERROR(WriteJson(options.json, BenchJson(summary, options.targets)));
+  }
   if (options.check > 0) PENSTOCK_RETURN_IF_ERROR(CheckAlone(client, trace, calls, options));
   return summary;
-}
-
-absl::Status WriteJson(const std::string& path, const std::string& json) {
-  std::ofstream file(path);
-  file << json;
-  file.close();
-  if (file) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("cannot write ", path, ": name a file in a writable folder"));
 }
 
 }  // namespace
@@ -135,14 +140,6 @@ int RunBenchServe(const BenchServeOptions& options) {
     absl::FPrintF(stderr, "%s: %s\n", absl::StatusCodeToString(summary.status().code()),
                   Message(summary.status()));
     return 1;
-  }
-  absl::PrintF("%s", BenchText(*summary, options.targets));
-  if (!options.json.empty()) {
-    const absl::Status written = WriteJson(options.json, BenchJson(*summary, options.targets));
-    if (!written.ok()) {
-      absl::FPrintF(stderr, "%s\n", Message(written));
-      return 1;
-    }
   }
   if (summary->errors.empty()) return 0;
   absl::FPrintF(stderr, "%d requests failed, the first with: %s\n",

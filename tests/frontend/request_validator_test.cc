@@ -146,7 +146,7 @@ TEST_F(RequestValidatorTest, WhoAsksAndHowUrgently) {
   limits_.max_priority = 0;
   EXPECT_TRUE(Fails(Validate(request), kInvalid, {"0 to 0"}));
   request.priority = 0;
-  request.tenant = std::string(254, 't') + "\xc3\xa9";
+  request.tenant = std::string(254, 't').append("\xc3\xa9");
   ASSERT_TRUE(IsOk(Validate(request)));
   EXPECT_EQ(Validate(request)->generation.tenant, request.tenant);
   request.tenant.insert(0, "t");

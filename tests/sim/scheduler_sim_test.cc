@@ -4,8 +4,8 @@
 // stages, epochs that end at any moment, suspects. After every step the books must balance, and
 // every sequence must get the tokens that it gets alone.
 //
-// PENSTOCK_SIM_SEEDS=N runs N seeds (a million takes hours); PENSTOCK_SIM_SEED=S that one alone,
-// which is what a failure prints; both: N seeds from S on.
+// PENSTOCK_SIM_SEEDS=N runs N seeds (scripts/simulate runs 10^6); PENSTOCK_SIM_SEED=S that one
+// alone, which is what a failure prints; both: N seeds from S on.
 #include <gtest/gtest.h>
 
 #include <algorithm>
