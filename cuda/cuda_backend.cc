@@ -55,6 +55,9 @@ class CudaBackend final : public Backend {
     upload_.reset();
     inputs_.CopyToDevice(ops_->stream().get(), used);
   }
+  void ReturnInputs(std::span<const Tensor> written) override {
+    inputs_.CopyToHost(ops_->stream().get(), written);
+  }
   // Those whose products have an algorithm of their own.
   std::vector<int64_t> WarmSizes(int64_t most) const override {
     std::vector<int64_t> sizes;

@@ -103,4 +103,12 @@ void MirroredMemory::CopyToDevice(cudaStream_t stream, std::span<const Tensor> p
   }
 }
 
+void MirroredMemory::CopyToHost(cudaStream_t stream, std::span<const Tensor> parts) {
+  for (Tensor part : parts) {
+    const Tensor device = OnDevice(part);
+    CUDA_CHECK(cudaMemcpyAsync(part.raw(), device.raw(), static_cast<size_t>(part.bytes()),
+                               cudaMemcpyDeviceToHost, stream));
+  }
+}
+
 }  // namespace penstock::cuda

@@ -1,6 +1,7 @@
 // MirroredMemory: blocks that are there twice, pinned on the host and on the GPU, and are copied
-// from the one to the other: what a step takes in. Parts that are near each other go as one copy,
-// with what lies between them. One thread at a time. Errors: a failed copy ends the process.
+// from the one to the other: what a step takes in, and rows that it hands on. Parts that are near
+// each other go as one copy, with what lies between them. One thread at a time. Errors: a failed
+// copy ends the process.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -34,6 +35,8 @@ class MirroredMemory final : public BaseAllocator {
 
   // Enqueues the copies of these parts: the host's tensors, or matrices whose rows are strided.
   void CopyToDevice(cudaStream_t stream, std::span<const Tensor> parts);
+  // The other way; each part as it is, dense.
+  void CopyToHost(cudaStream_t stream, std::span<const Tensor> parts);
 
  private:
   struct Block {

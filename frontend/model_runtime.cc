@@ -13,6 +13,7 @@
 #include "core/sched/layer_split.h"
 #include "frontend/embedded_worker.h"
 #include "frontend/flight_file.h"
+#include "worker/backends.h"
 
 namespace penstock {
 namespace {
@@ -109,6 +110,9 @@ absl::Status ModelRuntime::StartEngine(const RuntimeOptions& options,
 
   PipelineOptions pipeline = options.pipeline;
   pipeline.stage = options.stage;
+  PENSTOCK_ASSIGN_OR_RETURN(const std::vector<std::string> devices,
+                            StageDevices(options.stage.device, num_stages));
+  pipeline.devices = devices;
   pipeline.stage.plans_ahead = static_cast<int32_t>(engine.plans_ahead);
   pipeline.layers = std::move(layers);
   coordinator_ = std::make_unique<PipelineCoordinator>(std::move(provider), std::move(pipeline),
@@ -135,7 +139,10 @@ absl::Status ModelRuntime::StartEngine(const RuntimeOptions& options,
                      " rows of embeddings and the tokenizer ", tokenizer_->vocab_size(),
                      " tokens: the file does not fit together; convert the model again"));
   }
-  device_ = options.stage.device;
+  const bool is_one =
+      std::all_of(devices.begin(), devices.end(),
+                  [&devices](const std::string& device) { return device == devices[0]; });
+  device_ = is_one ? devices[0] : options.stage.device;
   precision_ = options.stage.precision;
   limits_ = options.limits;
   limits_.model = ServedName(info().config, options.stage.model);

@@ -106,6 +106,7 @@ void PipelineCoordinator::Connect(int32_t stage, absl::Time now) {
   options.stage = stage;
   options.num_stages = num_stages();
   options.layers = options_.layers[static_cast<size_t>(stage)];
+  if (!options_.devices.empty()) options.device = options_.devices[static_cast<size_t>(stage)];
   if (epoch_ > 0) {
     options.model_hash = info_.model_hash;
     options.num_blocks = info_.num_blocks;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "absl/time/time.h"
@@ -12,6 +13,7 @@ namespace penstock {
 struct PipelineOptions {
   // As every stage is to load; its place, layers, hash and blocks are set by the coordinator.
   StageOptions stage;
+  std::vector<std::string> devices;  // one a stage, in order; empty: stage.device for all
   std::vector<LayerRange> layers = {LayerRange{}};  // one a stage, in order; count() 0: all
 
   // A stage may take for a plan what the whole pipeline is predicted to take, so many times, and

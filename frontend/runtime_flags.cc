@@ -33,7 +33,8 @@ void RuntimeFlags::Add(CLI::App* app, RuntimeOptions* options) {
       ->type_name("MIB");
   app->add_option("--device", options->stage.device,
                   "Where the model runs: cpu, or cuda:N with the ordinal of a GPU (in a build with "
-                  "CUDA)")
+                  "CUDA). With several stages one for all, or one each (cuda:0,cuda:1), or cuda: "
+                  "the GPUs in order, one a stage")
       ->capture_default_str()
       ->type_name("DEVICE");
   app->add_flag(

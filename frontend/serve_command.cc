@@ -100,7 +100,7 @@ absl::StatusOr<std::unique_ptr<ModelRuntime>> Load(const ServeOptions& options,
   }
   // On a GPU the bits depend on what is computed together.
   const bool exact = options.runtime.stage.prefill_attention == PrefillAttention::kFlash &&
-                     options.runtime.stage.device == "cpu";
+                     runtime->device() == "cpu";
   PENSTOCK_RETURN_IF_ERROR(CheckAnswers(*runtime, check, path, exact));
   LogInfo(absl::StrFormat("checked in %.2f s: %s", absl::ToDoubleSeconds(absl::Now() - start),
                           path.empty() ? "the same answer by every path; no check file"

@@ -3,6 +3,7 @@
 #include <string_view>
 
 #include "absl/strings/numbers.h"
+#include "absl/strings/str_split.h"
 #include "core/base/quoted.h"
 #include "core/model/cpu_backend.h"
 #ifdef PENSTOCK_CUDA
@@ -18,11 +19,6 @@ constexpr std::string_view kCuda = "cuda:";
 
 absl::StatusOr<std::unique_ptr<Backend>> MakeGpuBackend(int ordinal, const StageOptions& options,
                                                         const ModelConfig& config) {
-  if (options.num_stages > 1) {
-    return absl::UnimplementedError(
-        absl::StrCat("--device ", options.device,
-                     ": a GPU computes whole models so far: use one stage, or --device cpu"));
-  }
   CudaBackendOptions cuda;
   cuda.ordinal = ordinal;
   cuda.precision = options.precision;
@@ -62,6 +58,22 @@ absl::StatusOr<int> DeviceOrdinal(const std::string& device) {
         Quoted(device), " is no device: use cpu, or cuda: and the ordinal of a GPU, as in cuda:0"));
   }
   return ordinal;
+}
+
+absl::StatusOr<std::vector<std::string>> StageDevices(const std::string& devices,
+                                                      int64_t num_stages) {
+  std::vector<std::string> names;
+  if (devices == "cuda") {
+    for (int64_t i = 0; i < num_stages; ++i) names.push_back(absl::StrCat(Abs(kCuda), i));
+    return names;
+  }
+  names = absl::StrSplit(devices, ',');
+  for (const std::string& name : names) PENSTOCK_RETURN_IF_ERROR(DeviceOrdinal(name).status());
+  if (names.size() == 1) names.resize(static_cast<size_t>(num_stages), names[0]);
+  if (static_cast<int64_t>(names.size()) == num_stages) return names;
+  return absl::InvalidArgumentError(absl::StrCat("--device ", devices, " names ", names.size(),
+                                                 " devices for ", num_stages,
+                                                 " stages: name one for all, or one a stage"));
 }
 
 absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const StageOptions& options,

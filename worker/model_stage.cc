@@ -38,7 +38,7 @@ class ModelStage final : public StageExecutor {
                                  const ProgressCallback& progress) override;
   absl::Status BeginEpoch(const EpochStart& start) override;
   absl::StatusOr<StepResult> Execute(const StepPlan& plan) override;
-  Tensor Rows(int64_t num_tokens) override { return model_->Residual(num_tokens); }
+  Tensor Rows(int64_t num_tokens) override { return rows_.Slice(0, num_tokens); }
   Tensor TokenRows(int64_t num_samples) override { return token_rows_.Slice(0, num_samples); }
   absl::Status TakeTokens(uint32_t epoch, uint64_t plan, int64_t num_samples) override {
     return mailbox_->Put(epoch, plan, TokenRows(num_samples), limits_.vocab_size);
@@ -52,6 +52,7 @@ class ModelStage final : public StageExecutor {
   absl::Status Warm();
   absl::Status WarmStep(int64_t tokens, int64_t each);
   void LookUpTokens(const StepPlan& plan);
+  void SendInputs(const StepPlan& plan);
   void ViewInputs(StepBatch* batch) const;
   absl::Status LeaveTokens(const StepResult& result);
 
@@ -67,8 +68,11 @@ class ModelStage final : public StageExecutor {
   std::optional<StageSlots> slots_;
   std::optional<StageSampler> sampler_;  // last stage
   std::optional<TokenMailbox> mailbox_;  // what the first stage feeds; the last knows voids by it
-  Tensor token_rows_;                    // [max_sequences, kTokenRowSize] i64
-  std::vector<int32_t> fed_;             // by row of the plan at hand (StepBatcher::Build)
+  // One of several stages: [max_tokens, hidden], what it takes and hands on, as the host sees it.
+  Tensor rows_;
+  std::vector<Tensor> used_;  // of inputs, by the plan at hand
+  Tensor token_rows_;         // [max_sequences, kTokenRowSize] i64
+  std::vector<int32_t> fed_;  // by row of the plan at hand (StepBatcher::Build)
   std::atomic<int64_t> voids_ = 0;
   int64_t ready_bytes_ = 0;  // of the device in use once it was ready; 0: not known
 };
@@ -114,14 +118,20 @@ absl::StatusOr<StageInfo> ModelStage::LoadModel(const StageOptions& options,
                               [&](std::string_view tensor, int64_t done) {
                                 progress({done, total, std::string(tensor)});
                               });
+  ModelMemory memory(backend_->memory(), allocator_,
+                     [&](const WeightStream& packed) { return backend_->PlaceWeight(packed); });
+  if (options.num_stages > 1) {
+    PENSTOCK_ASSIGN_OR_RETURN(
+        rows_, Tensor::Make(options.precision, {options.max_step_tokens, config.hidden_size},
+                            backend_->inputs()));
+    memory.residual = backend_->KernelView(rows_);
+  }
   PENSTOCK_ASSIGN_OR_RETURN(
       std::unique_ptr<Model> model,
       MakeModel(config, layers_, weights,
                 {options.max_step_tokens, SampleRows(options.max_sequences),
                  options.prefill_attention, options.padded_memory_bytes, options.precision},
-                backend_->ops(), {backend_->memory(), allocator_, [&](const WeightStream& packed) {
-                                    return backend_->PlaceWeight(packed);
-                                  }}));
+                backend_->ops(), memory));
   PENSTOCK_RETURN_IF_ERROR(MakeRoom(options, config, num_blocks));
   model_ = std::move(model);
   PENSTOCK_RETURN_IF_ERROR(Warm());
@@ -217,7 +227,7 @@ absl::StatusOr<StepResult> ModelStage::Execute(const StepPlan& plan) {
   PENSTOCK_ASSIGN_OR_RETURN(StepBatch batch, batcher_->Build(plan, fed_));
   PENSTOCK_RETURN_IF_ERROR(slots_->Admit(plan, fed_));
   voids_ += static_cast<int64_t>(batcher_->voids().size());
-  backend_->SendInputs(batcher_->used());
+  SendInputs(plan);
   ViewInputs(&batch);
   const bool has_logits = is_last_ && batcher_->is_padded();
   const auto enqueue = [&] {
@@ -237,6 +247,8 @@ absl::StatusOr<StepResult> ModelStage::Execute(const StepPlan& plan) {
     sampler_->Run({plan, *batcher_, batch, has_logits, *model_, *backend_}, *slots_, &result);
     PENSTOCK_RETURN_IF_ERROR(LeaveTokens(result));
   } else {
+    const Tensor rows = Rows(plan.num_tokens());
+    backend_->ReturnInputs({&rows, 1});
     backend_->FetchOutputs();
   }
   result.times.start_ns = start;
@@ -252,6 +264,15 @@ void ModelStage::LookUpTokens(const StepPlan& plan) {
   for (const PlanRow& row : plan.rows) {
     fed_.push_back(row.token_from == 0 ? kNoToken : mailbox_->Take(plan.epoch, row));
   }
+}
+
+// The batch, and the rows of the stage before.
+void ModelStage::SendInputs(const StepPlan& plan) {
+  const std::span<const Tensor> used = batcher_->used();
+  used_.assign(used.begin(), used.end());
+  if (!is_first_) used_.push_back(Rows(plan.num_tokens()));
+  backend_->SendInputs(used_);
+  used_.clear();
 }
 
 // The batch as kernels see it.

@@ -39,6 +39,9 @@ class Backend {
   // of a part may be strided. The host may change inputs after the next FetchOutputs(). Also the
   // first call of a step.
   virtual void SendInputs(std::span<const Tensor> used) = 0;
+  // These dense parts of inputs, as the kernels called so far leave them, are what the host reads
+  // after the next FetchOutputs().
+  virtual void ReturnInputs(std::span<const Tensor> written) = 0;
   // Of the numbers of tokens up to `most`, those with which a step should be run once before the
   // first that counts, so that nothing is loaded, chosen or allocated later.
   virtual std::vector<int64_t> WarmSizes(int64_t most) const = 0;

@@ -22,6 +22,7 @@ class CpuBackend final : public Backend {
   BaseAllocator& outputs() override { return allocator_; }
   Tensor KernelView(const Tensor& shared) const override { return shared; }
   void SendInputs(std::span<const Tensor> /*used*/) override {}
+  void ReturnInputs(std::span<const Tensor> /*written*/) override {}
   std::vector<int64_t> WarmSizes(int64_t /*most*/) const override { return {}; }
   std::vector<int64_t> DecodeSizes(int64_t /*most*/) const override { return {}; }
   void RunDecodes(int64_t /*rows*/, const std::function<void()>& enqueue) override { enqueue(); }

@@ -9,7 +9,7 @@ absl::StatusOr<std::unique_ptr<Model>> LoadLlama(const ModelConfig& config, Laye
                                                  const ModelMemory& memory) {
   LlamaWeight weight(range);
   PENSTOCK_RETURN_IF_ERROR(weight.Load({source, config, memory.packing, memory.place_weight}, ""));
-  return MakeLlama(config, std::move(weight), limits, ops, memory.workspace);
+  return MakeLlama(config, std::move(weight), limits, ops, memory.workspace, memory.residual);
 }
 
 struct Family {

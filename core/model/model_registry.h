@@ -19,6 +19,9 @@ struct ModelMemory {
   BaseAllocator& workspace;
   BaseAllocator& packing;
   WeightLoader::Place place_weight;
+  // [max_tokens, hidden] in the limits' precision, as kernels see it: the residual stream of a
+  // stage that takes it from another or hands it on. Empty: in the workspace.
+  Tensor residual;
 };
 
 // Loads layers `range`, not empty, from the source and makes the model of config.architecture.

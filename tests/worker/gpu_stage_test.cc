@@ -8,6 +8,7 @@
 #include "core/tokenizer/tokenizer.h"
 #include "tests/support/drive.h"
 #include "tests/support/gpu.h"
+#include "tests/support/run_ahead.h"
 #include "tests/support/tiny_model.h"
 
 namespace penstock {
@@ -159,6 +160,31 @@ TEST_F(GpuStageTest, PaddingChangesNoBit) {
       for (const Driven& sequence : sequences) answers[padded].push_back(sequence.answer);
     }
     EXPECT_EQ(answers[0], answers[1]) << Name(type);
+  }
+}
+
+// The same plans, two ahead, through one stage and through several, which hand their rows on by way
+// of the host: the same bits, and no memory of the GPU that was not taken when they were ready.
+TEST_F(GpuStageTest, SeveralStagesGiveTheBitsOfOne) {
+  const TempFile file(TinyModel(2, /*v_as_q8_0=*/true, /*num_layers=*/4).Build());
+  for (const DataType type : {DataType::kF32, DataType::kF16, DataType::kBF16}) {
+    std::vector<Answer> whole;
+    for (const std::vector<int64_t>& cuts :
+         std::vector<std::vector<int64_t>>{{}, {2}, {1}, {1, 2, 3}}) {
+      StageOptions options = Options(file.path(), "cuda:0", type);
+      options.plans_ahead = 4;
+      LocalPipeline pipeline(options, Split(4, cuts));
+      ASSERT_FALSE(HasFailure());
+      const int64_t bytes = GpuCall::BytesInUse();
+      std::vector<Driven> sequences = TinySequences();
+      RunAhead run(/*depth=*/2, /*groups=*/2);
+      ASSERT_NO_FATAL_FAILURE(run.Run(pipeline, sequences, 40, kTinyContext, 1, 1));
+      EXPECT_EQ(GpuCall::BytesInUse() - bytes, 0) << Name(type);
+      std::vector<Answer> answers;
+      for (const Driven& sequence : sequences) answers.push_back(sequence.answer);
+      if (cuts.empty()) whole = answers;
+      EXPECT_EQ(answers, whole) << Name(type) << ", " << cuts.size() + 1 << " stages";
+    }
   }
 }
 

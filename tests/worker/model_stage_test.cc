@@ -2,6 +2,7 @@
 // but its sequence.
 #include "tests/support/drive.h"
 #include "tests/support/tiny_model.h"
+#include "worker/backends.h"
 
 namespace penstock {
 namespace {
@@ -176,6 +177,18 @@ TEST_F(ModelStageTest, RefusesADeviceThatIsNotThere) {
   options.precision = DataType::kBF16;
   EXPECT_TRUE(Fails(MakeModelStage()->Load(options), absl::StatusCode::kInvalidArgument,
                     {"not in bf16", "--precision f32"}));
+}
+
+TEST(StageDevices, AreOneForAllOrOneAStage) {
+  using Names = std::vector<std::string>;
+  EXPECT_EQ(*StageDevices("cpu", 2), (Names{"cpu", "cpu"}));
+  EXPECT_EQ(*StageDevices("cuda:3", 2), (Names{"cuda:3", "cuda:3"}));
+  EXPECT_EQ(*StageDevices("cuda", 3), (Names{"cuda:0", "cuda:1", "cuda:2"}));
+  EXPECT_EQ(*StageDevices("cuda:1,cuda:0,cpu", 3), (Names{"cuda:1", "cuda:0", "cpu"}));
+  EXPECT_TRUE(Fails(StageDevices("cuda:0,cuda:1", 3).status(), absl::StatusCode::kInvalidArgument,
+                    {"names 2 devices for 3 stages", "one a stage"}));
+  EXPECT_TRUE(Fails(StageDevices("cuda:0,", 2).status(), absl::StatusCode::kInvalidArgument,
+                    {"'' is no device"}));
 }
 
 // Without CUDA in the build, or without a GPU in the machine.

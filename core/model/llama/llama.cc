@@ -18,7 +18,7 @@ class Llama final : public Model {
         weight_(std::move(weight)),
         ops_(ops) {}
 
-  absl::Status MakeWorkspace(const ModelLimits& limits, BaseAllocator& allocator);
+  absl::Status MakeWorkspace(const ModelLimits& limits, BaseAllocator& allocator, Tensor residual);
 
   void Forward(const StepBatch& batch, const KvCache& cache) override;
   Tensor Residual(int64_t num_tokens) override { return residual_.Slice(0, num_tokens); }
@@ -63,7 +63,8 @@ class Llama final : public Model {
   Tensor logits_;     // [max_samples, vocab] f32, last stage
 };
 
-absl::Status Llama::MakeWorkspace(const ModelLimits& limits, BaseAllocator& allocator) {
+absl::Status Llama::MakeWorkspace(const ModelLimits& limits, BaseAllocator& allocator,
+                                  Tensor residual) {
   const auto make_as = [&](DataType type, Tensor& tensor, int64_t rows,
                            int64_t columns) -> absl::Status {
     PENSTOCK_ASSIGN_OR_RETURN(tensor, Tensor::Make(type, {rows, columns}, allocator));
@@ -73,7 +74,12 @@ absl::Status Llama::MakeWorkspace(const ModelLimits& limits, BaseAllocator& allo
     return make_as(limits.precision, tensor, rows, columns);
   };
   const int64_t tokens = limits.max_tokens;
-  PENSTOCK_RETURN_IF_ERROR(make(residual_, tokens, config_.hidden_size));
+  residual_ = std::move(residual);
+  if (residual_.empty()) {
+    PENSTOCK_RETURN_IF_ERROR(make(residual_, tokens, config_.hidden_size));
+  }
+  PENSTOCK_CHECK(residual_.type() == limits.precision);
+  PENSTOCK_CHECK(residual_.dim(0) == tokens && residual_.dim(1) == config_.hidden_size);
   PENSTOCK_RETURN_IF_ERROR(make(norm_, tokens, config_.hidden_size));
   PENSTOCK_RETURN_IF_ERROR(make_as(DataType::kF32, rope_, tokens, config_.head_dim));
   PENSTOCK_RETURN_IF_ERROR(make(delta_, tokens, config_.hidden_size));
@@ -193,10 +199,10 @@ void Llama::Linear(const Tensor& x, const PackedWeight& weight, const Tensor& ou
 
 absl::StatusOr<std::unique_ptr<Model>> MakeLlama(const ModelConfig& config, LlamaWeight weight,
                                                  const ModelLimits& limits, Ops& ops,
-                                                 BaseAllocator& allocator) {
+                                                 BaseAllocator& allocator, Tensor residual) {
   PENSTOCK_CHECK(!weight.layers.empty());
   auto llama = std::make_unique<Llama>(config, std::move(weight), ops);
-  PENSTOCK_RETURN_IF_ERROR(llama->MakeWorkspace(limits, allocator));
+  PENSTOCK_RETURN_IF_ERROR(llama->MakeWorkspace(limits, allocator, std::move(residual)));
   return llama;
 }
 
