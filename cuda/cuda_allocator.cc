@@ -3,7 +3,9 @@
 #include <cuda_runtime_api.h>
 
 #include <string>
+#include <utility>
 
+#include "core/tensor/guarded_raw.h"
 #include "cuda/cuda_check.h"
 
 namespace penstock {
@@ -38,6 +40,22 @@ class CudaRawAllocator final : public RawAllocator {
   const int ordinal_;
 };
 
+// Waits for the device: a mistake may still be on its way.
+GuardedRaw::Access ZoneAccess(int ordinal) {
+  GuardedRaw::Access access;
+  access.fill = [ordinal](void* data, uint8_t value, int64_t bytes) {
+    CUDA_CHECK(cudaSetDevice(ordinal));
+    CUDA_CHECK(cudaMemset(data, value, static_cast<size_t>(bytes)));
+    CUDA_CHECK(cudaDeviceSynchronize());
+  };
+  access.read = [ordinal](const void* data, uint8_t* host, int64_t bytes) {
+    CUDA_CHECK(cudaSetDevice(ordinal));
+    CUDA_CHECK(cudaDeviceSynchronize());
+    CUDA_CHECK(cudaMemcpy(host, data, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost));
+  };
+  return access;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<PoolAllocator>> MakeCudaAllocator(int ordinal,
@@ -65,7 +83,9 @@ absl::StatusOr<std::unique_ptr<PoolAllocator>> MakeCudaAllocator(int ordinal,
                      "; end the programs that use it, or choose another GPU"));
   }
   CUDA_CHECK(error);
-  return std::make_unique<PoolAllocator>(std::make_unique<CudaRawAllocator>(ordinal), options);
+  std::unique_ptr<RawAllocator> raw = std::make_unique<CudaRawAllocator>(ordinal);
+  if (options.exact) raw = std::make_unique<GuardedRaw>(std::move(raw), ZoneAccess(ordinal));
+  return std::make_unique<PoolAllocator>(std::move(raw), options);
 }
 
 }  // namespace penstock

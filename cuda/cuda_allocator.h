@@ -13,7 +13,8 @@
 
 namespace penstock {
 
-// The allocator of the GPU with that ordinal. Errors: FAILED_PRECONDITION when the machine has no
+// The allocator of the GPU with that ordinal; if options.exact, with red zones around each block
+// (core/tensor/guarded_raw.h). Errors: FAILED_PRECONDITION when the machine has no
 // GPU or no driver that fits, INVALID_ARGUMENT for an ordinal that it does not have,
 // RESOURCE_EXHAUSTED when the GPU has no room even to be opened, or another program holds it.
 // REQUIRES: the allocator ends before the process's static objects do, while CUDA still answers.

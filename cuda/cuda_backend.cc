@@ -88,6 +88,7 @@ class CudaBackend final : public Backend {
                          graphs_.make_ns() / 1000000, " ms, of ", graphs_.bytes() >> 10,
                          " KiB of the GPU"));
   }
+  PoolAllocatorStats MemoryStats() const override { return memory_->stats(); }
   int64_t DeviceBytesInUse() const override {
     size_t free = 0;
     size_t total = 0;

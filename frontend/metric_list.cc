@@ -162,6 +162,13 @@ void Metrics::AddStage(int32_t index) {
   stage.resident = gauge("penstock_stage_resident_memory_bytes", "Resident memory of the process.");
   stage.cpu = counter("penstock_stage_cpu_seconds_total", "Processor time of the process.", kNs);
   stage.voids = counter("penstock_stage_void_rows_total", "Rows that came to nothing.");
+  stage.device_used = gauge("penstock_stage_device_memory_used_bytes",
+                            "In use of the stage's pools of GPU memory; 0 on the CPU.");
+  stage.device_cached = gauge("penstock_stage_device_memory_cached_bytes",
+                              "Free in these pools, kept for the next that asks.");
+  stage.device_allocations =
+      counter("penstock_stage_device_allocations_total",
+              "Blocks that the pools took from the GPU; constant once the stage is ready.");
 }
 
 }  // namespace penstock

@@ -178,6 +178,9 @@ void Metrics::OnBeat(int32_t index, const StageBeat& beat) {
   stage->resident->Set(static_cast<double>(beat.resident_bytes));
   stage->cpu->Set(beat.cpu_ns);
   stage->voids->Set(beat.voids);
+  stage->device_used->Set(static_cast<double>(beat.device_memory.used_bytes));
+  stage->device_cached->Set(static_cast<double>(beat.device_memory.cached_bytes));
+  stage->device_allocations->Set(beat.device_memory.allocations);
 }
 
 void Metrics::OnPreemption(RequestId /*id*/) { preemptions_->Add(1); }

@@ -87,6 +87,9 @@ class Metrics final : public EngineObserver {
     MetricGauge* resident = nullptr;
     MetricCounter* cpu = nullptr;
     MetricCounter* voids = nullptr;
+    MetricGauge* device_used = nullptr;
+    MetricGauge* device_cached = nullptr;
+    MetricCounter* device_allocations = nullptr;
   };
 
   void AddEngine();

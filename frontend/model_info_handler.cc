@@ -42,7 +42,7 @@ v1::GetModelInfoResponse ModelInfo(const ModelRuntime& runtime) {
   const std::vector<int32_t>& end_ids = runtime.tokenizer().end_ids();
   response.mutable_end_ids()->Add(end_ids.begin(), end_ids.end());
   response.set_precision(std::string(Name(runtime.precision())));
-  response.set_num_stages(1);
+  response.set_num_stages(static_cast<int64_t>(runtime.stages().size()));
   response.set_kv_blocks(runtime.info().num_blocks);
   response.set_kv_block_tokens(kBlockSize);
   response.set_version(PENSTOCK_VERSION);

@@ -30,6 +30,7 @@ absl::StatusOr<Stages> ShareOut(const RuntimeOptions& options) {
   SplitOptions split;
   split.num_stages = options.num_stages;
   split.layers = options.split;
+  if (options.stage.device != "cpu") split.rates = kGpuRates;
   PENSTOCK_ASSIGN_OR_RETURN(const LayerSplit shares, SplitLayers(file.config, bytes, split));
   Stages stages;
   stages.model_hash = ModelHash(file.config, *file.weights);

@@ -261,6 +261,9 @@ void EncodeBeat(const StageBeat& beat, worker::v1::Beat* message) {
   message->set_resident_bytes(beat.resident_bytes);
   message->set_cpu_ns(beat.cpu_ns);
   message->set_voids(beat.voids);
+  message->set_device_used_bytes(beat.device_memory.used_bytes);
+  message->set_device_cached_bytes(beat.device_memory.cached_bytes);
+  message->set_device_allocations(beat.device_memory.allocations);
 }
 
 absl::StatusOr<StageBeat> DecodeBeat(const worker::v1::Beat& message) {
@@ -273,6 +276,9 @@ absl::StatusOr<StageBeat> DecodeBeat(const worker::v1::Beat& message) {
   check.Integer("resident_bytes", message.resident_bytes(), 0, INT64_MAX);
   check.Integer("cpu_ns", message.cpu_ns(), 0, INT64_MAX);
   check.Integer("voids", message.voids(), 0, INT64_MAX);
+  check.Integer("device_used_bytes", message.device_used_bytes(), 0, INT64_MAX);
+  check.Integer("device_cached_bytes", message.device_cached_bytes(), 0, INT64_MAX);
+  check.Integer("device_allocations", message.device_allocations(), 0, INT64_MAX);
   PENSTOCK_RETURN_IF_ERROR(check.status());
   StageBeat beat;
   beat.epoch = message.epoch();
@@ -288,6 +294,8 @@ absl::StatusOr<StageBeat> DecodeBeat(const worker::v1::Beat& message) {
   beat.resident_bytes = message.resident_bytes();
   beat.cpu_ns = message.cpu_ns();
   beat.voids = message.voids();
+  beat.device_memory = {message.device_used_bytes(), message.device_cached_bytes(),
+                        message.device_allocations()};
   return beat;
 }
 

@@ -44,6 +44,11 @@ class ModelStage final : public StageExecutor {
     return mailbox_->Put(epoch, plan, TokenRows(num_samples), limits_.vocab_size);
   }
   int64_t voids() const override { return voids_.load(std::memory_order_relaxed); }
+  DeviceMemory device_memory() const override {
+    const PoolAllocatorStats stats = backend_->MemoryStats();
+    return {stats.bytes_in_use(), stats.bytes_free(),
+            stats.big.raw_allocations + stats.small.raw_allocations};
+  }
 
  private:
   absl::StatusOr<StageInfo> LoadModel(const StageOptions& options,

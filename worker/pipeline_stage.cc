@@ -99,6 +99,7 @@ absl::Status PipelineStage::BeginEpoch(const EpochStart& start) {
     beat_ = StageBeat();
     beat_.epoch = start.epoch;
     beat_.voids = executor_->voids();
+    beat_.device_memory = executor_->device_memory();
     doing_since_ = NowNs();
   }
   last_end_ns_ = 0;
@@ -268,6 +269,7 @@ void PipelineStage::Finish(Job& job) {
     beat_.current = 0;
     beat_.doing = StageBeat::Doing::kIdle;
     beat_.voids = executor_->voids();
+    beat_.device_memory = executor_->device_memory();
     doing_since_ = now;
   }
   {

@@ -53,6 +53,8 @@ class StageExecutor {
   }
   // Rows that were void since loading. Any thread.
   virtual int64_t voids() const { return 0; }
+  // Any thread, once it has loaded.
+  virtual DeviceMemory device_memory() const { return {}; }
 };
 
 // The real one, on the backend that the options of Load name.

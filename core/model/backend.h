@@ -13,6 +13,7 @@
 #include "core/io/weight_stream.h"
 #include "core/kernels/ops.h"
 #include "core/tensor/allocator.h"
+#include "core/tensor/pool_allocator.h"
 #include "core/tensor/tensor.h"
 
 namespace penstock {
@@ -60,6 +61,8 @@ class Backend {
 
   // All that is loaded, chosen or kept while warming up is: from now on steps only use it.
   virtual void EndWarming() = 0;
+  // Of memory(); zeros where it has no pools.
+  virtual PoolAllocatorStats MemoryStats() const = 0;
   // What is in use of a device that has memory of its own, by whomever, in bytes; else 0.
   virtual int64_t DeviceBytesInUse() const = 0;
 };

@@ -28,6 +28,7 @@ class CpuBackend final : public Backend {
   void RunDecodes(int64_t /*rows*/, const std::function<void()>& enqueue) override { enqueue(); }
   void FetchOutputs() override {}
   void EndWarming() override {}
+  PoolAllocatorStats MemoryStats() const override { return {}; }
   int64_t DeviceBytesInUse() const override { return 0; }
 
  private:

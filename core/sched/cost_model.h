@@ -47,6 +47,8 @@ struct MachineRates {
   int64_t flops_per_second = 125'000'000'000;
   int64_t plan_overhead_ns = 50'000;
 };
+// Of a Hopper GPU, in 16 bits.
+inline constexpr MachineRates kGpuRates = {3'000'000'000'000, 600'000'000'000'000, 100'000};
 
 // The time is a sum of three parts, each the roofline's times a scale: what a plan costs whatever
 // its rows (overhead, weights read), what each token and sample costs, and attention. The scales

@@ -72,6 +72,14 @@ struct EpochStart {
   int64_t connect_ns = 0;  // how long connecting may take
 };
 
+// A GPU's memory, as the stage's pools count it (core/tensor/pool_allocator.h). Zeros on the CPU.
+struct DeviceMemory {
+  int64_t used_bytes = 0;
+  int64_t cached_bytes = 0;  // free, kept for the next that asks
+  int64_t allocations = 0;   // blocks taken from the GPU since loading began
+  friend bool operator==(const DeviceMemory&, const DeviceMemory&) = default;
+};
+
 // What a stage tells of itself now and then, by a thread that no plan can hold up.
 struct StageBeat {
   enum class Doing : uint8_t { kIdle, kWaitsForInput, kComputes, kSends };
@@ -84,6 +92,7 @@ struct StageBeat {
   int64_t resident_bytes = 0;  // of the process
   int64_t cpu_ns = 0;          // processor time of the process, all threads
   int64_t voids = 0;           // rows that were void since loading
+  DeviceMemory device_memory;  // when it finished its last plan, or entered the epoch
 };
 
 }  // namespace penstock

@@ -30,7 +30,7 @@ PoolAllocator::~PoolAllocator() {
 
 absl::StatusOr<void*> PoolAllocator::Allocate(int64_t bytes) {
   PENSTOCK_CHECK_GT(bytes, 0);
-  const auto size = CheckedSize(bytes).RoundUp(kAlignment).value();
+  const auto size = CheckedSize(bytes).RoundUp(options_.exact ? 1 : kAlignment).value();
   const std::lock_guard<std::mutex> lock(mutex_);
   Pool& pool = size ? PoolOf(*size) : big_;
   ++pool.stats.requests;
@@ -74,7 +74,8 @@ void PoolAllocator::Free(void* data, int64_t bytes) {
   pool.stats.bytes_in_use -= block.size;
   pool.stats.bytes_free += block.size;
   pool.free.emplace(block.size, data);
-  if (&pool == &small_ && pool.stats.bytes_free >= options_.small_trim) Release(small_);
+  const bool is_full = &pool == &small_ && pool.stats.bytes_free >= options_.small_trim;
+  if (is_full || options_.exact) Release(pool);
 }
 
 int64_t PoolAllocator::ReleaseFree() {

@@ -41,8 +41,9 @@ namespace penstock {
 class RawAllocator {
  public:
   virtual ~RawAllocator() = default;
-  // `bytes` is a positive multiple of PoolAllocator::kAlignment, and so must be the address. Null
-  // when the device has no room; any other failure is not for the pools to see.
+  // `bytes` is positive and, unless the pools are exact, a multiple of PoolAllocator::kAlignment,
+  // as the address must be. Null when the device has no room; any other failure is not for the
+  // pools to see.
   virtual void* Allocate(int64_t bytes) = 0;
   virtual void Free(void* data) = 0;
   virtual Device device() const = 0;
@@ -55,6 +56,9 @@ struct PoolOptions {
   int64_t big_above = int64_t{1} << 20;   // requests above this are big; >= 0
   int64_t max_waste = int64_t{1} << 20;   // a big block is reused with less than this to spare; > 0
   int64_t small_trim = int64_t{1} << 30;  // free small blocks of so much are given back; >= 0
+  // To find mistakes (guarded_raw.h): a raw allocation for each request, of exactly its bytes,
+  // given back when it is freed; nothing is rounded up, nothing kept.
+  bool exact = false;
 };
 
 // Of one pool, since it was made. requests = hits + raw_allocations + refused, and blocks =

@@ -207,12 +207,16 @@ TEST_F(MetricsTest, AStagesPlansAndSigns) {
   beat.resident_bytes = 1 << 20;
   beat.cpu_ns = 2'500'000'000;
   beat.voids = 6;
+  beat.device_memory = {1 << 30, 4096, 17};
   metrics_.OnBeat(1, beat);
   EXPECT_EQ(Value("penstock_stage_epoch", stage), 4);
   EXPECT_EQ(Value("penstock_stage_queued_plans", stage), 2);
   EXPECT_EQ(Value("penstock_stage_resident_memory_bytes", stage), 1 << 20);
   EXPECT_EQ(Value("penstock_stage_cpu_seconds_total", stage), 2.5);
   EXPECT_EQ(Value("penstock_stage_void_rows_total", stage), 6);
+  EXPECT_EQ(Value("penstock_stage_device_memory_used_bytes", stage), 1 << 30);
+  EXPECT_EQ(Value("penstock_stage_device_memory_cached_bytes", stage), 4096);
+  EXPECT_EQ(Value("penstock_stage_device_allocations_total", stage), 17);
   const StageNumbers numbers = metrics_.stage(1);
   EXPECT_EQ(numbers.tokens, 65);
   EXPECT_EQ(numbers.compute_ns, 10'000'000);

@@ -8,6 +8,7 @@
 #include <csignal>
 #include <fstream>
 
+#include "frontend/model_info_handler.h"
 #include "frontend/worker_launcher.h"
 #include "tests/support/processes.h"
 #include "tests/support/recording_sink.h"
@@ -105,6 +106,7 @@ TEST_F(ModelRuntimeTest, ProcessesAnswerAsOneStageDoes) {
   const auto expected = Expected();
   for (int64_t stages : {1, 2, 3}) {
     const std::unique_ptr<ModelRuntime> runtime = Load(stages);
+    EXPECT_EQ(ModelInfo(*runtime).num_stages(), stages);
     EXPECT_EQ(static_cast<int64_t>(Workers().size()), stages);
     EXPECT_EQ(static_cast<int64_t>(runtime->stages().size()), stages);
     ExpectSame(Submit(*runtime), expected);

@@ -91,7 +91,7 @@ TEST(StageCodecTest, EverythingComesBack) {
   ExpectComesBack(&EncodeEpochStart, &DecodeEpochStart,
                   EpochStart{7, ~uint64_t{0}, 12, "unix:/a", "b:1", 5});
   ExpectComesBack(&EncodeBeat, &DecodeBeat,
-                  StageBeat{3, 11, 12, StageBeat::Doing::kSends, 13, 14, 15, 16, 17});
+                  StageBeat{3, 11, 12, StageBeat::Doing::kSends, 13, 14, 15, 16, 17, {18, 19, 20}});
   ExpectComesBack(&EncodeHello, &DecodeHello, WorkerHello{1000, "0.1 \xff", 123, 456});
 }
 
@@ -228,6 +228,9 @@ TEST(StageCodecTest, RefusesMalformedEpochsBeatsAndHellos) {
   beat.Expect("resident_bytes", [](Beat* m) { m->set_resident_bytes(-1); });
   beat.Expect("cpu_ns", [](Beat* m) { m->set_cpu_ns(-1); });
   beat.Expect("voids", [](Beat* m) { m->set_voids(-1); });
+  beat.Expect("device_used_bytes", [](Beat* m) { m->set_device_used_bytes(-1); });
+  beat.Expect("device_cached_bytes", [](Beat* m) { m->set_device_cached_bytes(-1); });
+  beat.Expect("device_allocations", [](Beat* m) { m->set_device_allocations(-1); });
 
   using Hello = worker::v1::Hello;
   const Spoiler hello(&EncodeHello, &DecodeHello, WorkerHello());
