@@ -75,7 +75,10 @@ absl::Status CheckAlone(InferenceClient& client, const std::vector<TraceRequest>
         std::mismatch(alone.begin(), alone.end(), calls[i].ids.begin(), calls[i].ids.end());
     return absl::InternalError(absl::StrCat(
         "--check: request ", i, " of the trace has another answer when it is alone, from token ",
-        differs.first - alone.begin(), " on"));
+        differs.first - alone.begin(),
+        " on; on a GPU start the server with --invariant for answers that do not depend on what "
+        "runs "
+        "beside them"));
   }
   absl::PrintF("check          %d requests had the same answer alone\n", checked);
   return absl::OkStatus();
