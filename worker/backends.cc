@@ -23,6 +23,11 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeGpuBackend(int ordinal, const Stage
         absl::StrCat("--device ", options.device,
                      ": a GPU computes whole models so far: use one stage, or --device cpu"));
   }
+  if (options.invariant && options.prefill_attention == PrefillAttention::kPadded) {
+    return absl::InvalidArgumentError(
+        "--invariant does not go with --prefill-attention padded, whose sums have another order: "
+        "leave one of them out");
+  }
   CudaBackendOptions cuda;
   cuda.ordinal = ordinal;
   cuda.precision = options.precision;
@@ -31,6 +36,7 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeGpuBackend(int ordinal, const Stage
   cuda.max_sequences = options.max_sequences;
   cuda.threads = options.threads;
   cuda.graphs = options.graphs;
+  cuda.invariant = options.invariant;
   return MakeCudaBackend(cuda);
 }
 

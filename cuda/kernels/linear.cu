@@ -24,7 +24,7 @@ void LaunchLinear(Blas& blas, cudaStream_t stream, const Tensor& x, const Tensor
   for (const Tensor* tensor : {&x, &weight, &out}) {
     PENSTOCK_CHECK(tensor->device() == Device::kCuda);
   }
-  if (IsSkinny(x, weight, out) && SkinnyWins(x)) {
+  if (blas.sum_order() == SumOrder::kFastest && IsSkinny(x, weight, out) && SkinnyWins(x)) {
     return LaunchSkinnyLinear(stream, x, weight, out);
   }
   blas.Linear(stream, x, weight, out);
