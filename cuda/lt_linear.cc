@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/base/check.h"
@@ -157,21 +158,26 @@ bool LtLinear::RunChain(cublasLtHandle_t handle, cudaStream_t stream, const Tens
   auto found = chains_.find(key);
   if (found == chains_.end()) {
     Problem problem(x, weight, out, TokenBucket(x.dim(0)));
-    std::optional<cublasLtMatmulAlgo_t> best;
-    float fewest = 0;
     // Whoever has no workspace splits nothing.
-    for (const cublasLtMatmulAlgo_t& algorithm :
-         Ask(handle, problem, CommonAlignment(x, weight, out), 0, SumOrder::kFixed, kCandidates)) {
-      const auto multiply = [&] {
-        Multiply(handle, stream, x, weight, out, algorithm, nullptr, 0);
-      };
-      multiply();
-      if (!IsChain(stream, x, weight, out)) continue;
-      const float took = Milliseconds(stream, workspace, workspace_bytes, multiply);
-      if (!best || took < fewest) {
-        best = algorithm;
-        fewest = took;
-      }
+    const std::vector<cublasLtMatmulAlgo_t> candidates =
+        Ask(handle, problem, CommonAlignment(x, weight, out), 0, SumOrder::kFixed, kCandidates);
+    const auto multiply = [&](const Tensor& of, const cublasLtMatmulAlgo_t& algorithm) {
+      Multiply(handle, stream, of, weight, out, algorithm, nullptr, 0);
+    };
+    std::vector<std::pair<float, size_t>> times;
+    for (size_t i = 0; i < candidates.size(); ++i) {
+      multiply(x, candidates[i]);
+      const float took =
+          Milliseconds(stream, workspace, workspace_bytes, [&] { multiply(x, candidates[i]); });
+      times.emplace_back(took, i);
+    }
+    std::sort(times.begin(), times.end());
+    std::optional<cublasLtMatmulAlgo_t> best;
+    for (const auto& [took, i] : times) {
+      const auto check = [&](const Tensor& of) { multiply(of, candidates[i]); };
+      if (!IsChain(stream, x, weight, out, check)) continue;
+      best = candidates[i];
+      break;
     }
     if (!best) {
       LogWarning(absl::StrCat("--invariant: this cuBLASLt has no product of ", x.dim(0), " x ",

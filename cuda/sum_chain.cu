@@ -19,8 +19,6 @@ struct ChainProblem {
   int in_features;
   int64_t x_stride;
   int64_t out_stride;
-  int feature_blocks;  // of which the grid has as many or, spread over them, fewer
-  int token_blocks;
   unsigned* differences;  // counted instead of writing, if not nullptr
 };
 
@@ -59,10 +57,8 @@ __global__ void __launch_bounds__(kWarps * 32)
   LetNextBegin();
   WaitForInputs();
   const int lane = threadIdx.x % 32;
-  const int feature_block = int64_t{problem.feature_blocks} * blockIdx.x / gridDim.x;
-  const int token_block = int64_t{problem.token_blocks} * blockIdx.y / gridDim.y;
-  const int feature = feature_block * kFeatures + threadIdx.x / 32 * 16 + lane / 4;
-  const int token = token_block * kTokens;
+  const int feature = static_cast<int>(blockIdx.x) * kFeatures + threadIdx.x / 32 * 16 + lane / 4;
+  const int token = static_cast<int>(blockIdx.y) * kTokens;
   const bool has[2] = {feature < problem.features, feature + 8 < problem.features};
   const T* weight = problem.weight + int64_t{feature} * problem.in_features;
   const int64_t eight_rows = int64_t{8} * problem.in_features;
@@ -99,19 +95,32 @@ __global__ void __launch_bounds__(kWarps * 32)
   LetNextBegin();
   WaitForInputs();
   if (threadIdx.x >= kFeatures) return;
-  const int feature_block = int64_t{problem.feature_blocks} * blockIdx.x / gridDim.x;
-  const int token_block = int64_t{problem.token_blocks} * blockIdx.y / gridDim.y;
-  const int feature = feature_block * kFeatures + threadIdx.x;
+  const int feature = static_cast<int>(blockIdx.x) * kFeatures + threadIdx.x;
   if (feature >= problem.features) return;
   const float* weight = problem.weight + int64_t{feature} * problem.in_features;
   for (int i = 0; i < kTokens; ++i) {
-    const int token = token_block * kTokens + i;
+    const int token = static_cast<int>(blockIdx.y) * kTokens + i;
     if (token >= problem.tokens) return;
     const float* x = problem.x + token * problem.x_stride;
     float sum = 0;
     for (int k = 0; k < problem.in_features; ++k) sum = fmaf(x[k], weight[k], sum);
     Leave(problem, token, feature, sum);
   }
+}
+
+// Between -2 and 2, of both signs and many magnitudes (the mixing is that of MurmurHash3).
+template <typename T>
+__global__ void RandomKernel(T* to, int64_t count, unsigned seed) {
+  WaitForInputs();
+  const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (i >= count) return;
+  unsigned bits = static_cast<unsigned>(i) * 0x9e3779b9u + seed * 0x85ebca6bu;
+  bits = (bits ^ bits >> 16) * 0x85ebca6bu;
+  bits = (bits ^ bits >> 13) * 0xc2b2ae35u;
+  bits ^= bits >> 16;
+  const float mantissa = 1.0f + static_cast<float>(bits & 0xffff) / 65536.0f;
+  const float value = ldexpf(mantissa, -static_cast<int>(bits >> 16 & 7));
+  to[i] = FromFloat<T>((bits >> 31) != 0 ? -value : value);
 }
 
 template <typename T, typename Out>
@@ -125,17 +134,10 @@ void LaunchChain(cudaStream_t stream, const Tensor& x, const Tensor& weight, con
                                         static_cast<int>(x.dim(1)),
                                         x.stride(0),
                                         out.stride(0),
-                                        static_cast<int>(Blocks(weight.dim(0), kFeatures)),
-                                        static_cast<int>(Blocks(x.dim(0), kTokens)),
                                         differences};
-  // A sample has tokens and features of all parts.
-  const int most[2] = {differences == nullptr ? INT32_MAX : 2048 / kFeatures,
-                       differences == nullptr ? 65535 : 128 / kTokens};
-  PENSTOCK_CHECK(differences != nullptr || problem.token_blocks <= most[1]);
-  Launch(stream,
-         {dim3(Blocks(std::min(problem.feature_blocks, most[0])),
-               Blocks(std::min(problem.token_blocks, most[1]))),
-          dim3(kWarps * 32)},
+  const unsigned token_blocks = Blocks(x.dim(0), kTokens);
+  PENSTOCK_CHECK_LE(token_blocks, 65535u);
+  Launch(stream, {dim3(Blocks(weight.dim(0), kFeatures), token_blocks), dim3(kWarps * 32)},
          ChainKernel<T, Out>, problem);
 }
 
@@ -160,16 +162,35 @@ void LaunchChainLinear(cudaStream_t stream, const Tensor& x, const Tensor& weigh
   LaunchChain(stream, x, weight, out, nullptr);
 }
 
-bool IsChain(cudaStream_t stream, const Tensor& x, const Tensor& weight, const Tensor& out) {
+bool IsChain(cudaStream_t stream, const Tensor& x, const Tensor& weight, const Tensor& out,
+             const std::function<void(const Tensor& x)>& multiply) {
+  constexpr int64_t kElements = int64_t{1} << 18;
+  constexpr int64_t kMostTokens = 64;  // of a product that are compared: its first
+  const int64_t tokens = std::min(x.dim(0), kMostTokens);
+  const int64_t extent = (x.dim(0) - 1) * x.stride(0) + x.dim(1);
+  void* memory = nullptr;
   unsigned* differences = nullptr;
   unsigned count = 0;
+  CUDA_CHECK(cudaMalloc(&memory, static_cast<size_t>(extent * Info(x.type()).block_bytes)));
   CUDA_CHECK(cudaMalloc(&differences, sizeof(unsigned)));
   CUDA_CHECK(cudaMemsetAsync(differences, 0, sizeof(unsigned), stream));
-  LaunchChain(stream, x, weight, out, differences);
+  const Tensor random =
+      Tensor::Borrow(memory, x.type(), {x.dim(0), x.stride(0)}, Device::kCuda).Columns(0, x.dim(1));
+  unsigned seed = 1;
+  for (int64_t done = 0; done < kElements; done += tokens * out.dim(1)) {
+    ForElementType(x.type(), [&](auto element) {
+      using T = decltype(element);
+      Launch(stream, {dim3(Blocks(extent, kThreads)), dim3(kThreads)}, RandomKernel<T>,
+             static_cast<T*>(memory), extent, seed++);
+    });
+    multiply(random);
+    LaunchChain(stream, random.Slice(0, tokens), weight, out.Slice(0, tokens), differences);
+  }
   CUDA_CHECK(
       cudaMemcpyAsync(&count, differences, sizeof(unsigned), cudaMemcpyDeviceToHost, stream));
   CUDA_CHECK(cudaStreamSynchronize(stream));
   CUDA_CHECK(cudaFree(differences));
+  CUDA_CHECK(cudaFree(memory));
   return count == 0;
 }
 

@@ -12,8 +12,13 @@ using namespace penstock::testing;  // NOLINT(google-build-using-namespace)
 void RunOn(const Target& target, const AttentionArgs& args) {
   if (target.backend == Backend::kCpu) return cpu::FlashAttention(Pool(), args);
   if constexpr (kCudaBuilt) {
-    AttendOnGpu(target.type, args, [](const GpuCall& gpu, const AttentionArgs& on_gpu) {
-      cuda::LaunchFlashAttention(gpu.stream(), on_gpu);
+    const auto launch = [](cuda::SumOrder order) {
+      return [order](const GpuCall& gpu, const AttentionArgs& on_gpu) {
+        cuda::LaunchFlashAttention(gpu.stream(), on_gpu, order);
+      };
+    };
+    HoldAgainstFixedOrder(target, args, launch(cuda::SumOrder::kFixed), [&] {
+      AttendOnGpu(target.type, args, launch(cuda::SumOrder::kFastest));
     });
   }
 }
