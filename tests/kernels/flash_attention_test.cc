@@ -1,7 +1,7 @@
 #include "core/kernels/flash_attention.h"
 
 #include "hwy/highway.h"
-#include "tests/support/attention_on_gpu.h"
+#include "tests/support/fixed_order.h"
 #include "tests/support/paged_batch.h"
 
 namespace penstock {
