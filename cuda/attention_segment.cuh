@@ -1,13 +1,16 @@
-// The order of sums that --invariant fixes for attention: what prefill (flash_tile.cuh) and decode
-// (segment_decode.cuh) do with a query's scores and sums is the code of this file, over tiles at
-// absolute multiples of 128 positions. Softmax begins anew at absolute multiples of 256; such a
-// segment's sums are added to those before it in ascending order. So segments may be computed side
-// by side, and which kernel computes one changes no bit: wgmma and mma.sync sum alike
-// (sum_chain.h).
+// The order of sums that --invariant fixes for attention. Prefill (flash_tile.cuh) and decode
+// (segment_decode.cuh) walk a query's keys in tiles at absolute multiples of 128 positions. Softmax
+// begins anew at absolute multiples of 256; such a segment's sums are added to those before it in
+// ascending order. So segments may be computed side by side, and which kernel computes one changes
+// no bit: wgmma and mma.sync sum alike, whichever operand comes first (sum_chain.h).
+//
+// A tile's total: the weights of the keys 8 i + j are added up in the order of i, for each j; then
+// these eight, j with j + 1, and the four totals of such pairs, each over the segment's tiles, at
+// the segment's end. Prefill has a query in four lanes (Softmax), decode one in eight
+// (SoftmaxAcross).
 //
 // A tile or segment of which a query sees nothing changes no bit of it: weights are exact zeros and
 // factors exactly one. Whether it is visited depends on the batch.
-// The rows of a warp, 16, are spread as MultiplyAdd's c (tensor_core.cuh).
 #pragma once
 
 #include "cuda/tensor_core.cuh"
@@ -17,8 +20,21 @@ namespace penstock::cuda {
 inline constexpr int kTileKeys = 128;
 inline constexpr int kSegmentKeys = 2 * kTileKeys;
 
-// scores [16, 128] become weights, 2^(score * scale - top), still float32. top and this thread's
-// part of the total follow; factor brings older sums to the new top. Unseen scores are -infinity.
+// What a new top makes of a row: 2^(older sums' top - new one).
+__device__ __forceinline__ float RaiseTop(float& top, float most, float scale, float& base) {
+  const float after = fmaxf(top, __fmul_rn(most, scale));
+  base = after == -INFINITY ? 0.0f : after;  // a query may see nothing of this tile
+  const float factor = FastExp2(__fsub_rn(top, base));
+  top = after;
+  return factor;
+}
+__device__ __forceinline__ float Weight(float score, float scale, float base) {
+  return FastExp2(__fmaf_rn(score, scale, -base));
+}
+
+// scores [16 queries, 128 keys], spread as MultiplyAdd's c (tensor_core.cuh), become weights,
+// 2^(score * scale - top), still float32. top and this thread's part of the total follow; factor
+// brings older sums to the new top. Unseen scores are -infinity.
 __device__ __forceinline__ void Softmax(float (&scores)[64], float scale, float (&top)[2],
                                         float (&total)[2], float (&factor)[2]) {
 #pragma unroll
@@ -30,20 +46,47 @@ __device__ __forceinline__ void Softmax(float (&scores)[64], float scale, float 
     }
     most = fmaxf(most, __shfl_xor_sync(~0u, most, 1));
     most = fmaxf(most, __shfl_xor_sync(~0u, most, 2));
-    const float after = fmaxf(top[half], __fmul_rn(most, scale));
-    const float base = after == -INFINITY ? 0.0f : after;  // a query may see nothing of this tile
-    factor[half] = FastExp2(__fsub_rn(top[half], base));
-    top[half] = after;
+    float base;
+    factor[half] = RaiseTop(top[half], most, scale, base);
+    float even = 0;
+    float odd = 0;
+#pragma unroll
+    for (int i = half * 2; i < 64; i += 4) {
+      scores[i] = Weight(scores[i], scale, base);
+      scores[i + 1] = Weight(scores[i + 1], scale, base);
+      even = __fadd_rn(even, scores[i]);
+      odd = __fadd_rn(odd, scores[i + 1]);
+    }
+    total[half] = __fmaf_rn(total[half], factor[half], __fadd_rn(even, odd));
+  }
+}
+
+// The same of [128 keys, 8 queries], 16 keys a c: this thread's queries are two columns.
+__device__ __forceinline__ void SoftmaxAcross(float (&scores)[kTileKeys / 16][4], float scale,
+                                              float (&top)[2], float (&total)[2],
+                                              float (&factor)[2]) {
+#pragma unroll
+  for (int column = 0; column < 2; ++column) {
+    float most = scores[0][column];
+#pragma unroll
+    for (int i = 0; i < kTileKeys / 16; ++i) {
+      most = fmaxf(most, fmaxf(scores[i][column], scores[i][column + 2]));
+    }
+    most = fmaxf(most, __shfl_xor_sync(~0u, most, 4));
+    most = fmaxf(most, __shfl_xor_sync(~0u, most, 8));
+    most = fmaxf(most, __shfl_xor_sync(~0u, most, 16));
+    float base;
+    factor[column] = RaiseTop(top[column], most, scale, base);
     float sum = 0;
 #pragma unroll
-    for (int i = 0; i < 64; i += 4) {
-#pragma unroll
-      for (int j = i + half * 2; j < i + half * 2 + 2; ++j) {
-        scores[j] = FastExp2(__fmaf_rn(scores[j], scale, -base));
-        sum = __fadd_rn(sum, scores[j]);
-      }
+    for (int i = 0; i < kTileKeys / 16; ++i) {
+      scores[i][column] = Weight(scores[i][column], scale, base);
+      scores[i][column + 2] = Weight(scores[i][column + 2], scale, base);
+      sum = __fadd_rn(sum, scores[i][column]);
+      sum = __fadd_rn(sum, scores[i][column + 2]);
     }
-    total[half] = __fmaf_rn(total[half], factor[half], sum);
+    sum = __fadd_rn(sum, __shfl_xor_sync(~0u, sum, 4));
+    total[column] = __fmaf_rn(total[column], factor[column], sum);
   }
 }
 
@@ -60,10 +103,14 @@ __device__ __forceinline__ void TakeWeights(const float (&scores)[64],
   }
 }
 
-// A row's total, the same in each lane that has a part of the row.
+// A query's total, the same in each lane that has a part of it: of Softmax, and of SoftmaxAcross.
 __device__ __forceinline__ float RowTotal(float part) {
   part = __fadd_rn(part, __shfl_xor_sync(~0u, part, 1));
   return __fadd_rn(part, __shfl_xor_sync(~0u, part, 2));
+}
+__device__ __forceinline__ float ColumnTotal(float part) {
+  part = __fadd_rn(part, __shfl_xor_sync(~0u, part, 8));
+  return __fadd_rn(part, __shfl_xor_sync(~0u, part, 16));
 }
 
 // How the sums of a segment are added to those of the ones before it: Merge() for each element,

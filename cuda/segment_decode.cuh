@@ -1,8 +1,9 @@
 // decoder_attention's kernel in the fixed order of sums (attention_segment.cuh), f16 and bf16.
 //
 // What lives where. A warp works alone: it has a segment of a sequence's KV head, 256 positions at
-// absolute multiples of 256, for up to 16 of its query heads, and does with it what a warp of
-// flash_attention's does, by mma.sync. Scores, sums and queries stay in registers; slabs of pages
+// absolute multiples of 256, for up to 8 of its query heads. Keys and values are the tensor cores'
+// first operand, 16 rows of it, and the heads the second, 8 columns: scores [keys, heads], sums
+// [head dim, heads]. Scores, sums and queries stay in registers; slabs of pages
 // (64 positions, 128 or 64 bytes of each) pass through a ring of the warp's own in shared memory,
 // filled by tensor copies that run ahead over the borders of segments.
 //
@@ -20,6 +21,7 @@
 namespace penstock::cuda {
 
 inline constexpr int kSegmentWarps = 8;
+inline constexpr int kSegmentHeads = 8;  // query heads an item
 inline constexpr int kSegmentPages = kSegmentKeys / kPage;
 inline constexpr int kTilePages = kTileKeys / kPage;
 
@@ -27,7 +29,7 @@ template <typename T>
 struct SegmentProblem {
   PagedAttention<T> paged;
   int group;           // query heads a KV head
-  int chunks;          // items a KV head: of up to kDecodeHeads query heads each
+  int chunks;          // items a KV head: of up to kSegmentHeads query heads each
   int item_heads;      // the most that an item has
   int slots;           // that `partials` has; at least the warps of a grid
   unsigned* counters;  // [rows * num_kv_heads * chunks] arrivals, zero between launches
@@ -113,8 +115,8 @@ struct SegmentLine {
     work.first_slot = start[row] * items_of_row + work.head * work.segments;
     work.kv_head = work.head / problem.chunks;
     const int chunk = work.head % problem.chunks;
-    work.first_head = work.kv_head * problem.group + chunk * kDecodeHeads;
-    work.num_heads = min(problem.group - chunk * kDecodeHeads, kDecodeHeads);
+    work.first_head = work.kv_head * problem.group + chunk * kSegmentHeads;
+    work.num_heads = min(problem.group - chunk * kSegmentHeads, kSegmentHeads);
     work.context = paged.ContextOrNone(row);
     work.first_seen = work.context == 0 ? 0 : paged.FirstSeen(work.context - 1);
     work.first_page = work.first_seen / kPage;
@@ -254,7 +256,7 @@ template <typename T, int D>
 struct SegmentTile {
   using S = SwizzledTile<D>;
   using Shared = SegmentShared<D>;
-  static constexpr int kSlabBlocks = S::kColumns / 8;
+  static constexpr int kSlabSteps = S::kColumns / 16;  // of the tensor cores, along the head dim
 
   const SegmentLine<T>& line;
   Shared& shared;
@@ -264,11 +266,11 @@ struct SegmentTile {
   int slot = 0;
   unsigned parity = 0;
 
-  uint32_t queries[D / 16][4];
-  float scores[64];
-  float sums[D / 2];
-  float top[2];    // of the segment, of rows lane / 4 and + 8
-  float total[2];  // this thread's part
+  uint32_t queries[D / 16][2];
+  float scores[kTileKeys / 16][4];  // of 16 keys each
+  float sums[D / 16][4];            // of 16 columns of the head dim each
+  float top[2];                     // of the segment, of the heads lane % 4 * 2 and the next
+  float total[2];                   // this thread's part
 
   __device__ SegmentTile(const SegmentLine<T>& l, Shared& s, SegmentLoader<T, D>& from)
       : line(l), shared(s), loader(from) {}
@@ -289,12 +291,12 @@ struct SegmentTile {
   }
 
   __device__ void LoadQueries(const SegmentWork& work) {
+    const int head = lane / 4;
 #pragma unroll
     for (int k = 0; k < D / 16; ++k) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int head = lane / 4 + i % 2 * 8;
-        const int at = k * 16 + lane % 4 * 2 + i / 2 * 8;
+      for (int i = 0; i < 2; ++i) {
+        const int at = k * 16 + lane % 4 * 2 + i * 8;
         const T* from = line.problem.paged.Query(work.row, work.first_head + head) + at;
         queries[k][i] = head < work.num_heads ? *reinterpret_cast<const uint32_t*>(from) : 0u;
       }
@@ -303,7 +305,10 @@ struct SegmentTile {
 
   __device__ __forceinline__ void BeginSegment() {
 #pragma unroll
-    for (int i = 0; i < D / 2; ++i) sums[i] = 0;
+    for (int block = 0; block < D / 16; ++block) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sums[block][i] = 0;
+    }
     top[0] = top[1] = -INFINITY;
     total[0] = total[1] = 0;
   }
@@ -311,7 +316,10 @@ struct SegmentTile {
   // The tile that begins at that page.
   __device__ __forceinline__ void Tile(const SegmentWork& work, int tile_page) {
 #pragma unroll
-    for (int i = 0; i < 64; ++i) scores[i] = 0;
+    for (int i = 0; i < kTileKeys / 16; ++i) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) scores[i][j] = 0;
+    }
 #pragma unroll
     for (int half = 0; half < kTilePages; ++half) {
       if (!HasPage(work, tile_page + half)) continue;
@@ -320,11 +328,18 @@ struct SegmentTile {
     }
     Mask(work, tile_page * kPage);
     float factor[2];
-    uint32_t weights[kTileKeys / 16][4];
-    Softmax(scores, line.problem.paged.scale, top, total, factor);
-    TakeWeights<T>(scores, weights);
+    SoftmaxAcross(scores, line.problem.paged.scale, top, total, factor);
+    uint32_t weights[kTileKeys / 16][2];
 #pragma unroll
-    for (int i = 0; i < D / 2; ++i) sums[i] *= factor[i / 2 % 2];
+    for (int i = 0; i < kTileKeys / 16; ++i) {
+      weights[i][0] = Transpose(PackTwo<T>(scores[i][0], scores[i][1]));
+      weights[i][1] = Transpose(PackTwo<T>(scores[i][2], scores[i][3]));
+    }
+#pragma unroll
+    for (int block = 0; block < D / 16; ++block) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sums[block][i] *= factor[i % 2];
+    }
 #pragma unroll
     for (int half = 0; half < kTilePages; ++half) {
       if (!HasPage(work, tile_page + half)) continue;
@@ -334,25 +349,29 @@ struct SegmentTile {
       }
     }
   }
+  // An 8 x 8 matrix of 16-bit elements, lane l with row l / 4, columns (l % 4) * 2 and the next.
+  __device__ __forceinline__ static uint32_t Transpose(uint32_t two) {
+    uint32_t result;
+    asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(result) : "r"(two));
+    return result;
+  }
   __device__ __forceinline__ static bool HasPage(const SegmentWork& work, int page) {
     return page >= work.first_page && page < work.end_page;
   }
 
-  // scores += queries keys^T, over the slab's columns, of the tile's page `half`.
+  // scores += keys queries^T, over the slab's columns, of the tile's page `half`.
   __device__ __forceinline__ void Score(int half, int slab) {
     const uint32_t keys = AwaitSlab();
-    // Lanes of eight: 16 bytes on along the rows, and then eight keys on.
-    const int row = lane / 16 * 8 + lane % 8;
+    // Lanes of eight: 8 keys on, and then 16 bytes on along the rows.
+    const int row = lane / 8 % 2 * 8 + lane % 8;
 #pragma unroll
-    for (int k = 0; k < S::kColumns / 16; ++k) {
+    for (int k = 0; k < kSlabSteps; ++k) {
 #pragma unroll
-      for (int pair = 0; pair < kPage / 16; ++pair) {
-        uint32_t of[4];
-        LoadMatrices(of, keys + S::UnitOffset(pair * 16 + row, k * 2 + lane / 8 % 2));
-        const int block = half * (kPage / 8) + pair * 2;
-        const auto& a = queries[slab * (S::kColumns / 16) + k];
-        MultiplyAdd<T>(reinterpret_cast<float(&)[4]>(scores[block * 4]), a, of[0], of[1]);
-        MultiplyAdd<T>(reinterpret_cast<float(&)[4]>(scores[block * 4 + 4]), a, of[2], of[3]);
+      for (int block = 0; block < kPage / 16; ++block) {
+        uint32_t a[4];
+        LoadMatrices(a, keys + S::UnitOffset(block * 16 + row, k * 2 + lane / 16));
+        const auto& b = queries[slab * kSlabSteps + k];
+        MultiplyAdd<T>(scores[half * (kPage / 16) + block], a, b[0], b[1]);
       }
     }
     Release();
@@ -363,15 +382,18 @@ struct SegmentTile {
     const int end = work.context - first;
     if (begin <= 0 && end >= kTileKeys) return;
 #pragma unroll
-    for (int i = 0; i < 64; ++i) {
-      const int key = i / 4 * 8 + lane % 4 * 2 + i % 2;
-      if (key < begin || key >= end) scores[i] = -INFINITY;
+    for (int i = 0; i < kTileKeys / 16; ++i) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const int key = i * 16 + lane / 4 + j / 2 * 8;
+        if (key < begin || key >= end) scores[i][j] = -INFINITY;
+      }
     }
   }
 
-  // sums += weights values, for the slab's columns.
+  // sums += values^T weights, for the slab's columns.
   __device__ __forceinline__ void AddValues(const SegmentWork& work, int first, int half, int slab,
-                                            const uint32_t (&weights)[kTileKeys / 16][4]) {
+                                            const uint32_t (&weights)[kTileKeys / 16][2]) {
     const uint32_t values = AwaitSlab();
     if (first < work.first_seen || first + kPage > work.context) {
       // Nothing times what an unseen place may hold would not be nothing.
@@ -383,61 +405,53 @@ struct SegmentTile {
       }
       __syncwarp();
     }
-    const int row = lane / 8 % 2 * 8 + lane % 8;
+    // Lanes of eight: 16 bytes on along the rows, and then 8 keys on.
+    const int row = lane / 16 * 8 + lane % 8;
 #pragma unroll
     for (int k = 0; k < kPage / 16; ++k) {
 #pragma unroll
-      for (int pair = 0; pair < kSlabBlocks / 2; ++pair) {
-        uint32_t of[4];
-        LoadTransposed(of, values + S::UnitOffset(k * 16 + row, pair * 2 + lane / 16));
-        const int block = slab * kSlabBlocks + pair * 2;
-        const auto& a = weights[half * (kPage / 16) + k];
-        MultiplyAdd<T>(reinterpret_cast<float(&)[4]>(sums[block * 4]), a, of[0], of[1]);
-        MultiplyAdd<T>(reinterpret_cast<float(&)[4]>(sums[block * 4 + 4]), a, of[2], of[3]);
+      for (int block = 0; block < kSlabSteps; ++block) {
+        uint32_t a[4];
+        LoadTransposed(a, values + S::UnitOffset(k * 16 + row, block * 2 + lane / 8 % 2));
+        const auto& b = weights[half * (kPage / 16) + k];
+        MultiplyAdd<T>(sums[slab * kSlabSteps + block], a, b[0], b[1]);
       }
     }
     Release();
   }
 
-  // body(row of the item, half of this thread's registers, index in sums, column), of all rows that
-  // there are.
+  // body(head of the item, column of the head dim, which of the two heads, sum), for each sum of
+  // this thread's that is of a head.
   template <typename Body>
-  __device__ __forceinline__ void ForEachPair(const SegmentWork& work, const Body& body) const {
+  __device__ __forceinline__ void ForEachSum(const SegmentWork& work, const Body& body) {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int row = lane / 4 + half * 8;
-      if (row >= work.num_heads) continue;
+    for (int i = 0; i < 4; ++i) {
+      const int head = lane % 4 * 2 + i % 2;
+      if (head >= work.num_heads) continue;
 #pragma unroll
-      for (int i = 0; i < D / 2; i += 4) {
-        body(row, half, i + half * 2, i * 2 + lane % 4 * 2);
+      for (int block = 0; block < D / 16; ++block) {
+        body(head, block * 16 + lane / 4 + i / 2 * 8, i % 2, sums[block][i]);
       }
     }
   }
 
-  __device__ void StoreOut(const SegmentWork& work) {
-    const float by[2] = {Normaliser(RowTotal(total[0])), Normaliser(RowTotal(total[1]))};
-    ForEachPair(work, [&](int row, int half, int i, int column) {
-      T* out = line.problem.paged.Out(work.row, work.first_head + row) + column;
-      *reinterpret_cast<uint32_t*>(out) = PackTwo<T>(sums[i] * by[half], sums[i + 1] * by[half]);
+  __device__ void StoreOut(const SegmentWork& work, const float (&totals)[2]) {
+    const float by[2] = {Normaliser(totals[0]), Normaliser(totals[1])};
+    ForEachSum(work, [&](int head, int column, int which, float sum) {
+      line.problem.paged.Out(work.row, work.first_head + head)[column] =
+          FromFloat<T>(__fmul_rn(sum, by[which]));
     });
   }
 
-  __device__ void StorePartial(const SegmentWork& work, float* to) {
-    const float totals[2] = {RowTotal(total[0]), RowTotal(total[1])};
-    ForEachPair(work, [&](int row, int, int i, int column) {
-      *reinterpret_cast<float2*>(to + row * D + column) = {sums[i], sums[i + 1]};
-    });
-    StoreTops(work, to, top, totals);
-  }
-  __device__ __forceinline__ void StoreTops(const SegmentWork& work, float* to,
-                                            const float (&tops)[2], const float (&totals)[2]) {
+  __device__ void StorePartial(const SegmentWork& work, const float (&totals)[2], float* to) {
+    ForEachSum(work, [&](int head, int column, int, float sum) { to[head * D + column] = sum; });
     const int heads = line.problem.item_heads;
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int row = lane / 4 + half * 8;
-      if (lane % 4 != 0 || row >= work.num_heads) continue;
-      to[heads * D + row] = tops[half];
-      to[heads * (D + 1) + row] = totals[half];
+    for (int which = 0; which < 2; ++which) {
+      const int head = lane % 4 * 2 + which;
+      if (lane >= 4 || head >= work.num_heads) continue;
+      to[heads * D + head] = top[which];
+      to[heads * (D + 1) + head] = totals[which];
     }
   }
 
@@ -445,17 +459,14 @@ struct SegmentTile {
   __device__ void MergeInto(const SegmentWork& work, float* merged, float (&merged_top)[2],
                             float (&merged_total)[2]) {
     const SegmentMerge merges[2] = {{merged_top[0], top[0]}, {merged_top[1], top[1]}};
-    ForEachPair(work, [&](int row, int half, int i, int column) {
-      auto* at = reinterpret_cast<float2*>(merged + row * D + column);
-      const float2 before = *at;
-      sums[i] = merges[half].Merge(before.x, sums[i]);
-      sums[i + 1] = merges[half].Merge(before.y, sums[i + 1]);
-      *at = {sums[i], sums[i + 1]};
+    ForEachSum(work, [&](int head, int column, int which, float& sum) {
+      sum = merges[which].Merge(merged[head * D + column], sum);
+      merged[head * D + column] = sum;
     });
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      merged_total[half] = merges[half].Merge(merged_total[half], RowTotal(total[half]));
-      merged_top[half] = merges[half].top;
+    for (int which = 0; which < 2; ++which) {
+      merged_total[which] = merges[which].Merge(merged_total[which], ColumnTotal(total[which]));
+      merged_top[which] = merges[which].top;
     }
   }
 
@@ -466,8 +477,9 @@ struct SegmentTile {
          page += kTilePages) {
       Tile(work, page);
     }
-    if (work.segments == 1) return StoreOut(work);
-    StorePartial(work, line.problem.Slot(index));
+    const float totals[2] = {ColumnTotal(total[0]), ColumnTotal(total[1])};
+    if (work.segments == 1) return StoreOut(work, totals);
+    StorePartial(work, totals, line.problem.Slot(index));
     __syncwarp();
     unsigned before = 0;
     unsigned* counter = line.problem.counters + work.row * line.items_of_row + work.head;
@@ -484,9 +496,7 @@ struct SegmentTile {
     float* merged = line.problem.Slot(SegmentLine<T>::Warp());
     float merged_top[2] = {-INFINITY, -INFINITY};
     float merged_total[2] = {};
-    ForEachPair(work, [&](int row, int, int, int column) {
-      *reinterpret_cast<float2*>(merged + row * D + column) = {};
-    });
+    ForEachSum(work, [&](int head, int column, int, float) { merged[head * D + column] = 0; });
     int page = work.first_page / kTilePages * kTilePages;
     while (page < work.end_page) {
       BeginSegment();
@@ -494,12 +504,7 @@ struct SegmentTile {
       for (; page < end; page += kTilePages) Tile(work, page);
       MergeInto(work, merged, merged_top, merged_total);
     }
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      // StoreOut wants this thread's part.
-      total[half] = lane % 4 == 0 ? merged_total[half] : 0.0f;
-    }
-    StoreOut(work);
+    StoreOut(work, merged_total);
   }
 
   // The item's segments in ascending order: four heads at a time, a lane has D / 32 columns.

@@ -98,7 +98,10 @@ int64_t PartialBytes(const HeadLayout& heads) {
 }
 
 int64_t ItemHeads(const HeadLayout& heads) {
-  return std::min<int64_t>(heads.num_heads / heads.num_kv_heads, kDecodeHeads);
+  return std::min<int64_t>(heads.num_heads / heads.num_kv_heads, kSegmentHeads);
+}
+int64_t SegmentChunks(const HeadLayout& heads) {
+  return (heads.num_heads / heads.num_kv_heads + kSegmentHeads - 1) / kSegmentHeads;
 }
 
 // Of the fixed order: 4096 positions of 1000 KV heads of four query heads, say.
@@ -117,7 +120,7 @@ void LaunchSegments(cudaStream_t stream, const AttentionArgs& args, uint8_t* wor
   const HeadLayout& heads = args.heads;
   const SegmentProblem<T> problem = {MakePagedAttention<T>(args),
                                      static_cast<int>(heads.num_heads / heads.num_kv_heads),
-                                     static_cast<int>(Chunks(heads)),
+                                     static_cast<int>(SegmentChunks(heads)),
                                      static_cast<int>(ItemHeads(heads)),
                                      static_cast<int>(SegmentSlots(heads)),
                                      reinterpret_cast<unsigned*>(workspace + SlotBytes(heads)),
@@ -135,8 +138,10 @@ void LaunchSegments(cudaStream_t stream, const AttentionArgs& args, uint8_t* wor
 }  // namespace
 
 int64_t DecoderAttentionWorkspace(const HeadLayout& heads, int64_t max_rows, SumOrder order) {
-  return (order == SumOrder::kFixed ? SlotBytes(heads) : PartialBytes(heads)) +
-         max_rows * heads.num_kv_heads * Chunks(heads) * static_cast<int64_t>(sizeof(unsigned));
+  const bool fixed = order == SumOrder::kFixed;
+  return (fixed ? SlotBytes(heads) : PartialBytes(heads)) +
+         max_rows * heads.num_kv_heads * (fixed ? SegmentChunks(heads) : Chunks(heads)) *
+             static_cast<int64_t>(sizeof(unsigned));
 }
 
 void LaunchDecoderAttention(cudaStream_t stream, const AttentionArgs& args, const Tensor& workspace,
