@@ -4,6 +4,7 @@
 #include <string>
 
 #include "cuda/cuda_check.h"
+#include "cuda/sum_chain.h"
 
 namespace penstock::cuda {
 namespace {
@@ -51,8 +52,13 @@ cublasHandle_t Blas::On(cudaStream_t stream) const {
 
 void Blas::Linear(cudaStream_t stream, const Tensor& x, const Tensor& weight, const Tensor& out) {
   // A cuBLAS handle is a cuBLASLt handle.
-  linear_.Run(reinterpret_cast<cublasLtHandle_t>(handle_), stream, x, weight, out, workspace_,
-              kWorkspaceBytes);
+  const auto handle = reinterpret_cast<cublasLtHandle_t>(handle_);
+  if (sum_order_ == SumOrder::kFastest) {
+    return linear_.Run(handle, stream, x, weight, out, workspace_, kWorkspaceBytes);
+  }
+  if (!linear_.RunChain(handle, stream, x, weight, out, workspace_, kWorkspaceBytes)) {
+    LaunchChainLinear(stream, x, weight, out);
+  }
 }
 
 }  // namespace penstock::cuda

@@ -7,6 +7,7 @@
 
 #include "core/tensor/tensor.h"
 #include "cuda/lt_linear.h"
+#include "cuda/sum_order.h"
 
 namespace penstock::cuda {
 
@@ -21,6 +22,9 @@ class Blas {
   // The handle, with its work on `stream`.
   cublasHandle_t On(cudaStream_t stream) const;
 
+  // In which every Linear from now on sums.
+  void set_sum_order(SumOrder order) { sum_order_ = order; }
+  SumOrder sum_order() const { return sum_order_; }
   // lt_linear.h's product.
   void Linear(cudaStream_t stream, const Tensor& x, const Tensor& weight, const Tensor& out);
 
@@ -28,6 +32,7 @@ class Blas {
   cublasHandle_t handle_ = nullptr;
   void* workspace_ = nullptr;
   LtLinear linear_;
+  SumOrder sum_order_ = SumOrder::kFastest;
 };
 
 // REQUIRES: f32, f16 or bf16.

@@ -26,8 +26,10 @@ class CudaBackend final : public Backend {
                               MakeCudaAllocator(options.ordinal));
     std::unique_ptr<CudaBackend> backend(new CudaBackend(options, std::move(memory)));
     PENSTOCK_ASSIGN_OR_RETURN(
-        backend->ops_, cuda::CudaOps::Make(options.heads, options.vocab_size, options.max_sequences,
-                                           *backend->memory_));
+        backend->ops_,
+        cuda::CudaOps::Make(options.heads, options.vocab_size, options.max_sequences,
+                            options.invariant ? cuda::SumOrder::kFixed : cuda::SumOrder::kFastest,
+                            *backend->memory_));
     return backend;
   }
   ~CudaBackend() override {
@@ -122,6 +124,12 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(const CudaBackendOption
     return absl::InvalidArgumentError(
         absl::StrCat("a GPU decodes ", cuda::kMaxDecodeRows, " sequences at once at most, not ",
                      options.max_sequences, ": lower --max-sequences"));
+  }
+  if (options.invariant && !cuda::HasFixedOrder(type, options.heads)) {
+    return absl::UnimplementedError(absl::StrCat(
+        "--invariant has kernels for bf16 and f16 and for heads of 64, 96 or 128, not for ",
+        Abs(Name(type)), " and heads of ", options.heads.head_dim,
+        ": use --precision bf16, or leave --invariant out"));
   }
   return CudaBackend::Make(options);
 }

@@ -22,9 +22,11 @@ struct CudaBackendOptions {
   int64_t max_sequences = 0;  // rows that decode in one step
   int threads = 0;            // of the host, while weights are turned; 0: one a core
   bool graphs = true;         // keep steps of decodes as graphs
+  bool invariant = false;     // a token has the same bits whatever the batch and the chunk
 };
 
-// Errors: those of MakeCudaAllocator; INVALID_ARGUMENT for another precision; RESOURCE_EXHAUSTED.
+// Errors: those of MakeCudaAllocator; INVALID_ARGUMENT for another precision, UNIMPLEMENTED for
+// heads or a precision that have no invariant kernels; RESOURCE_EXHAUSTED.
 absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(const CudaBackendOptions& options);
 
 }  // namespace penstock

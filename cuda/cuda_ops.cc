@@ -6,12 +6,13 @@
 namespace penstock::cuda {
 
 absl::StatusOr<std::unique_ptr<CudaOps>> CudaOps::Make(const HeadLayout& heads, int64_t vocab_size,
-                                                       int64_t max_rows, BaseAllocator& memory) {
-  std::unique_ptr<CudaOps> ops(new CudaOps());
+                                                       int64_t max_rows, SumOrder order,
+                                                       BaseAllocator& memory) {
+  std::unique_ptr<CudaOps> ops(new CudaOps(order));
   PENSTOCK_ASSIGN_OR_RETURN(ops->sampling_, SamplingBuffer::Make(vocab_size, memory));
   PENSTOCK_ASSIGN_OR_RETURN(
       ops->decoder_workspace_,
-      Tensor::Make(DataType::kU8, {DecoderAttentionWorkspace(heads, max_rows)}, memory));
+      Tensor::Make(DataType::kU8, {DecoderAttentionWorkspace(heads, max_rows, order)}, memory));
   CUDA_CHECK(cudaMemsetAsync(ops->decoder_workspace_.raw(), 0,
                              static_cast<size_t>(ops->decoder_workspace_.bytes()),
                              ops->stream_.get()));
@@ -53,11 +54,11 @@ void CudaOps::ConcatKv(const Tensor& qkv, const Tensor& kv_slots, const HeadLayo
 }
 
 void CudaOps::FlashAttention(const AttentionArgs& args) {
-  LaunchFlashAttention(stream_.get(), args);
+  LaunchFlashAttention(stream_.get(), args, order_);
 }
 
 void CudaOps::DecoderAttention(const AttentionArgs& args) {
-  LaunchDecoderAttention(stream_.get(), args, decoder_workspace_);
+  LaunchDecoderAttention(stream_.get(), args, decoder_workspace_, order_);
 }
 
 void CudaOps::Swiglu(const Tensor& gate_up, const Tensor& out) {

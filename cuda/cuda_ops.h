@@ -13,10 +13,12 @@ namespace penstock::cuda {
 
 class CudaOps final : public Ops {
  public:
-  // For models of these heads and this vocabulary, and steps in which so many rows decode.
+  // For models of these heads and this vocabulary, and steps in which so many rows decode. Of the
+  // fixed order, REQUIRES: HasFixedOrder (cuda/kernels/launchers.h).
   // Errors: the allocator's, whose memory is the current device's and outlives this.
   static absl::StatusOr<std::unique_ptr<CudaOps>> Make(const HeadLayout& heads, int64_t vocab_size,
-                                                       int64_t max_rows, BaseAllocator& memory);
+                                                       int64_t max_rows, SumOrder order,
+                                                       BaseAllocator& memory);
 
   const CudaStream& stream() const { return stream_; }
 
@@ -55,8 +57,9 @@ class CudaOps final : public Ops {
               const Conv2dOptions& options, const Tensor& out) override;
 
  private:
-  CudaOps() = default;
+  explicit CudaOps(SumOrder order) : order_(order) { blas_.set_sum_order(order); }
 
+  const SumOrder order_;
   CudaStream stream_;
   Blas blas_;
   std::unique_ptr<SamplingBuffer> sampling_;

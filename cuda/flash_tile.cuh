@@ -9,9 +9,11 @@
 // arXiv:2407.08608).
 //
 // Tiles begin at multiples of 128 positions, and what a query does not see adds exact zeros: its
-// result does not depend on the chunk it came in.
+// result does not depend on the chunk it came in. With kSegments it does not depend on the kernel
+// either (attention_segment.cuh): what is summed up of the segments before stands in shared memory.
 #pragma once
 
+#include "cuda/attention_segment.cuh"
 #include "cuda/query_tile.cuh"
 #include "cuda/tensor_map.h"
 #include "cuda/warpgroup_mma.cuh"
@@ -19,7 +21,7 @@
 namespace penstock::cuda {
 
 inline constexpr int kFlashQueries = 128;
-inline constexpr int kFlashKeys = 128;
+inline constexpr int kFlashKeys = kTileKeys;
 inline constexpr int kFlashConsumers = 256;  // threads
 inline constexpr int kFlashThreads = kFlashConsumers + 128;
 inline constexpr int kFlashStages = 2;
@@ -43,6 +45,11 @@ struct FlashShared {
 
   static constexpr size_t kBytes =
       1024 + 5 * sizeof(Tile) + (4 * kFlashStages + 1) * sizeof(uint64_t);
+  // Sums of the segments before, a thread's in a column: behind the rest, with kSegments.
+  static constexpr size_t kMergedBytes = D / 2 * kFlashConsumers * sizeof(float);
+  __device__ __forceinline__ float* Merged() {
+    return reinterpret_cast<float*>(reinterpret_cast<uint8_t*>(this) + kBytes - 1024);
+  }
 };
 
 struct FlashPlace {
@@ -100,7 +107,7 @@ __device__ void FillFlashRings(const PagedAttention<T>& paged, const QueryTile& 
 }
 
 // One warpgroup: 64 queries.
-template <typename T, int D>
+template <typename T, int D, bool kSegments>
 struct FlashTile {
   using S = SwizzledTile<D>;
   static constexpr int kSlabBytes = FlashShared<D>::kSlabBytes;
@@ -118,9 +125,13 @@ struct FlashTile {
   float scores[64];
   float sums[D / 2];
   uint32_t weights[kFlashKeys / 16][4];
-  float top[2];
+  float top[2];     // of the segment, and so on
   float total[2];   // this thread's part
   float factor[2];  // that brings older sums to the new top
+  // Of the segments before.
+  bool has_merged = false;
+  float merged_top[2] = {-INFINITY, -INFINITY};
+  float merged_total[2] = {};
 
   __device__ FlashTile(const PagedAttention<T>& p, const QueryTile& t, FlashShared<D>& s)
       : paged(p), tile(t), shared(s) {
@@ -218,41 +229,25 @@ struct FlashTile {
         scores[i] = unseen ? -INFINITY : scores[i];
       }
     }
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      float most = scores[half * 2];
-#pragma unroll
-      for (int i = 0; i < 64; i += 4) {
-        most = fmaxf(most, fmaxf(scores[i + half * 2], scores[i + half * 2 + 1]));
-      }
-      most = fmaxf(most, __shfl_xor_sync(~0u, most, 1));
-      most = fmaxf(most, __shfl_xor_sync(~0u, most, 2));
-      const float after = fmaxf(top[half], most * paged.scale);
-      const float base = after == -INFINITY ? 0.0f : after;  // a query may see nothing of this tile
-      factor[half] = FastExp2(top[half] - base);
-      top[half] = after;
-      float sum = 0;
-#pragma unroll
-      for (int i = 0; i < 64; i += 4) {
-#pragma unroll
-        for (int j = i + half * 2; j < i + half * 2 + 2; ++j) {
-          scores[j] = FastExp2(fmaf(scores[j], paged.scale, -base));
-          sum += scores[j];
-        }
-      }
-      total[half] = total[half] * factor[half] + sum;
-    }
+    cuda::Softmax(scores, paged.scale, top, total, factor);
     ComputeBefore(total[0] + total[1], &shared.never_written);
   }
 
-  __device__ __forceinline__ void TakeWeights() {
+  // Adds a segment's sums, of that top and this thread's part of that total, to those before.
+  __device__ __forceinline__ void EndSegment(const float (&tops)[2], const float (&totals)[2]) {
+    float* merged = shared.Merged() + threadIdx.x;
+    const SegmentMerge merges[2] = {{merged_top[0], tops[0]}, {merged_top[1], tops[1]}};
 #pragma unroll
-    for (int k = 0; k < kFlashKeys / 16; ++k) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        weights[k][i] = PackTwo<T>(scores[k * 8 + i * 2], scores[k * 8 + i * 2 + 1]);
-      }
+    for (int i = 0; i < D / 2; ++i) {
+      const float before = has_merged ? merged[i * kFlashConsumers] : 0.0f;
+      merged[i * kFlashConsumers] = merges[i / 2 % 2].Merge(before, sums[i]);
     }
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      merged_top[half] = merges[half].top;
+      merged_total[half] = merges[half].Merge(merged_total[half], RowTotal(totals[half]));
+    }
+    has_merged = true;
   }
 
   // The warpgroups take turns: while one is at its softmax the tensor cores have the other's
@@ -278,13 +273,22 @@ struct FlashTile {
     WaitForProducts<1>();
     HoldRegisters(scores);
     Release(&shared.empty_keys[place.slot]);
+    const bool ends = kSegments && (first + kFlashKeys) % kSegmentKeys == 0;
+    const float tops[2] = {top[0], top[1]};
+    const float totals[2] = {total[0], total[1]};
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      top[half] = ends ? -INFINITY : top[half];
+      total[half] = ends ? 0.0f : total[half];
+    }
     Softmax<kEdge>(first + kFlashKeys);
     WaitForProducts<0>();
     HoldRegisters(sums);
     Release(&shared.empty_values[before.slot]);
+    if (ends) EndSegment(tops, totals);
 #pragma unroll
-    for (int i = 0; i < D / 2; ++i) sums[i] *= factor[i / 2 % 2];
-    TakeWeights();
+    for (int i = 0; i < D / 2; ++i) sums[i] = ends ? 0.0f : sums[i] * factor[i / 2 % 2];
+    TakeWeights<T>(scores, weights);
   }
 
   __device__ __forceinline__ void Run() {
@@ -298,7 +302,7 @@ struct FlashTile {
     HoldRegisters(scores);
     Release(&shared.empty_keys[place.slot]);
     Softmax<true>(first);
-    TakeWeights();
+    TakeWeights<T>(scores, weights);
     for (; first + kFlashKeys < tile.end_seen; first += kFlashKeys) {
       if (first >= tile.first_seen && SeesAll(first + kFlashKeys)) {
         Step<false>(place, first);
@@ -314,14 +318,19 @@ struct FlashTile {
   }
 
   __device__ void Store(int head) {
+    if (kSegments && has_merged) {
+      EndSegment(top, total);
+#pragma unroll
+      for (int i = 0; i < D / 2; ++i) {
+        sums[i] = shared.Merged()[i * kFlashConsumers + threadIdx.x];
+      }
+    }
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      float all = total[half];
-      all += __shfl_xor_sync(~0u, all, 1);
-      all += __shfl_xor_sync(~0u, all, 2);
+      const float all = kSegments && has_merged ? merged_total[half] : RowTotal(total[half]);
       const int at = group * kRows + row + half * 8;
       if (at >= tile.count) continue;
-      const float by = 1.0f / all;
+      const float by = Normaliser(all);
       T* out = paged.Out(tile.token + at, head) + lane % 4 * 2;
 #pragma unroll
       for (int i = 0; i < D / 2; i += 4) {
@@ -332,7 +341,7 @@ struct FlashTile {
   }
 };
 
-template <typename T, int D>
+template <typename T, int D, bool kSegments>
 __global__ void __launch_bounds__(kFlashThreads, 1)
     FlashTileKernel(const __grid_constant__ PagedAttention<T> paged,
                     const __grid_constant__ CUtensorMap map) {
@@ -361,7 +370,7 @@ __global__ void __launch_bounds__(kFlashThreads, 1)
     }
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
-    FlashTile<T, D> work(paged, tile, shared);
+    FlashTile<T, D, kSegments> work(paged, tile, shared);
     work.LoadQueries(head);
     work.Run();
     work.Store(head);

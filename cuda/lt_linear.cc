@@ -1,7 +1,16 @@
 #include "cuda/lt_linear.h"
 
+#include <algorithm>
+#include <string>
+#include <utility>
+#include <vector>
+
 #include "core/base/check.h"
+#include "core/base/log.h"
 #include "cuda/blas.h"
+#include "cuda/cuda_check.h"
+#include "cuda/sum_chain.h"
+#include "cuda/sum_order.h"
 
 namespace penstock::cuda {
 namespace {
@@ -43,25 +52,68 @@ uint32_t CommonAlignment(const Tensor& x, const Tensor& weight, const Tensor& ou
   return static_cast<uint32_t>(bits & (~bits + 1));
 }
 
-cublasLtMatmulAlgo_t Ask(cublasLtHandle_t handle, Problem& problem, uint32_t alignment,
-                         size_t workspace_bytes) {
+// Up to `most`, the one first that should be the fastest.
+std::vector<cublasLtMatmulAlgo_t> Ask(cublasLtHandle_t handle, Problem& problem, uint32_t alignment,
+                                      size_t workspace_bytes, SumOrder order, int most) {
   cublasLtMatmulPreferenceOpaque_t preference;
   BLAS_CHECK(cublasLtMatmulPreferenceInit(&preference));
   const auto set = [&](cublasLtMatmulPreferenceAttributes_t attribute, const auto& value) {
     BLAS_CHECK(cublasLtMatmulPreferenceSetAttribute(&preference, attribute, &value, sizeof(value)));
   };
   set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, workspace_bytes);
+  if (order == SumOrder::kFixed) {
+    set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, uint32_t{CUBLASLT_REDUCTION_SCHEME_NONE});
+  }
   set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment);
   set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment);
   set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment);
   set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment);
-  cublasLtMatmulHeuristicResult_t found;
+  std::vector<cublasLtMatmulHeuristicResult_t> found(static_cast<size_t>(most));
   int count = 0;
-  BLAS_CHECK(cublasLtMatmulAlgoGetHeuristic(handle, &problem.operation, &problem.weight, &problem.x,
-                                            &problem.out, &problem.out, &preference, 1, &found,
-                                            &count));
-  PENSTOCK_CHECK_EQ(count, 1);
-  return found.algo;
+  const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
+      handle, &problem.operation, &problem.weight, &problem.x, &problem.out, &problem.out,
+      &preference, most, found.data(), &count);
+  if (status == CUBLAS_STATUS_NOT_SUPPORTED) count = 0;
+  if (status != CUBLAS_STATUS_NOT_SUPPORTED) BLAS_CHECK(status);
+  std::vector<cublasLtMatmulAlgo_t> algorithms;
+  for (int i = 0; i < count; ++i) algorithms.push_back(found[static_cast<size_t>(i)].algo);
+  return algorithms;
+}
+
+void Multiply(cublasLtHandle_t handle, cudaStream_t stream, const Tensor& x, const Tensor& weight,
+              const Tensor& out, const cublasLtMatmulAlgo_t& algorithm, void* workspace,
+              size_t workspace_bytes) {
+  Problem problem(x, weight, out, x.dim(0));
+  const float one = 1;
+  const float zero = 0;
+  BLAS_CHECK(cublasLtMatmul(handle, &problem.operation, &one, weight.raw(), &problem.weight,
+                            x.raw(), &problem.x, &zero, out.raw(), &problem.out,
+                            const_cast<void*>(out.raw()), &problem.out, &algorithm, workspace,
+                            workspace_bytes, stream));
+}
+
+// The fewest milliseconds of three; before each `flush` is written, so that level 2 holds little of
+// the last one's weights.
+template <typename Enqueue>
+float Milliseconds(cudaStream_t stream, void* flush, size_t flush_bytes, const Enqueue& enqueue) {
+  cudaEvent_t begin = nullptr;
+  cudaEvent_t end = nullptr;
+  CUDA_CHECK(cudaEventCreate(&begin));
+  CUDA_CHECK(cudaEventCreate(&end));
+  float fewest = 1e30f;
+  for (int i = 0; i < 3; ++i) {
+    CUDA_CHECK(cudaMemsetAsync(flush, 0, flush_bytes, stream));
+    CUDA_CHECK(cudaEventRecord(begin, stream));
+    enqueue();
+    CUDA_CHECK(cudaEventRecord(end, stream));
+    CUDA_CHECK(cudaEventSynchronize(end));
+    float elapsed = 0;
+    CUDA_CHECK(cudaEventElapsedTime(&elapsed, begin, end));
+    fewest = std::min(fewest, elapsed);
+  }
+  CUDA_CHECK(cudaEventDestroy(begin));
+  CUDA_CHECK(cudaEventDestroy(end));
+  return fewest;
 }
 
 }  // namespace
@@ -72,31 +124,71 @@ int64_t LtLinear::TokenBucket(int64_t tokens) {
   return tokens <= power / 4 * 3 ? power / 4 * 3 : power;
 }
 
+LtLinear::Key LtLinear::KeyOf(const Tensor& x, const Tensor& weight, const Tensor& out) {
+  return {static_cast<int64_t>(x.type()),
+          static_cast<int64_t>(out.type()),
+          TokenBucket(x.dim(0)),
+          weight.dim(1),
+          weight.dim(0),
+          x.stride(0),
+          out.stride(0),
+          CommonAlignment(x, weight, out)};
+}
+
 void LtLinear::Run(cublasLtHandle_t handle, cudaStream_t stream, const Tensor& x,
                    const Tensor& weight, const Tensor& out, void* workspace,
                    size_t workspace_bytes) {
-  const int64_t bucket = TokenBucket(x.dim(0));
-  const uint32_t alignment = CommonAlignment(x, weight, out);
-  const Key key = {static_cast<int64_t>(x.type()),
-                   static_cast<int64_t>(out.type()),
-                   bucket,
-                   weight.dim(1),
-                   weight.dim(0),
-                   x.stride(0),
-                   out.stride(0),
-                   alignment};
+  const Key key = KeyOf(x, weight, out);
   auto found = algorithms_.find(key);
   if (found == algorithms_.end()) {
-    Problem problem(x, weight, out, bucket);
-    found = algorithms_.emplace(key, Ask(handle, problem, alignment, workspace_bytes)).first;
+    Problem problem(x, weight, out, TokenBucket(x.dim(0)));
+    const auto algorithms = Ask(handle, problem, CommonAlignment(x, weight, out), workspace_bytes,
+                                SumOrder::kFastest, 1);
+    PENSTOCK_CHECK_EQ(algorithms.size(), size_t{1});
+    found = algorithms_.emplace(key, algorithms.front()).first;
   }
-  Problem problem(x, weight, out, x.dim(0));
-  const float one = 1;
-  const float zero = 0;
-  BLAS_CHECK(cublasLtMatmul(handle, &problem.operation, &one, weight.raw(), &problem.weight,
-                            x.raw(), &problem.x, &zero, out.raw(), &problem.out,
-                            const_cast<void*>(out.raw()), &problem.out, &found->second, workspace,
-                            workspace_bytes, stream));
+  Multiply(handle, stream, x, weight, out, found->second, workspace, workspace_bytes);
+}
+
+bool LtLinear::RunChain(cublasLtHandle_t handle, cudaStream_t stream, const Tensor& x,
+                        const Tensor& weight, const Tensor& out, void* workspace,
+                        size_t workspace_bytes) {
+  constexpr int kCandidates = 8;
+  const Key key = KeyOf(x, weight, out);
+  auto found = chains_.find(key);
+  if (found == chains_.end()) {
+    Problem problem(x, weight, out, TokenBucket(x.dim(0)));
+    // Whoever has no workspace splits nothing.
+    const std::vector<cublasLtMatmulAlgo_t> candidates =
+        Ask(handle, problem, CommonAlignment(x, weight, out), 0, SumOrder::kFixed, kCandidates);
+    const auto multiply = [&](const Tensor& of, const cublasLtMatmulAlgo_t& algorithm) {
+      Multiply(handle, stream, of, weight, out, algorithm, nullptr, 0);
+    };
+    std::vector<std::pair<float, size_t>> times;
+    for (size_t i = 0; i < candidates.size(); ++i) {
+      multiply(x, candidates[i]);
+      const float took =
+          Milliseconds(stream, workspace, workspace_bytes, [&] { multiply(x, candidates[i]); });
+      times.emplace_back(took, i);
+    }
+    std::sort(times.begin(), times.end());
+    std::optional<cublasLtMatmulAlgo_t> best;
+    for (const auto& [took, i] : times) {
+      const auto check = [&](const Tensor& of) { multiply(of, candidates[i]); };
+      if (!IsChain(stream, x, weight, out, check)) continue;
+      best = candidates[i];
+      break;
+    }
+    if (!best) {
+      LogWarning(absl::StrCat("--invariant: this cuBLASLt has no product of ", x.dim(0), " x ",
+                              weight.dim(1), " by ", weight.dim(0), " ", Abs(Name(x.type())),
+                              " in the fixed order of sums: a slow kernel takes its place"));
+    }
+    found = chains_.emplace(key, best).first;
+  }
+  if (!found->second) return false;
+  Multiply(handle, stream, x, weight, out, *found->second, nullptr, 0);
+  return true;
 }
 
 }  // namespace penstock::cuda

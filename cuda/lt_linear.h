@@ -2,6 +2,10 @@
 // The library's heuristic takes some 50 microseconds, a product's launch a few, so answers are
 // kept: by types, sizes, strides and alignment, for numbers of tokens in steps of at most a half. A
 // stage that has run each of these numbers while loading asks nothing in service.
+//
+// Where the order of sums is fixed (sum_chain.h) the algorithms that are asked for do not split k;
+// each is held against the chain, bit for bit, and of those that give it the fastest is kept: which
+// one that is changes no bit.
 // One thread at a time. Errors: a failed call ends the process.
 #pragma once
 
@@ -10,6 +14,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 
 #include "absl/container/flat_hash_map.h"
 #include "core/tensor/tensor.h"
@@ -28,10 +33,18 @@ class LtLinear {
   void Run(cublasLtHandle_t handle, cudaStream_t stream, const Tensor& x, const Tensor& weight,
            const Tensor& out, void* workspace, size_t workspace_bytes);
 
+  // The same in the order of sum_chain.h. False if no algorithm has it: nothing was run then. The
+  // first product of its kind takes longer, waits, and leaves `workspace` with other bytes.
+  bool RunChain(cublasLtHandle_t handle, cudaStream_t stream, const Tensor& x, const Tensor& weight,
+                const Tensor& out, void* workspace, size_t workspace_bytes);
+
  private:
   // Types of x and out; bucket, in, out; strides of x and out; common alignment in bytes.
   using Key = std::array<int64_t, 8>;
+  static Key KeyOf(const Tensor& x, const Tensor& weight, const Tensor& out);
+
   absl::flat_hash_map<Key, cublasLtMatmulAlgo_t> algorithms_;
+  absl::flat_hash_map<Key, std::optional<cublasLtMatmulAlgo_t>> chains_;
 };
 
 }  // namespace penstock::cuda

@@ -106,6 +106,9 @@ Command AddBenchModel(CLI::App* bench) {
       ->capture_default_str()
       ->type_name("DEVICE");
   flags->precision.Add(model);
+  model->add_flag("--invariant", options.stage.invariant,
+                  "On a GPU, fix every order of summation: a token has the same bits in any batch "
+                  "and chunk");
   model->add_option("--threads", options.stage.threads, "Threads that compute; 0: one a core")
       ->capture_default_str()
       ->check(CLI::Range(0, 1024))

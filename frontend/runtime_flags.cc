@@ -41,6 +41,11 @@ void RuntimeFlags::Add(CLI::App* app, RuntimeOptions* options) {
       "--no-graphs", no_graphs_,
       "Launch a GPU's kernels one by one, not a step of decodes as one graph: slower, with "
       "the same answers, for debuggers");
+  app->add_flag("--invariant", options->stage.invariant,
+                "On a GPU, fix every order of summation: a token and its log-probability have the "
+                "same bits whatever else is in the batch, however the prompt is cut into chunks, "
+                "after a prefix hit, a preemption or a dead stage. For bf16 and f16. The CPU is "
+                "always so");
   app->add_option("--threads", options->stage.threads, "Threads that compute; 0: one a core")
       ->capture_default_str()
       ->check(CLI::Range(0, 1024))

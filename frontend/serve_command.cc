@@ -98,9 +98,10 @@ absl::StatusOr<std::unique_ptr<ModelRuntime>> Load(const ServeOptions& options,
   if (!path.empty()) {
     PENSTOCK_ASSIGN_OR_RETURN(check, ReadModelCheck(path));
   }
-  // On a GPU the bits depend on what is computed together.
-  const bool exact = options.runtime.stage.prefill_attention == PrefillAttention::kFlash &&
-                     runtime->device() == "cpu";
+  // On a GPU the bits depend on what is computed together, unless told not to.
+  const StageOptions& stage = options.runtime.stage;
+  const bool exact = stage.prefill_attention == PrefillAttention::kFlash &&
+                     (runtime->device() == "cpu" || stage.invariant);
   PENSTOCK_RETURN_IF_ERROR(CheckAnswers(*runtime, check, path, exact));
   LogInfo(absl::StrFormat("checked in %.2f s: %s", absl::ToDoubleSeconds(absl::Now() - start),
                           path.empty() ? "the same answer by every path; no check file"

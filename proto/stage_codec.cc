@@ -83,6 +83,7 @@ void EncodeStageOptions(const StageOptions& options, worker::v1::LoadRequest* me
   message->set_device(options.device);
   message->set_precision(std::string(Name(options.precision)));
   message->set_no_graphs(!options.graphs);
+  message->set_invariant(options.invariant);
   message->set_check_file(options.check_file);
   message->set_stage(options.stage);
   message->set_num_stages(options.num_stages);
@@ -125,6 +126,7 @@ absl::StatusOr<StageOptions> DecodeStageOptions(const worker::v1::LoadRequest& m
   options.device = message.device();
   options.precision = *precision;
   options.graphs = !message.no_graphs();
+  options.invariant = message.invariant();
   options.check_file = message.check_file();
   options.stage = message.stage();
   options.num_stages = message.num_stages();

@@ -19,6 +19,11 @@ constexpr std::string_view kCuda = "cuda:";
 
 absl::StatusOr<std::unique_ptr<Backend>> MakeGpuBackend(int ordinal, const StageOptions& options,
                                                         const ModelConfig& config) {
+  if (options.invariant && options.prefill_attention == PrefillAttention::kPadded) {
+    return absl::InvalidArgumentError(
+        "--invariant does not go with --prefill-attention padded, whose sums have another order: "
+        "leave one of them out");
+  }
   CudaBackendOptions cuda;
   cuda.ordinal = ordinal;
   cuda.precision = options.precision;
@@ -27,6 +32,7 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeGpuBackend(int ordinal, const Stage
   cuda.max_sequences = options.max_sequences;
   cuda.threads = options.threads;
   cuda.graphs = options.graphs;
+  cuda.invariant = options.invariant;
   return MakeCudaBackend(cuda);
 }
 

@@ -28,6 +28,9 @@ struct StageOptions {
   std::string device = "cpu";
   DataType precision = DataType::kF32;  // of activations and KV; a GPU's weights have it too
   bool graphs = true;  // a GPU keeps steps of decodes as graphs; else it launches kernel by kernel
+  // A GPU gives a token the same bits whatever the batch, the chunk, a prefix hit or a preemption;
+  // the CPU always does.
+  bool invariant = false;
   std::string check_file =
       {};  // whose hashes the weights must have (core/io/check_file.h); empty: none
 

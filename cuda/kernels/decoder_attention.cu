@@ -3,6 +3,7 @@
 #include "cuda/decode_tile.cuh"
 #include "cuda/kernels/launchers.h"
 #include "cuda/plain_attention.cuh"
+#include "cuda/segment_decode.cuh"
 
 namespace penstock::cuda {
 namespace {
@@ -96,25 +97,74 @@ int64_t PartialBytes(const HeadLayout& heads) {
          static_cast<int64_t>(sizeof(float));
 }
 
-}  // namespace
-
-int64_t DecoderAttentionWorkspace(const HeadLayout& heads, int64_t max_rows) {
-  return PartialBytes(heads) +
-         max_rows * heads.num_kv_heads * Chunks(heads) * static_cast<int64_t>(sizeof(unsigned));
+int64_t ItemHeads(const HeadLayout& heads) {
+  return std::min<int64_t>(heads.num_heads / heads.num_kv_heads, kSegmentHeads);
+}
+int64_t SegmentChunks(const HeadLayout& heads) {
+  return (heads.num_heads / heads.num_kv_heads + kSegmentHeads - 1) / kSegmentHeads;
 }
 
-void LaunchDecoderAttention(cudaStream_t stream, const AttentionArgs& args,
-                            const Tensor& workspace) {
+// Of the fixed order: 4096 positions of 1000 KV heads of four query heads, say.
+int64_t SegmentSlots(const HeadLayout& heads) {
+  constexpr int64_t kSlotBytes = int64_t{32} << 20;
+  return std::max(kSlotBytes / (ItemHeads(heads) * (heads.head_dim + 2) * 4),
+                  int64_t{kSegmentWarps} * NumMultiprocessors());
+}
+
+int64_t SlotBytes(const HeadLayout& heads) {
+  return SegmentSlots(heads) * ItemHeads(heads) * (heads.head_dim + 2) * 4;
+}
+
+template <int D, typename T>
+void LaunchSegments(cudaStream_t stream, const AttentionArgs& args, uint8_t* workspace) {
+  const HeadLayout& heads = args.heads;
+  const SegmentProblem<T> problem = {MakePagedAttention<T>(args),
+                                     static_cast<int>(heads.num_heads / heads.num_kv_heads),
+                                     static_cast<int>(SegmentChunks(heads)),
+                                     static_cast<int>(ItemHeads(heads)),
+                                     static_cast<int>(SegmentSlots(heads)),
+                                     reinterpret_cast<unsigned*>(workspace + SlotBytes(heads)),
+                                     reinterpret_cast<float*>(workspace)};
+  const int64_t rows = args.kv.num_elements() / D;
+  PENSTOCK_CHECK_LE(rows, INT32_MAX);
+  const CUtensorMap map =
+      MakeTensorMap(args.kv.raw(), args.kv.type(), rows, D, kPage, SwizzledTile<D>::kColumns);
+  const size_t shared = SegmentShared<D>::kBytes;
+  AllowShared(SegmentDecodeKernel<T, D>, shared);
+  Launch(stream, {dim3(Blocks(NumMultiprocessors())), dim3(kSegmentWarps * 32), shared},
+         SegmentDecodeKernel<T, D>, problem, map);
+}
+
+}  // namespace
+
+int64_t DecoderAttentionWorkspace(const HeadLayout& heads, int64_t max_rows, SumOrder order) {
+  const bool fixed = order == SumOrder::kFixed;
+  return (fixed ? SlotBytes(heads) : PartialBytes(heads)) +
+         max_rows * heads.num_kv_heads * (fixed ? SegmentChunks(heads) : Chunks(heads)) *
+             static_cast<int64_t>(sizeof(unsigned));
+}
+
+void LaunchDecoderAttention(cudaStream_t stream, const AttentionArgs& args, const Tensor& workspace,
+                            SumOrder order) {
   const HeadLayout& heads = args.heads;
   const int64_t rows = args.context_lens.dim(0);
   PENSTOCK_CHECK_EQ(args.qkv.dim(0), rows);
   PENSTOCK_CHECK_LE(rows, kMaxDecodeRows);
   PENSTOCK_CHECK_LE(rows * args.block_tables.dim(1) * heads.num_kv_heads * Chunks(heads),
                     INT32_MAX);
-  PENSTOCK_CHECK_GE(workspace.bytes(), DecoderAttentionWorkspace(heads, rows));
+  PENSTOCK_CHECK_GE(workspace.bytes(), DecoderAttentionWorkspace(heads, rows, order));
+  PENSTOCK_CHECK(order == SumOrder::kFastest || HasFixedOrder(args.kv.type(), heads));
   ForElementType(args.kv.type(), [&](auto element) {
     using T = decltype(element);
     auto* partials = Elements<uint8_t>(workspace);
+    if constexpr (sizeof(T) == 2) {
+      if (order == SumOrder::kFixed) {
+        PENSTOCK_CHECK(IsWide(args));
+        if (heads.head_dim == 64) return LaunchSegments<64, T>(stream, args, partials);
+        if (heads.head_dim == 96) return LaunchSegments<96, T>(stream, args, partials);
+        return LaunchSegments<128, T>(stream, args, partials);
+      }
+    }
     const DecodeProblem<T> problem = {MakePagedAttention<T>(args),
                                       static_cast<int>(heads.num_heads / heads.num_kv_heads),
                                       static_cast<int>(Chunks(heads)),

@@ -62,30 +62,45 @@ dim3 Grid(const AttentionArgs& args, int64_t tile_tokens) {
   return dim3(Blocks(kv_heads * group), Blocks(tiles), Blocks(heads.num_kv_heads, kv_heads));
 }
 
-template <int D, typename T>
+template <int D, bool kSegments, typename T>
 void LaunchTile(cudaStream_t stream, const AttentionArgs& args, const PagedAttention<T>& paged) {
   const int64_t rows = args.kv.num_elements() / D;
   PENSTOCK_CHECK_LE(rows, INT32_MAX);
   const CUtensorMap map =
       MakeTensorMap(args.kv.raw(), args.kv.type(), rows, D, kPage, SwizzledTile<D>::kColumns);
-  const size_t shared = FlashShared<D>::kBytes;
-  AllowShared(FlashTileKernel<T, D>, shared);
-  Launch(stream, {Grid(args, kFlashQueries), dim3(kFlashThreads), shared}, FlashTileKernel<T, D>,
-         paged, map);
+  const size_t shared =
+      FlashShared<D>::kBytes + (kSegments ? FlashShared<D>::kMergedBytes : size_t{0});
+  AllowShared(FlashTileKernel<T, D, kSegments>, shared);
+  Launch(stream, {Grid(args, kFlashQueries), dim3(kFlashThreads), shared},
+         FlashTileKernel<T, D, kSegments>, paged, map);
+}
+
+template <int D, typename T>
+void LaunchTile(cudaStream_t stream, const AttentionArgs& args, const PagedAttention<T>& paged,
+                SumOrder order) {
+  if (order == SumOrder::kFixed) return LaunchTile<D, true>(stream, args, paged);
+  LaunchTile<D, false>(stream, args, paged);
 }
 
 }  // namespace
 
-void LaunchFlashAttention(cudaStream_t stream, const AttentionArgs& args) {
+bool HasFixedOrder(DataType type, const HeadLayout& heads) {
+  return (type == DataType::kF16 || type == DataType::kBF16) &&
+         (heads.head_dim == 64 || heads.head_dim == 96 || heads.head_dim == 128);
+}
+
+void LaunchFlashAttention(cudaStream_t stream, const AttentionArgs& args, SumOrder order) {
+  PENSTOCK_CHECK(order == SumOrder::kFastest ||
+                 (HasFixedOrder(args.kv.type(), args.heads) && IsWide(args)));
   PENSTOCK_CHECK_EQ(args.row_starts.dim(0), args.context_lens.dim(0) + 1);
   ForElementType(args.kv.type(), [&](auto element) {
     using T = decltype(element);
     const PagedAttention<T> paged = MakePagedAttention<T>(args);
     if constexpr (sizeof(T) == 2) {
       if (IsWide(args)) {
-        if (args.heads.head_dim == 64) return LaunchTile<64>(stream, args, paged);
-        if (args.heads.head_dim == 96) return LaunchTile<96>(stream, args, paged);
-        if (args.heads.head_dim == 128) return LaunchTile<128>(stream, args, paged);
+        if (args.heads.head_dim == 64) return LaunchTile<64>(stream, args, paged, order);
+        if (args.heads.head_dim == 96) return LaunchTile<96>(stream, args, paged, order);
+        if (args.heads.head_dim == 128) return LaunchTile<128>(stream, args, paged, order);
       }
     }
     const size_t shared = PlainAttention::SharedBytes(args.heads.head_dim);

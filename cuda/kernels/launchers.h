@@ -13,6 +13,7 @@
 #include "core/kernels/conv2d.h"
 #include "core/kernels/sampling.h"
 #include "core/tensor/tensor.h"
+#include "cuda/sum_order.h"
 
 struct CUstream_st;
 
@@ -40,13 +41,17 @@ void LaunchBiasRopePadded(StreamHandle stream, const BiasRopeArgs& args, const T
 void LaunchSwiglu(StreamHandle stream, const Tensor& gate_up, const Tensor& out);
 void LaunchConcatKv(StreamHandle stream, const Tensor& qkv, const Tensor& kv_slots,
                     const HeadLayout& heads, const Tensor& kv);
-void LaunchFlashAttention(StreamHandle stream, const AttentionArgs& args);
+// Whether both attention kernels have the fixed order for this type and these heads.
+bool HasFixedOrder(DataType type, const HeadLayout& heads);
+void LaunchFlashAttention(StreamHandle stream, const AttentionArgs& args,
+                          SumOrder order = SumOrder::kFastest);
 // workspace: u8, DecoderAttentionWorkspace() bytes for as many rows or more, all zero before its
-// first call; of one stream. At most kMaxDecodeRows rows.
+// first call; of one stream and one order. At most kMaxDecodeRows rows.
 inline constexpr int kMaxDecodeRows = 1024;
-void LaunchDecoderAttention(StreamHandle stream, const AttentionArgs& args,
-                            const Tensor& workspace);
-int64_t DecoderAttentionWorkspace(const HeadLayout& heads, int64_t max_rows);
+void LaunchDecoderAttention(StreamHandle stream, const AttentionArgs& args, const Tensor& workspace,
+                            SumOrder order = SumOrder::kFastest);
+int64_t DecoderAttentionWorkspace(const HeadLayout& heads, int64_t max_rows,
+                                  SumOrder order = SumOrder::kFastest);
 void LaunchTopK(StreamHandle stream, const Tensor& x, const Tensor& values, const Tensor& indices);
 // What the rows name is on the host, and need not stay. Logits are changed while the kernel runs,
 // and are as they were at its end.

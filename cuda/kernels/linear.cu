@@ -2,6 +2,7 @@
 #include "cuda/blas.h"
 #include "cuda/kernels/launchers.h"
 #include "cuda/launch.h"
+#include "cuda/skinny_chain.h"
 #include "cuda/skinny_linear.h"
 
 namespace penstock::cuda {
@@ -24,7 +25,10 @@ void LaunchLinear(Blas& blas, cudaStream_t stream, const Tensor& x, const Tensor
   for (const Tensor* tensor : {&x, &weight, &out}) {
     PENSTOCK_CHECK(tensor->device() == Device::kCuda);
   }
-  if (IsSkinny(x, weight, out) && SkinnyWins(x)) {
+  if (blas.sum_order() == SumOrder::kFixed && IsSkinnyChain(x, weight, out)) {
+    return LaunchSkinnyChain(stream, x, weight, out);
+  }
+  if (blas.sum_order() == SumOrder::kFastest && IsSkinny(x, weight, out) && SkinnyWins(x)) {
     return LaunchSkinnyLinear(stream, x, weight, out);
   }
   blas.Linear(stream, x, weight, out);

@@ -1,7 +1,7 @@
 // The linear layers of a decode step: a chain of one layer's four products, many layers long so
 // that level 2 holds none of them twice, as one graph; ours (skinny_linear) beside cuBLASLt's best
-// algorithm for each shape, and the share of the read bandwidth measured in the same run. Each
-// product is checked against float64 before it is timed. usage: cuda_linear_bench
+// algorithm for each shape and skinny_chain, and the share of the read bandwidth measured in the
+// same run. Each product is checked against float64 before it is timed. usage: cuda_linear_bench
 // Prints one JSON line a measurement.
 #include <cublasLt.h>
 
@@ -14,6 +14,7 @@
 #include "cuda/blas.h"
 #include "cuda/ceilings.h"
 #include "cuda/cuda_check.h"
+#include "cuda/skinny_chain.h"
 #include "cuda/skinny_linear.h"
 #include "tests/bench/cuda_bench.h"
 
@@ -164,16 +165,41 @@ void Bench(const CudaStream& stream, LtLinear& lt, const Chain& chain,
         }
       }
     };
-    double us[2];
+    // The fixed order of sums: where skinny_chain does not take the shape, cuBLASLt's stands.
+    bool has_chain = true;
+    for (size_t i = 0; i < xs.size(); ++i) {
+      if (!cuda::IsSkinnyChain(xs[i], weights[i][0], outs[i])) {
+        has_chain = false;
+        continue;
+      }
+      cuda::LaunchSkinnyChain(stream.get(), xs[i], weights[i][0], outs[i]);
+      stream.Synchronize();
+      Check(xs[i], weights[i][0], outs[i], "skinny_chain");
+    }
+    const auto chained = [&] {
+      for (size_t layer = 0; layer < static_cast<size_t>(chain.layers); ++layer) {
+        for (size_t i = 0; i < xs.size(); ++i) {
+          if (cuda::IsSkinnyChain(xs[i], weights[i][layer], outs[i])) {
+            cuda::LaunchSkinnyChain(stream.get(), xs[i], weights[i][layer], outs[i]);
+          } else {
+            lt.Run(stream, xs[i], weights[i][layer], outs[i], algorithms[i]);
+          }
+        }
+      }
+    };
+    double us[3];
     us[0] = GraphMicroseconds(stream, ours);
+    us[2] = GraphMicroseconds(stream, chained);
     us[1] = GraphMicroseconds(stream, theirs);
     us[1] = std::min(us[1], GraphMicroseconds(stream, theirs));
+    us[2] = std::min(us[2], GraphMicroseconds(stream, chained));
     us[0] = std::min(us[0], GraphMicroseconds(stream, ours));
     std::printf(
         "{\"chain\": \"%s\", \"tokens\": %ld, \"mb\": %.1f, \"ours_us\": %.2f, \"lt_us\": %.2f, "
-        "\"ours_share\": %.3f, \"lt_share\": %.3f}\n",
+        "\"ours_share\": %.3f, \"lt_share\": %.3f, \"chain_us\": %.2f, \"all_chain\": %d}\n",
         chain.name, tokens, bytes / chain.layers * 1e-6, us[0] / chain.layers, us[1] / chain.layers,
-        bytes / us[0] * 1e6 / bandwidth, bytes / us[1] * 1e6 / bandwidth);
+        bytes / us[0] * 1e6 / bandwidth, bytes / us[1] * 1e6 / bandwidth, us[2] / chain.layers,
+        has_chain);
     std::fflush(stdout);
   }
 }

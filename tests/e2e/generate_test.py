@@ -45,6 +45,7 @@ class GenerateTest(ProgramTest):
     def test_graphs_are_a_gpus_matter(self):
         arguments = ("--prompt", PROMPTS[0], "--max-tokens", "8")
         self.assertEqual(generate(*arguments, "--no-graphs"), generate(*arguments))
+        self.assertEqual(generate(*arguments, "--invariant"), generate(*arguments))
 
     def test_text_streams_to_standard_output(self):
         arguments = ("--prompt", PROMPTS[5], "--max-tokens", "24")

@@ -2,7 +2,7 @@
 
 #include "core/kernels/flash_attention.h"
 #include "hwy/highway.h"
-#include "tests/support/attention_on_gpu.h"
+#include "tests/support/fixed_order.h"
 #include "tests/support/paged_batch.h"
 
 namespace penstock {
@@ -10,22 +10,30 @@ namespace {
 
 using namespace penstock::testing;  // NOLINT(google-build-using-namespace)
 
-// On the GPU twice with one workspace, which the first call has to leave as it found it.
+// On the GPU twice with one workspace, which the first call has to leave as it found it; and so in
+// the fixed order of sums.
 void RunOn(const Target& target, const AttentionArgs& args) {
   if (target.backend == Backend::kCpu) return cpu::DecoderAttention(Pool(), args);
   if constexpr (kCudaBuilt) {
     const int64_t rows = args.context_lens.dim(0);
-    const Tensor workspace =
-        Make(DataType::kU8, {cuda::DecoderAttentionWorkspace(args.heads, rows)});
-    std::fill_n(static_cast<uint8_t*>(Tensor(workspace).raw()), workspace.bytes(), uint8_t{0});
+    const auto launch = [&](const Tensor& first, cuda::SumOrder order) {
+      return [&args, &first, rows, order](const GpuCall& gpu, const AttentionArgs& on_gpu) {
+        const Tensor workspace =
+            Make(DataType::kU8, {cuda::DecoderAttentionWorkspace(args.heads, rows, order)});
+        std::fill_n(static_cast<uint8_t*>(Tensor(workspace).raw()), workspace.bytes(), uint8_t{0});
+        const Tensor there = gpu.In(workspace);
+        cuda::LaunchDecoderAttention(
+            gpu.stream(),
+            {on_gpu.qkv, on_gpu.row_starts, on_gpu.context_lens, on_gpu.block_tables, on_gpu.heads,
+             on_gpu.kv, gpu.Out(first), on_gpu.window},
+            there, order);
+        cuda::LaunchDecoderAttention(gpu.stream(), on_gpu, there, order);
+      };
+    };
     const Tensor first = Poisoned(args.out.shape(), target.type);
-    AttendOnGpu(target.type, args, [&](const GpuCall& gpu, const AttentionArgs& on_gpu) {
-      cuda::LaunchDecoderAttention(
-          gpu.stream(),
-          {on_gpu.qkv, on_gpu.row_starts, on_gpu.context_lens, on_gpu.block_tables, on_gpu.heads,
-           on_gpu.kv, gpu.Out(first), on_gpu.window},
-          gpu.In(workspace));
-      cuda::LaunchDecoderAttention(gpu.stream(), on_gpu, gpu.In(workspace));
+    const Tensor first_fixed = Poisoned(args.out.shape(), target.type);
+    HoldAgainstFixedOrder(target, args, launch(first_fixed, cuda::SumOrder::kFixed), [&] {
+      AttendOnGpu(target.type, args, launch(first, cuda::SumOrder::kFastest));
     });
     EXPECT_EQ(0, std::memcmp(As(DataType::kF32, first).raw(), args.out.raw(),
                              static_cast<size_t>(args.out.bytes())))

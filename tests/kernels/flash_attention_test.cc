@@ -1,7 +1,7 @@
 #include "core/kernels/flash_attention.h"
 
 #include "hwy/highway.h"
-#include "tests/support/attention_on_gpu.h"
+#include "tests/support/fixed_order.h"
 #include "tests/support/paged_batch.h"
 
 namespace penstock {
@@ -12,8 +12,13 @@ using namespace penstock::testing;  // NOLINT(google-build-using-namespace)
 void RunOn(const Target& target, const AttentionArgs& args) {
   if (target.backend == Backend::kCpu) return cpu::FlashAttention(Pool(), args);
   if constexpr (kCudaBuilt) {
-    AttendOnGpu(target.type, args, [](const GpuCall& gpu, const AttentionArgs& on_gpu) {
-      cuda::LaunchFlashAttention(gpu.stream(), on_gpu);
+    const auto launch = [](cuda::SumOrder order) {
+      return [order](const GpuCall& gpu, const AttentionArgs& on_gpu) {
+        cuda::LaunchFlashAttention(gpu.stream(), on_gpu, order);
+      };
+    };
+    HoldAgainstFixedOrder(target, args, launch(cuda::SumOrder::kFixed), [&] {
+      AttendOnGpu(target.type, args, launch(cuda::SumOrder::kFastest));
     });
   }
 }

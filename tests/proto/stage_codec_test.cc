@@ -28,6 +28,7 @@ StageOptions ExampleOptions() {
   options.device = "cuda:3 \xfc";
   options.precision = DataType::kBF16;
   options.graphs = false;
+  options.invariant = true;
   options.check_file = "check \xfe";
   options.stage = 2;
   options.num_stages = 4;
@@ -109,6 +110,7 @@ TEST(StageCodecTest, ValuesArriveInTheirFields) {
   EXPECT_EQ(options->device, "cuda:3 \xfc");
   EXPECT_EQ(options->precision, DataType::kBF16);
   EXPECT_FALSE(options->graphs);
+  EXPECT_TRUE(options->invariant);
   EXPECT_EQ(options->check_file, "check \xfe");
   EXPECT_EQ(options->stage, 2);
   EXPECT_EQ(options->num_stages, 4);

@@ -1,6 +1,6 @@
 // A small Llama with random weights as a GGUF file on disk, for tests that need a model that
-// computes: two layers, hidden size 64, 4 heads on 2 KV heads unless told otherwise, 96 tokens,
-// context 256, tied embeddings.
+// computes: two layers, hidden size 64, 4 heads on 2 KV heads, context 256 unless told otherwise,
+// 96 tokens, tied embeddings.
 #pragma once
 
 #include <unistd.h>
@@ -26,11 +26,13 @@ inline std::vector<uint8_t> Bytes(const Tensor& tensor) {
   return {data, data + tensor.bytes()};
 }
 
-inline GgufBuilder TinyModel(uint32_t kv_heads = 2, bool v_as_q8_0 = false, uint32_t layers = 2) {
+inline GgufBuilder TinyModel(uint32_t kv_heads = 2, bool v_as_q8_0 = false, uint32_t layers = 2,
+                             uint32_t hidden = 64, uint32_t context = kTinyContext) {
+  const uint32_t head_dim = hidden / 4;
   GgufBuilder builder;
   builder.String("general.architecture", "llama").String("general.name", "tiny");
-  builder.Int("llama.block_count", layers).Int("llama.context_length", kTinyContext);
-  builder.Int("llama.embedding_length", 64).Int("llama.feed_forward_length", 96);
+  builder.Int("llama.block_count", layers).Int("llama.context_length", context);
+  builder.Int("llama.embedding_length", hidden).Int("llama.feed_forward_length", 96);
   builder.Int("llama.attention.head_count", 4).Int("llama.attention.head_count_kv", kv_heads);
   builder.Float("llama.attention.layer_norm_rms_epsilon", 1e-5f);
   builder.Float("llama.rope.freq_base", 10000.0f);
@@ -56,27 +58,27 @@ inline GgufBuilder TinyModel(uint32_t kv_heads = 2, bool v_as_q8_0 = false, uint
     builder.Tensor(name, {in, out}, 3, Bytes(RandomBlocks(DataType::kQ4_1, shape, ++seed)));
   };
   const auto norm = [&](const std::string& name) {
-    builder.Tensor(name, {64}, 0, Bytes(Random({64}, ++seed)));
+    builder.Tensor(name, {hidden}, 0, Bytes(Random({hidden}, ++seed)));
   };
-  builder.Tensor("token_embd.weight", {64, kTinyVocab}, 8,
-                 Bytes(RandomBlocks(DataType::kQ8_0, {kTinyVocab, 64}, 7)));
+  builder.Tensor("token_embd.weight", {hidden, kTinyVocab}, 8,
+                 Bytes(RandomBlocks(DataType::kQ8_0, {kTinyVocab, hidden}, 7)));
   for (uint32_t layer = 0; layer < layers; ++layer) {
     const std::string prefix = "blk." + std::to_string(layer) + ".";
     norm(prefix + "attn_norm.weight");
-    linear(prefix + "attn_q.weight", 64, 64);
-    linear(prefix + "attn_k.weight", 64, 16 * kv_heads);
+    linear(prefix + "attn_q.weight", hidden, hidden);
+    linear(prefix + "attn_k.weight", hidden, head_dim * kv_heads);
     if (v_as_q8_0) {
-      const int64_t rows = 16 * kv_heads;
-      builder.Tensor(prefix + "attn_v.weight", {64, 16 * kv_heads}, 8,
-                     Bytes(RandomBlocks(DataType::kQ8_0, {rows, 64}, ++seed)));
+      const int64_t rows = head_dim * kv_heads;
+      builder.Tensor(prefix + "attn_v.weight", {hidden, head_dim * kv_heads}, 8,
+                     Bytes(RandomBlocks(DataType::kQ8_0, {rows, hidden}, ++seed)));
     } else {
-      linear(prefix + "attn_v.weight", 64, 16 * kv_heads);
+      linear(prefix + "attn_v.weight", hidden, head_dim * kv_heads);
     }
-    linear(prefix + "attn_output.weight", 64, 64);
+    linear(prefix + "attn_output.weight", hidden, hidden);
     norm(prefix + "ffn_norm.weight");
-    linear(prefix + "ffn_gate.weight", 64, 96);
-    linear(prefix + "ffn_up.weight", 64, 96);
-    linear(prefix + "ffn_down.weight", 96, 64);
+    linear(prefix + "ffn_gate.weight", hidden, 96);
+    linear(prefix + "ffn_up.weight", hidden, 96);
+    linear(prefix + "ffn_down.weight", 96, hidden);
   }
   norm("output_norm.weight");
   return builder;

@@ -188,6 +188,102 @@ TEST_F(GpuStageTest, SeveralStagesGiveTheBitsOfOne) {
   }
 }
 
+// Heads of 64, and contexts of several segments of attention.
+class InvariantStageTest : public GpuStageTest {
+ protected:
+  static constexpr int64_t kContext = 1024;
+  static constexpr size_t kAnswer = 48;
+
+  static GgufBuilder Model() { return TinyModel(2, false, 2, 256, kContext); }
+
+  static std::vector<Driven> Sequences() {
+    std::vector<Driven> sequences = TinySequences();
+    for (size_t i = 0; i < sequences.size(); ++i) {
+      Driven& sequence = sequences[i];
+      while (sequence.prompt.size() < 30 * i * i % 700) {
+        const auto k = static_cast<int32_t>(sequence.prompt.size());
+        sequence.prompt.push_back((k * k + 3 * k) % static_cast<int32_t>(kTinyVocab));
+      }
+      sequence.chunk = static_cast<int64_t>(1 + i * 9);
+    }
+    return sequences;
+  }
+  static std::unique_ptr<StageExecutor> Start(const std::string& model, DataType type,
+                                              bool invariant) {
+    StageOptions options = Options(model, "cuda:0", type);
+    options.invariant = invariant;
+    return Loaded(options);
+  }
+  // A sequence by itself, its prompt in few chunks, resumed after so many tokens of the answer.
+  static Answer Alone(StageExecutor& stage, Driven sequence, const Answer& known, size_t resumed) {
+    sequence.delay = 0;
+    sequence.chunk = 300;
+    sequence.prompt.insert(sequence.prompt.end(), known.tokens.begin(),
+                           known.tokens.begin() + static_cast<int64_t>(resumed));
+    std::vector<Driven> one = {sequence};
+    Drive(stage, one, kAnswer - resumed, kContext);
+    return one[0].answer;
+  }
+};
+
+TEST_F(InvariantStageTest, ATokenHasTheSameBitsHoweverItIsComputed) {
+  const TempFile file(Model().Build());
+  for (const DataType type : {DataType::kF16, DataType::kBF16}) {
+    const auto stage = Start(file.path(), type, /*invariant=*/true);
+    ASSERT_NE(stage, nullptr);
+    const int64_t bytes = GpuCall::BytesInUse();
+    std::vector<Driven> together = Sequences();
+    ASSERT_NO_FATAL_FAILURE(Drive(*stage, together, kAnswer, kContext));
+    const std::vector<Driven> sequences = Sequences();
+    for (size_t i = 0; i < sequences.size(); ++i) {
+      const Answer& expected = together[i].answer;
+      EXPECT_EQ(Alone(*stage, sequences[i], expected, 0), expected) << Name(type) << ", " << i;
+      if (sequences[i].sampling.needs_history()) continue;
+      // What a preemption, a prefix hit or a new stage makes of it.
+      for (const size_t resumed : {size_t{1}, size_t{20}}) {
+        const auto from = static_cast<int64_t>(resumed);
+        const Answer rest = {{expected.tokens.begin() + from, expected.tokens.end()},
+                             {expected.logprobs.begin() + from, expected.logprobs.end()}};
+        EXPECT_EQ(Alone(*stage, sequences[i], expected, resumed), rest)
+            << Name(type) << ", " << i << " resumed at " << resumed;
+      }
+    }
+    EXPECT_EQ(GpuCall::BytesInUse() - bytes, 0) << Name(type);
+  }
+}
+
+// So the test above can fail.
+TEST_F(InvariantStageTest, OtherwiseSomeBitsDiffer) {
+  const TempFile file(Model().Build());
+  const auto stage = Start(file.path(), DataType::kBF16, /*invariant=*/false);
+  ASSERT_NE(stage, nullptr);
+  std::vector<Driven> together = Sequences();
+  ASSERT_NO_FATAL_FAILURE(Drive(*stage, together, kAnswer, kContext));
+  size_t same = 0;
+  const std::vector<Driven> sequences = Sequences();
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    same += Alone(*stage, sequences[i], together[i].answer, 0) == together[i].answer ? 1 : 0;
+  }
+  EXPECT_LT(same, sequences.size());
+}
+
+TEST_F(InvariantStageTest, RefusesWhatItHasNoKernelsFor) {
+  const TempFile narrow(TinyModel().Build());
+  StageOptions options = Options(narrow.path(), "cuda:0", DataType::kBF16);
+  options.invariant = true;
+  EXPECT_TRUE(Fails(MakeModelStage()->Load(options), absl::StatusCode::kUnimplemented,
+                    {"--invariant", "heads of 16"}));
+  const TempFile file(Model().Build());
+  options.model = file.path();
+  options.precision = DataType::kF32;
+  EXPECT_TRUE(Fails(MakeModelStage()->Load(options), absl::StatusCode::kUnimplemented,
+                    {"--invariant", "--precision bf16"}));
+  options.precision = DataType::kBF16;
+  options.prefill_attention = PrefillAttention::kPadded;
+  EXPECT_TRUE(Fails(MakeModelStage()->Load(options), absl::StatusCode::kInvalidArgument,
+                    {"--invariant", "--prefill-attention padded"}));
+}
+
 TEST_F(GpuStageTest, RefusesWhatAGpuCannotDo) {
   const TempFile file(TinyModel().Build());
   StageOptions options = Options(file.path(), "cuda:77", DataType::kF32);
