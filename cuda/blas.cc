@@ -55,4 +55,16 @@ void Blas::Linear(cudaStream_t stream, const Tensor& x, const Tensor& weight, co
               kWorkspaceBytes);
 }
 
+std::vector<GemmAlgorithm> Blas::Candidates(const Tensor& x, const Tensor& weight,
+                                            const Tensor& out, int most) const {
+  return linear_.Candidates(reinterpret_cast<cublasLtHandle_t>(handle_), x, weight, out,
+                            kWorkspaceBytes, most);
+}
+
+bool Blas::Choose(const Tensor& x, const Tensor& weight, const Tensor& out,
+                  const GemmAlgorithm& algorithm) {
+  return linear_.Choose(reinterpret_cast<cublasLtHandle_t>(handle_), x, weight, out,
+                        kWorkspaceBytes, algorithm);
+}
+
 }  // namespace penstock::cuda

@@ -1,7 +1,10 @@
 #include "cuda/lt_linear.h"
 
+#include <optional>
+
 #include "core/base/check.h"
 #include "cuda/blas.h"
+#include "cuda/lt_algorithm.h"
 
 namespace penstock::cuda {
 namespace {
@@ -43,8 +46,8 @@ uint32_t CommonAlignment(const Tensor& x, const Tensor& weight, const Tensor& ou
   return static_cast<uint32_t>(bits & (~bits + 1));
 }
 
-cublasLtMatmulAlgo_t Ask(cublasLtHandle_t handle, Problem& problem, uint32_t alignment,
-                         size_t workspace_bytes) {
+std::vector<cublasLtMatmulAlgo_t> Ask(cublasLtHandle_t handle, Problem& problem, uint32_t alignment,
+                                      size_t workspace_bytes, uint32_t reductions, int most) {
   cublasLtMatmulPreferenceOpaque_t preference;
   BLAS_CHECK(cublasLtMatmulPreferenceInit(&preference));
   const auto set = [&](cublasLtMatmulPreferenceAttributes_t attribute, const auto& value) {
@@ -55,13 +58,38 @@ cublasLtMatmulAlgo_t Ask(cublasLtHandle_t handle, Problem& problem, uint32_t ali
   set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment);
   set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment);
   set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment);
-  cublasLtMatmulHeuristicResult_t found;
+  set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, reductions);
+  std::vector<cublasLtMatmulHeuristicResult_t> found(static_cast<size_t>(most));
   int count = 0;
   BLAS_CHECK(cublasLtMatmulAlgoGetHeuristic(handle, &problem.operation, &problem.weight, &problem.x,
-                                            &problem.out, &problem.out, &preference, 1, &found,
-                                            &count));
-  PENSTOCK_CHECK_EQ(count, 1);
-  return found.algo;
+                                            &problem.out, &problem.out, &preference, most,
+                                            found.data(), &count));
+  PENSTOCK_CHECK_GE(count, 1);
+  std::vector<cublasLtMatmulAlgo_t> algorithms;
+  for (size_t i = 0; i < static_cast<size_t>(count); ++i) algorithms.push_back(found[i].algo);
+  return algorithms;
+}
+
+std::optional<cublasLtMatmulAlgo_t> Make(cublasLtHandle_t handle, const Tensor& x,
+                                         const Tensor& weight, const Tensor& out,
+                                         size_t workspace_bytes, const GemmAlgorithm& algorithm) {
+  Problem problem(x, weight, out, LtLinear::TokenBucket(x.dim(0)));
+  return MakeAlgorithm({handle, &problem.operation, BlasType(x.type()), BlasType(out.type()),
+                        &problem.weight, &problem.x, &problem.out},
+                       algorithm, workspace_bytes);
+}
+
+// The table's, where the tensors lie as those that were measured.
+std::optional<cublasLtMatmulAlgo_t> FromTable(cublasLtHandle_t handle, const GemmTable& table,
+                                              const Tensor& x, const Tensor& weight,
+                                              const Tensor& out, size_t workspace_bytes) {
+  const TunedGemm* tuned = table.Find({x.type(), out.type(), weight.dim(1), weight.dim(0),
+                                       LtLinear::TokenBucket(x.dim(0))});
+  const bool is_dense = x.stride(0) == weight.dim(1) && out.stride(0) == weight.dim(0);
+  if (tuned == nullptr || !is_dense || CommonAlignment(x, weight, out) != kMaxAlignment) {
+    return std::nullopt;
+  }
+  return Make(handle, x, weight, out, workspace_bytes, tuned->algorithm);
 }
 
 }  // namespace
@@ -72,23 +100,53 @@ int64_t LtLinear::TokenBucket(int64_t tokens) {
   return tokens <= power / 4 * 3 ? power / 4 * 3 : power;
 }
 
+LtLinear::Key LtLinear::KeyOf(const Tensor& x, const Tensor& weight, const Tensor& out) {
+  return {static_cast<int64_t>(x.type()),
+          static_cast<int64_t>(out.type()),
+          TokenBucket(x.dim(0)),
+          weight.dim(1),
+          weight.dim(0),
+          x.stride(0),
+          out.stride(0),
+          CommonAlignment(x, weight, out)};
+}
+
+std::vector<GemmAlgorithm> LtLinear::Candidates(cublasLtHandle_t handle, const Tensor& x,
+                                                const Tensor& weight, const Tensor& out,
+                                                size_t workspace_bytes, int most) const {
+  Problem problem(x, weight, out, TokenBucket(x.dim(0)));
+  const uint32_t alignment = CommonAlignment(x, weight, out);
+  std::vector<GemmAlgorithm> all;
+  for (const auto& [reductions, count] : {std::pair(CUBLASLT_REDUCTION_SCHEME_MASK, 1),
+                                          std::pair(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE, most)}) {
+    for (const cublasLtMatmulAlgo_t& algorithm :
+         Ask(handle, problem, alignment, workspace_bytes, reductions, count)) {
+      all.push_back(DescribeAlgorithm(algorithm));
+    }
+  }
+  return all;
+}
+
+bool LtLinear::Choose(cublasLtHandle_t handle, const Tensor& x, const Tensor& weight,
+                      const Tensor& out, size_t workspace_bytes, const GemmAlgorithm& algorithm) {
+  const auto made = Make(handle, x, weight, out, workspace_bytes, algorithm);
+  if (made) algorithms_.insert_or_assign(KeyOf(x, weight, out), *made);
+  return made.has_value();
+}
+
 void LtLinear::Run(cublasLtHandle_t handle, cudaStream_t stream, const Tensor& x,
                    const Tensor& weight, const Tensor& out, void* workspace,
                    size_t workspace_bytes) {
-  const int64_t bucket = TokenBucket(x.dim(0));
-  const uint32_t alignment = CommonAlignment(x, weight, out);
-  const Key key = {static_cast<int64_t>(x.type()),
-                   static_cast<int64_t>(out.type()),
-                   bucket,
-                   weight.dim(1),
-                   weight.dim(0),
-                   x.stride(0),
-                   out.stride(0),
-                   alignment};
+  const Key key = KeyOf(x, weight, out);
   auto found = algorithms_.find(key);
   if (found == algorithms_.end()) {
-    Problem problem(x, weight, out, bucket);
-    found = algorithms_.emplace(key, Ask(handle, problem, alignment, workspace_bytes)).first;
+    const auto tuned = FromTable(handle, table_, x, weight, out, workspace_bytes);
+    Problem problem(x, weight, out, TokenBucket(x.dim(0)));
+    found = algorithms_
+                .emplace(key, tuned ? *tuned
+                                    : Ask(handle, problem, CommonAlignment(x, weight, out),
+                                          workspace_bytes, CUBLASLT_REDUCTION_SCHEME_MASK, 1)[0])
+                .first;
   }
   Problem problem(x, weight, out, x.dim(0));
   const float one = 1;

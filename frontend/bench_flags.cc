@@ -106,6 +106,7 @@ Command AddBenchModel(CLI::App* bench) {
       ->capture_default_str()
       ->type_name("DEVICE");
   flags->precision.Add(model);
+  AddGemmTable(model, &options.stage.gemm_table);
   model->add_option("--threads", options.stage.threads, "Threads that compute; 0: one a core")
       ->capture_default_str()
       ->check(CLI::Range(0, 1024))

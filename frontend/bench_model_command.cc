@@ -141,6 +141,9 @@ absl::Status Bench(const BenchModelOptions& options, nlohmann::ordered_json* jso
                ceilings.device, Abs(Name(stage_options.precision)));
   absl::PrintF("loaded         %.3f GB of weights at %.2f GB/s; ready after %.3f s\n",
                static_cast<double>(info.weight_bytes) * 1e-9, weight_rate * 1e-9, load_seconds);
+  if (info.gemm_table_hash != 0) {
+    absl::PrintF("products       by the table %016x\n", info.gemm_table_hash);
+  }
   absl::PrintF("ceilings       read %.1f GB/s", ceilings.read_bytes_per_second * 1e-9);
   if (ceilings.flops_per_second > 0) {
     absl::PrintF(", matrix product %.1f TFLOP/s", ceilings.flops_per_second * 1e-12);
@@ -153,6 +156,9 @@ absl::Status Bench(const BenchModelOptions& options, nlohmann::ordered_json* jso
            {"device_name", ceilings.device},
            {"precision", std::string(Name(stage_options.precision))},
            {"weight_bytes", info.weight_bytes},
+           {"gemm_table", info.gemm_table_hash == 0
+                              ? std::string("none")
+                              : absl::StrFormat("%016x", info.gemm_table_hash)},
            {"load_seconds", load_seconds},
            {"weight_bytes_per_second", weight_rate},
            {"read_bytes_per_second", ceilings.read_bytes_per_second},

@@ -13,7 +13,7 @@ int Run(int argc, char** argv) {
   app.footer("Each subcommand explains itself: penstock serve --help");
   const Command commands[] = {AddServe(&app),    AddGenerate(&app), AddChat(&app),
                               AddTokenize(&app), AddInspect(&app),  AddBench(&app),
-                              AddReplay(&app)};
+                              AddTune(&app),     AddReplay(&app)};
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -40,10 +40,19 @@ void RuntimeFlags::Add(CLI::App* app, RuntimeOptions* options) {
       "--no-graphs", no_graphs_,
       "Launch a GPU's kernels one by one, not a step of decodes as one graph: slower, with "
       "the same answers, for debuggers");
+  AddGemmTable(app, &options->stage.gemm_table);
   app->add_option("--threads", options->stage.threads, "Threads that compute; 0: one a core")
       ->capture_default_str()
       ->check(CLI::Range(0, 1024))
       ->type_name("N");
+}
+
+void AddGemmTable(CLI::App* app, std::string* file) {
+  app->add_option("--gemm-table", *file,
+                  "Algorithms of a GPU's matrix products, as penstock tune has measured them; "
+                  "none: the library's own choice (default: penstock/gemm-GPU.json in the user's "
+                  "cache folder, if it is there)")
+      ->type_name("FILE");
 }
 
 void RuntimeFlags::AddChatTemplate(CLI::App* app, RuntimeOptions* options) {

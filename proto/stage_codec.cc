@@ -83,6 +83,7 @@ void EncodeStageOptions(const StageOptions& options, worker::v1::LoadRequest* me
   message->set_device(options.device);
   message->set_precision(std::string(Name(options.precision)));
   message->set_no_graphs(!options.graphs);
+  message->set_gemm_table(options.gemm_table);
   message->set_check_file(options.check_file);
   message->set_stage(options.stage);
   message->set_num_stages(options.num_stages);
@@ -125,6 +126,7 @@ absl::StatusOr<StageOptions> DecodeStageOptions(const worker::v1::LoadRequest& m
   options.device = message.device();
   options.precision = *precision;
   options.graphs = !message.no_graphs();
+  options.gemm_table = message.gemm_table();
   options.check_file = message.check_file();
   options.stage = message.stage();
   options.num_stages = message.num_stages();
@@ -175,6 +177,7 @@ void EncodeStageInfo(const StageInfo& info, worker::v1::LoadResponse* message) {
   message->set_model_hash(info.model_hash);
   message->set_block_bytes(info.block_bytes);
   message->set_address(info.address);
+  message->set_gemm_table_hash(info.gemm_table_hash);
 }
 
 absl::StatusOr<StageInfo> DecodeStageInfo(const worker::v1::LoadResponse& message) {
@@ -212,6 +215,7 @@ absl::StatusOr<StageInfo> DecodeStageInfo(const worker::v1::LoadResponse& messag
   info.model_hash = message.model_hash();
   info.block_bytes = message.block_bytes();
   info.address = message.address();
+  info.gemm_table_hash = message.gemm_table_hash();
   return info;
 }
 

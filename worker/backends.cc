@@ -31,6 +31,7 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeGpuBackend(int ordinal, const Stage
   cuda.max_sequences = options.max_sequences;
   cuda.threads = options.threads;
   cuda.graphs = options.graphs;
+  cuda.gemm_table = options.gemm_table;
   return MakeCudaBackend(cuda);
 }
 

@@ -28,6 +28,9 @@ struct StageOptions {
   std::string device = "cpu";
   DataType precision = DataType::kF32;  // of activations and KV; a GPU's weights have it too
   bool graphs = true;  // a GPU keeps steps of decodes as graphs; else it launches kernel by kernel
+  // Of a GPU's matrix products (core/io/gemm_table.h): a file, "none", or empty: the one in the
+  // cache folder, if there is one.
+  std::string gemm_table = {};
   std::string check_file =
       {};  // whose hashes the weights must have (core/io/check_file.h); empty: none
 
@@ -59,6 +62,7 @@ struct StageInfo {
   // whole model. The same for every stage, whatever its layers.
   uint64_t model_hash = 0;
   int64_t block_bytes = 0;  // of one KV block of this stage's layers
+  uint64_t gemm_table_hash = 0;  // of the table that its matrix products follow; 0: none
   std::string address;  // where other stages send to (worker/transport/transport.h); may be empty
 };
 

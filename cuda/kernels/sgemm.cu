@@ -20,46 +20,57 @@ struct SgemmProblem {
 
 // A block a tile; tiles of one column of tiles follow each other, so that B's slabs stay in
 // level 2.
-template <bool kAligned>
-__global__ void __launch_bounds__(kTileThreads, 2) SgemmKernel(SgemmProblem problem) {
-  __shared__ TileStorage storage;
+template <typename Shape, bool kAligned>
+__global__ void __launch_bounds__(Shape::kThreads) SgemmKernel(SgemmProblem problem) {
+  extern __shared__ __align__(16) float storage[];  // Shape::kBytes
   LetNextBegin();
   WaitForInputs();
-  const int64_t first_row = static_cast<int64_t>(blockIdx.x) * kTile;
-  const int64_t first_column = static_cast<int64_t>(blockIdx.y) * kTile;
+  const int64_t first_row = static_cast<int64_t>(blockIdx.x) * Shape::kRows;
+  const int64_t first_column = static_cast<int64_t>(blockIdx.y) * Shape::kColumns;
   const int64_t rows = problem.m - first_row;
   const int64_t columns = problem.n - first_column;
-  float sums[8][8] = {};
-  MultiplyTile(storage, problem.k,
-               RowMajorA<kAligned>{problem.a + first_row * problem.k, rows, problem.k},
-               RowMajorB<kAligned>{problem.b + first_column, columns, problem.n, problem.k}, sums);
-  const TilePlace place = ThreadPlace();
+  TileSums<Shape> sums = {};
+  MultiplyTile<Shape>(
+      storage, problem.k,
+      RowMajorA<Shape, kAligned>{problem.a + first_row * problem.k, rows, problem.k},
+      RowMajorB<Shape, kAligned>{problem.b + first_column, columns, problem.n, problem.k}, sums);
+  const TilePlace<Shape> place;
 #pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    const int64_t row = place.row + i / 4 * 64 + i % 4;
+  for (int i = 0; i < kTileThreadRows; ++i) {
+    const int row = place.row + i * 8;
     if (row >= rows) continue;
     float* line = problem.c + (first_row + row) * problem.n + first_column;
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int64_t column = place.column + half * 64;
+    for (int j = 0; j < Shape::kThreadColumns; j += 4) {
+      const int column = place.column + j * 4;
       float out[4];
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        out[j] = problem.alpha * sums[i][half * 4 + j];
-        if (problem.beta != 0.0f && column + j < columns) {
-          out[j] += problem.beta * line[column + j];
+      for (int n = 0; n < 4; ++n) {
+        out[n] = problem.alpha * sums[i][j + n];
+        if (problem.beta != 0.0f && column + n < columns) {
+          out[n] += problem.beta * line[column + n];
         }
       }
       if (kAligned && column < columns) {
         *reinterpret_cast<float4*>(line + column) = *reinterpret_cast<float4*>(out);
       } else {
 #pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          if (column + j < columns) line[column + j] = out[j];
+        for (int n = 0; n < 4; ++n) {
+          if (column + n < columns) line[column + n] = out[n];
         }
       }
     }
   }
+}
+
+template <typename Shape>
+void LaunchTiles(cudaStream_t stream, const SgemmProblem& problem, bool aligned) {
+  const unsigned down = Blocks(problem.m, Shape::kRows);
+  const unsigned across = Blocks(problem.n, Shape::kColumns);
+  PENSTOCK_CHECK_LE(across, 65535u);
+  const auto kernel = aligned ? SgemmKernel<Shape, true> : SgemmKernel<Shape, false>;
+  AllowShared(kernel, Shape::kBytes);
+  Launch(stream, {dim3(down, across), dim3(Shape::kThreads), Shape::kBytes}, kernel, problem);
 }
 
 }  // namespace
@@ -79,11 +90,10 @@ void LaunchSgemm(cudaStream_t stream, float alpha, const Tensor& a, const Tensor
                                 alpha,
                                 beta};
   const bool aligned = IsWide(a, problem.k) && IsWide(b, problem.n) && IsWide(c, problem.n);
-  const unsigned down = Blocks(problem.m, kTile);
-  const unsigned across = Blocks(problem.n, kTile);
-  PENSTOCK_CHECK_LE(across, 65535u);
-  Launch(stream, {dim3(down, across), dim3(kTileThreads)},
-         aligned ? SgemmKernel<true> : SgemmKernel<false>, problem);
+  if (LargeTileWins(problem.m, problem.n, NumMultiprocessors())) {
+    return LaunchTiles<LargeTile>(stream, problem, aligned);
+  }
+  LaunchTiles<SmallTile>(stream, problem, aligned);
 }
 
 }  // namespace penstock::cuda

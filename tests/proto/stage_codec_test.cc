@@ -28,6 +28,7 @@ StageOptions ExampleOptions() {
   options.device = "cuda:3 \xfc";
   options.precision = DataType::kBF16;
   options.graphs = false;
+  options.gemm_table = "table \xfd";
   options.check_file = "check \xfe";
   options.stage = 2;
   options.num_stages = 4;
@@ -58,6 +59,7 @@ StageInfo ExampleInfo() {
   info.model_hash = 99;
   info.block_bytes = 4096;
   info.address = "unix:/tmp/\xff";
+  info.gemm_table_hash = ~uint64_t{1};
   return info;
 }
 
@@ -137,6 +139,7 @@ TEST(StageCodecTest, ValuesArriveInTheirFields) {
   EXPECT_EQ(info->model_hash, 99u);
   EXPECT_EQ(info->block_bytes, 4096);
   EXPECT_EQ(info->address, "unix:/tmp/\xff");
+  EXPECT_EQ(info->gemm_table_hash, ~uint64_t{1});
 
   for (const auto doing : {StageBeat::Doing::kIdle, StageBeat::Doing::kWaitsForInput,
                            StageBeat::Doing::kComputes, StageBeat::Doing::kSends}) {
