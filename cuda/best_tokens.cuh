@@ -1,8 +1,8 @@
-// The best tokens of a row of logits, by a team of blocks and without sorting the row: what top_k, top_p
-// and the likeliest tokens need (core/kernels/sampling.h, steps 5 to 7). The order is the keys' of
-// ranked_row.cuh. What cannot be had from a sorted list of kListTokens is found as a bar in the
-// order, digit by digit of the keys. Weights are whole numbers and sums of them exact, so neither
-// the order of threads nor that of atomics shows.
+// The best tokens of a row of logits, by a team of blocks and without sorting the row: what top_k,
+// top_p and the likeliest tokens need (core/kernels/sampling.h, steps 5 to 7). The order is the
+// keys' of ranked_row.cuh. What cannot be had from a sorted list of kListTokens is found as a bar
+// in the order, digit by digit of the keys. Weights are whole numbers and sums of them exact, so
+// neither the order of threads nor that of atomics shows.
 #pragma once
 
 #include <cfloat>
@@ -282,8 +282,8 @@ __device__ int ListOfCount(Team& team, const Scores& scores, int count, BestToke
   PickPlace(counts, kBins, wanted, shared);
   const int last = shared.chosen;
   if (shared.before + shared.count(last) <= kListTokens) {
-    const int found = Collect(
-        team, scores, shared, [&](float logit, uint64_t) { return scores.BinOf(logit) <= last; });
+    const int found = Collect(team, scores, shared,
+                              [&](float logit, uint64_t) { return scores.BinOf(logit) <= last; });
     return min(found, count);
   }
   const uint64_t bar = BarOfCount(team, scores, wanted, shared);

@@ -61,10 +61,10 @@ std::vector<GemmAlgorithm> Blas::Candidates(const Tensor& x, const Tensor& weigh
                             kWorkspaceBytes, most);
 }
 
-bool Blas::Choose(const Tensor& x, const Tensor& weight, const Tensor& out,
-                  const GemmAlgorithm& algorithm) {
-  return linear_.Choose(reinterpret_cast<cublasLtHandle_t>(handle_), x, weight, out,
-                        kWorkspaceBytes, algorithm);
+bool Blas::Try(cudaStream_t stream, const Tensor& x, const Tensor& weight, const Tensor& out,
+               const GemmAlgorithm& algorithm) {
+  return linear_.Try(reinterpret_cast<cublasLtHandle_t>(handle_), stream, x, weight, out,
+                     workspace_, kWorkspaceBytes, algorithm);
 }
 
 }  // namespace penstock::cuda

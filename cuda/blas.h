@@ -30,8 +30,8 @@ class Blas {
   void UseTable(GemmTable table) { linear_.UseTable(std::move(table)); }
   std::vector<GemmAlgorithm> Candidates(const Tensor& x, const Tensor& weight, const Tensor& out,
                                         int most) const;
-  bool Choose(const Tensor& x, const Tensor& weight, const Tensor& out,
-              const GemmAlgorithm& algorithm);
+  bool Try(cudaStream_t stream, const Tensor& x, const Tensor& weight, const Tensor& out,
+           const GemmAlgorithm& algorithm);
 
  private:
   cublasHandle_t handle_ = nullptr;

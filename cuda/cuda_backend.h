@@ -20,9 +20,9 @@ struct CudaBackendOptions {
   DataType precision = DataType::kBF16;  // f32, f16 or bf16
   HeadLayout heads;                      // of the model
   int64_t vocab_size = 0;
-  int64_t max_sequences = 0;  // rows that decode in one step
-  int threads = 0;            // of the host, while weights are turned; 0: one a core
-  bool graphs = true;         // keep steps of decodes as graphs
+  int64_t max_sequences = 0;    // rows that decode in one step
+  int threads = 0;              // of the host, while weights are turned; 0: one a core
+  bool graphs = true;           // keep steps of decodes as graphs
   std::string gemm_table = {};  // a file; "none"; empty: the GPU's own in the cache folder, if any
 };
 

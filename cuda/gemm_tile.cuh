@@ -29,22 +29,23 @@ struct TileShape {
   static constexpr int kThreadColumns = kThreadColumnsV;
   static constexpr int kStages = kStagesV;
   static constexpr int kThreads = kWarpRows * kWarpColumns * 32;
+  static constexpr int kAtOnce = 384 / kThreads;  // blocks a multiprocessor: 168 registers a thread
   static constexpr int kRows = kWarpRows * 8 * kTileThreadRows;
   static constexpr int kColumns = kWarpColumns * 4 * kThreadColumns;
   static constexpr int kPitch = kTileDepth + 4;  // of a row of A
   static constexpr int kBytes =
       kStages * (kRows * kPitch + kTileDepth * kColumns) * static_cast<int>(sizeof(float));
 };
-using LargeTile = TileShape<2, 4, 16, 4>;  // 128 x 256
-using SmallTile = TileShape<1, 4, 8, 4>;   // 64 x 128
+using LargeTile = TileShape<1, 4, 8, 3>;  // 64 x 128
+using SmallTile = TileShape<1, 2, 8, 3>;  // 64 x 64
 
-// Whether a product of so many rows and columns is done sooner in large tiles: they need the fewer
-// reads of shared memory, small ones fill the multiprocessors more evenly.
+// Whether a product of so many rows and columns is done sooner in large tiles: they need fewer
+// reads of memory, small ones are shared out more evenly over the multiprocessors.
 inline bool LargeTileWins(int64_t rows, int64_t columns, int multiprocessors) {
-  constexpr double kSmallTileCost = 1.15;  // of a multiplication, beside the large one's
+  constexpr double kSmallTileCost = 1.1;  // of a multiplication, beside the large one's
   const auto time = [&](int64_t tile_rows, int64_t tile_columns) {
-    const int64_t tiles = (rows + tile_rows - 1) / tile_rows *
-                          ((columns + tile_columns - 1) / tile_columns);
+    const int64_t tiles =
+        (rows + tile_rows - 1) / tile_rows * ((columns + tile_columns - 1) / tile_columns);
     const int64_t at_once = multiprocessors > 0 ? multiprocessors : 1;
     return static_cast<double>((tiles + at_once - 1) / at_once * tile_rows * tile_columns);
   };
@@ -116,8 +117,8 @@ __device__ __forceinline__ void MultiplyTile(float* shared, int64_t depth, const
     }
     CommitCopies();
   }
-  int at = 0;                // of the slab in the ring
-  int free = kStages - 1;    // where the next one goes
+  int at = 0;              // of the slab in the ring
+  int free = kStages - 1;  // where the next one goes
   for (int slab = 0; slab < slabs; ++slab) {
     WaitForCopies<kStages - 2>();
     __syncthreads();
@@ -162,8 +163,8 @@ __device__ __forceinline__ void MultiplyTile(float* shared, int64_t depth, const
 // Rows of a matrix [rows, depth] whose k is innermost.
 template <typename Shape, bool kAligned>
 struct RowMajorA {
-  static constexpr int kRun = kAligned ? 4 : 1;           // floats a copy
-  static constexpr int kAcross = kTileDepth / kRun;       // copies of a row
+  static constexpr int kRun = kAligned ? 4 : 1;             // floats a copy
+  static constexpr int kAcross = kTileDepth / kRun;         // copies of a row
   static constexpr int kApart = Shape::kThreads / kAcross;  // rows
 
   const float* data;  // the first row of the tile

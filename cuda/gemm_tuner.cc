@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
+#include <set>
 #include <vector>
 
 #include "core/base/check.h"
@@ -26,7 +27,16 @@ constexpr size_t kFinalists = 4;
 constexpr int kFirstRuns = 3;
 constexpr int kFinalRuns = 9;
 constexpr int64_t kCheckedTokens = 64;
+constexpr int kClimbs = 3;
 constexpr double kWorthIt = 0.99;  // of the first choice's time; less is noise
+
+// Places in GemmAlgorithm.
+constexpr size_t kTile = 1;
+constexpr size_t kSplitK = 2;
+constexpr size_t kReduction = 3;
+constexpr size_t kSwizzle = 4;
+constexpr size_t kCustomOption = 5;
+constexpr size_t kClusterShape = 8;
 
 // Products of fewer bf16 tokens are skinny_linear's.
 int64_t FirstTokens(DataType type) { return type == DataType::kBF16 ? 9 : 1; }
@@ -85,10 +95,10 @@ class Tuner {
 
   // Makes weights for products of this shape, and tokens up to as many.
   absl::Status Prepare(const GemmShape& shape) {
+    tiles_.clear();
     weights_.clear();
     x_ = expected_ = out_ = Tensor();
-    const int64_t bytes =
-        shape.in_features * shape.out_features * Info(shape.type).block_bytes;
+    const int64_t bytes = shape.in_features * shape.out_features * Info(shape.type).block_bytes;
     const int64_t count = std::clamp<int64_t>((kRotatedBytes + bytes - 1) / bytes, 2, 64);
     const Shape of_weight({shape.out_features, shape.in_features});
     for (int64_t i = 0; i < count; ++i) {
@@ -96,8 +106,8 @@ class Tuner {
       cuda::FillRandom(stream_.get(), weight, static_cast<uint32_t>(i + 1), 0.02F);
       weights_.push_back(std::move(weight));
     }
-    PENSTOCK_ASSIGN_OR_RETURN(
-        x_, Tensor::Make(shape.type, {shape.tokens, shape.in_features}, memory_));
+    PENSTOCK_ASSIGN_OR_RETURN(x_,
+                              Tensor::Make(shape.type, {shape.tokens, shape.in_features}, memory_));
     cuda::FillRandom(stream_.get(), x_, 77);
     const Shape of_out({shape.tokens, shape.out_features});
     PENSTOCK_ASSIGN_OR_RETURN(expected_, Tensor::Make(shape.out_type, of_out, memory_));
@@ -148,31 +158,60 @@ class Tuner {
     });
   }
 
-  // The right ones of the library's proposals, the fastest first by a few runs.
+  // The fastest first, by a few runs: the library's proposals, and what a climb from the best of
+  // them finds.
   std::vector<Candidate> Measure(const Tensor& x, const Tensor& expected, const Tensor& out,
                                  double tolerance) {
-    std::vector<GemmAlgorithm> proposed = first_.Candidates(x, weights_[0], out, kCandidates);
-    std::sort(proposed.begin(), proposed.end());
-    proposed.erase(std::unique(proposed.begin(), proposed.end()), proposed.end());
+    std::set<GemmAlgorithm> tried;
     std::vector<Candidate> candidates;
-    for (const GemmAlgorithm& algorithm : proposed) {
-      if (!tried_.Choose(x, weights_[0], out, algorithm)) continue;
+    const auto measure = [&](const GemmAlgorithm& algorithm) {
+      if (!tried.insert(algorithm).second) return;
       CUDA_CHECK(cudaMemsetAsync(const_cast<void*>(out.raw()), 0xff,
                                  static_cast<size_t>(out.bytes()), stream_.get()));
-      tried_.Linear(stream_.get(), x, weights_[0], out);
-      if (!(cuda::Difference(stream_.get(), out, expected) <= tolerance)) continue;
+      if (!tried_.Try(stream_.get(), x, weights_[0], out, algorithm)) return;
+      if (!(cuda::Difference(stream_.get(), out, expected) <= tolerance)) return;
       Candidate candidate = {algorithm, MakeTimer(tried_, x, out)};
       for (int run = 0; run < kFirstRuns; ++run) candidate.timer->Run();
       candidate.microseconds = candidate.timer->TakeMedian();
       candidates.push_back(std::move(candidate));
+      Sort(candidates);
+      if (candidates.size() > kFinalists) candidates.pop_back();
+    };
+    for (const GemmAlgorithm& algorithm : first_.Candidates(x, weights_[0], out, kCandidates)) {
+      tiles_.insert(algorithm[kTile]);
+      measure(algorithm);
     }
-    Sort(candidates);
+    for (int step = 0; step < kClimbs && !candidates.empty(); ++step) {
+      const GemmAlgorithm from = candidates[0].algorithm;
+      for (const GemmAlgorithm& algorithm : Neighbours(from)) measure(algorithm);
+      if (candidates[0].algorithm == from) break;
+    }
     return candidates;
+  }
+
+  // With one number changed. Most are refused, or slower.
+  std::vector<GemmAlgorithm> Neighbours(const GemmAlgorithm& from) const {
+    std::vector<GemmAlgorithm> neighbours;
+    const auto add = [&](size_t place, int64_t value) {
+      GemmAlgorithm changed = from;
+      changed[place] = value;
+      changed[kReduction] = changed[kSplitK] > 1 ? CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE
+                                                 : CUBLASLT_REDUCTION_SCHEME_NONE;
+      neighbours.push_back(changed);
+    };
+    for (const int64_t tile : tiles_) add(kTile, tile);
+    for (const int64_t parts : {1, 2, 3, 4, 6, 8}) add(kSplitK, parts);
+    for (const int64_t swizzle : {0, 1}) add(kSwizzle, swizzle);
+    for (int64_t option = 0; option < 8; ++option) add(kCustomOption, option);
+    for (int64_t shape = CUBLASLT_CLUSTER_SHAPE_1x1x1; shape <= CUBLASLT_CLUSTER_SHAPE_4x4x1;
+         ++shape) {
+      add(kClusterShape, shape);
+    }
+    return neighbours;
   }
 
   // The best few and the library's first choice in turns; that one's time.
   static double Race(std::vector<Candidate>& candidates, Timer& first) {
-    if (candidates.size() > kFinalists) candidates.resize(kFinalists);
     for (int run = 0; run < kFinalRuns; ++run) {
       first.Run();
       for (Candidate& candidate : candidates) candidate.timer->Run();
@@ -191,6 +230,7 @@ class Tuner {
   const CudaStream stream_;
   cuda::Blas first_;  // the heuristic's first choice
   cuda::Blas tried_;
+  std::set<int64_t> tiles_;  // that the library has proposed for this shape
   std::vector<Tensor> weights_;
   Tensor x_;
   Tensor expected_;

@@ -83,13 +83,24 @@ std::optional<cublasLtMatmulAlgo_t> Make(cublasLtHandle_t handle, const Tensor& 
 std::optional<cublasLtMatmulAlgo_t> FromTable(cublasLtHandle_t handle, const GemmTable& table,
                                               const Tensor& x, const Tensor& weight,
                                               const Tensor& out, size_t workspace_bytes) {
-  const TunedGemm* tuned = table.Find({x.type(), out.type(), weight.dim(1), weight.dim(0),
-                                       LtLinear::TokenBucket(x.dim(0))});
+  const TunedGemm* tuned = table.Find(
+      {x.type(), out.type(), weight.dim(1), weight.dim(0), LtLinear::TokenBucket(x.dim(0))});
   const bool is_dense = x.stride(0) == weight.dim(1) && out.stride(0) == weight.dim(0);
   if (tuned == nullptr || !is_dense || CommonAlignment(x, weight, out) != kMaxAlignment) {
     return std::nullopt;
   }
   return Make(handle, x, weight, out, workspace_bytes, tuned->algorithm);
+}
+
+cublasStatus_t Enqueue(cublasLtHandle_t handle, cudaStream_t stream, const Tensor& x,
+                       const Tensor& weight, const Tensor& out, void* workspace,
+                       size_t workspace_bytes, const cublasLtMatmulAlgo_t& algorithm) {
+  Problem problem(x, weight, out, x.dim(0));
+  const float one = 1;
+  const float zero = 0;
+  return cublasLtMatmul(handle, &problem.operation, &one, weight.raw(), &problem.weight, x.raw(),
+                        &problem.x, &zero, out.raw(), &problem.out, const_cast<void*>(out.raw()),
+                        &problem.out, &algorithm, workspace, workspace_bytes, stream);
 }
 
 }  // namespace
@@ -117,8 +128,9 @@ std::vector<GemmAlgorithm> LtLinear::Candidates(cublasLtHandle_t handle, const T
   Problem problem(x, weight, out, TokenBucket(x.dim(0)));
   const uint32_t alignment = CommonAlignment(x, weight, out);
   std::vector<GemmAlgorithm> all;
-  for (const auto& [reductions, count] : {std::pair(CUBLASLT_REDUCTION_SCHEME_MASK, 1),
-                                          std::pair(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE, most)}) {
+  for (const auto& [reductions, count] :
+       {std::pair(CUBLASLT_REDUCTION_SCHEME_MASK, 1),
+        std::pair(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE, most)}) {
     for (const cublasLtMatmulAlgo_t& algorithm :
          Ask(handle, problem, alignment, workspace_bytes, reductions, count)) {
       all.push_back(DescribeAlgorithm(algorithm));
@@ -127,11 +139,16 @@ std::vector<GemmAlgorithm> LtLinear::Candidates(cublasLtHandle_t handle, const T
   return all;
 }
 
-bool LtLinear::Choose(cublasLtHandle_t handle, const Tensor& x, const Tensor& weight,
-                      const Tensor& out, size_t workspace_bytes, const GemmAlgorithm& algorithm) {
+bool LtLinear::Try(cublasLtHandle_t handle, cudaStream_t stream, const Tensor& x,
+                   const Tensor& weight, const Tensor& out, void* workspace, size_t workspace_bytes,
+                   const GemmAlgorithm& algorithm) {
   const auto made = Make(handle, x, weight, out, workspace_bytes, algorithm);
-  if (made) algorithms_.insert_or_assign(KeyOf(x, weight, out), *made);
-  return made.has_value();
+  if (!made || Enqueue(handle, stream, x, weight, out, workspace, workspace_bytes, *made) !=
+                   CUBLAS_STATUS_SUCCESS) {
+    return false;
+  }
+  algorithms_.insert_or_assign(KeyOf(x, weight, out), *made);
+  return true;
 }
 
 void LtLinear::Run(cublasLtHandle_t handle, cudaStream_t stream, const Tensor& x,
@@ -148,13 +165,7 @@ void LtLinear::Run(cublasLtHandle_t handle, cudaStream_t stream, const Tensor& x
                                           workspace_bytes, CUBLASLT_REDUCTION_SCHEME_MASK, 1)[0])
                 .first;
   }
-  Problem problem(x, weight, out, x.dim(0));
-  const float one = 1;
-  const float zero = 0;
-  BLAS_CHECK(cublasLtMatmul(handle, &problem.operation, &one, weight.raw(), &problem.weight,
-                            x.raw(), &problem.x, &zero, out.raw(), &problem.out,
-                            const_cast<void*>(out.raw()), &problem.out, &found->second, workspace,
-                            workspace_bytes, stream));
+  BLAS_CHECK(Enqueue(handle, stream, x, weight, out, workspace, workspace_bytes, found->second));
 }
 
 }  // namespace penstock::cuda

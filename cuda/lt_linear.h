@@ -1,9 +1,9 @@
 // LtLinear: cuBLASLt's products out = x weight^T, with the algorithm of each shape asked for once.
 // The library's heuristic takes some 50 microseconds, a product's launch a few, so answers are
 // kept: by types, sizes, strides and alignment, for numbers of tokens in steps of at most a half. A
-// stage that has run each of these numbers while loading asks nothing in service. A table of measured
-// algorithms (core/io/gemm_table.h) comes before the heuristic.
-// One thread at a time. Errors: a failed call ends the process.
+// stage that has run each of these numbers while loading asks nothing in service. A table of
+// measured algorithms (core/io/gemm_table.h) comes before the heuristic. One thread at a time.
+// Errors: a failed call ends the process.
 #pragma once
 
 #include <cublasLt.h>
@@ -40,9 +40,10 @@ class LtLinear {
   std::vector<GemmAlgorithm> Candidates(cublasLtHandle_t handle, const Tensor& x,
                                         const Tensor& weight, const Tensor& out,
                                         size_t workspace_bytes, int most) const;
-  // Runs this product with that algorithm from now on; false if the library does not accept it.
-  bool Choose(cublasLtHandle_t handle, const Tensor& x, const Tensor& weight, const Tensor& out,
-              size_t workspace_bytes, const GemmAlgorithm& algorithm);
+  // Runs this product with that algorithm, and from now on; false if the library does not.
+  bool Try(cublasLtHandle_t handle, cudaStream_t stream, const Tensor& x, const Tensor& weight,
+           const Tensor& out, void* workspace, size_t workspace_bytes,
+           const GemmAlgorithm& algorithm);
 
  private:
   // Types of x and out; bucket, in, out; strides of x and out; common alignment in bytes.

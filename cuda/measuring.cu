@@ -1,9 +1,8 @@
-#include "cuda/measuring.h"
-
 #include <algorithm>
 #include <cmath>
 
 #include "cuda/launch.h"
+#include "cuda/measuring.h"
 
 namespace penstock::cuda {
 namespace {
@@ -95,9 +94,9 @@ double ProductError(cudaStream_t stream, const Tensor& x, const Tensor& weight, 
       using T = decltype(element);
       const auto run = [&](auto of_out) {
         using Out = decltype(of_out);
-        ProductErrorKernel<T, Out><<<grid, 256, 0, stream>>>(
-            Elements<const T>(x), Elements<const T>(weight), Elements<const Out>(out), n, x.dim(1),
-            apart, sums);
+        ProductErrorKernel<T, Out>
+            <<<grid, 256, 0, stream>>>(Elements<const T>(x), Elements<const T>(weight),
+                                       Elements<const Out>(out), n, x.dim(1), apart, sums);
       };
       if (out.type() == x.type()) return run(element);
       run(float());

@@ -1,9 +1,8 @@
-// RowTeam: the blocks that work on one row of logits together: one, or a cluster of a few where rows
-// are few, so that one row is not one multiprocessor's alone. Each reads its share of the row; what
-// is put together is put together in every block, so that all of them take the same way. Results do
-// not depend on the number of blocks: counts and sums of whole numbers are exact, and sums of
-// floats have one order (Parts below).
-// All threads of all blocks take part in every call.
+// RowTeam: the blocks that work on one row of logits together: one, or a cluster of a few where
+// rows are few, so that one row is not one multiprocessor's alone. Each reads its share of the row;
+// what is put together is put together in every block, so that all of them take the same way.
+// Results do not depend on the number of blocks: counts and sums of whole numbers are exact, and
+// sums of floats have one order (Parts below). All threads of all blocks take part in every call.
 #pragma once
 
 #include <cstdint>

@@ -40,13 +40,12 @@ absl::Status Tune(const TuneOptions& options) {
                  [&](const GemmShape& shape, const TunedGemm& product, int64_t, int64_t) {
                    first += product.heuristic_microseconds;
                    tuned += product.microseconds;
-                   absl::PrintF(
-                       "%-28s %7d %14.2f %10.2f %6.1f%%\n",
-                       absl::StrCat(shape.out_features, " x ", shape.in_features, " ",
-                                    Abs(Name(shape.type)),
-                                    shape.out_type == shape.type ? "" : " to f32"),
-                       shape.tokens, product.heuristic_microseconds, product.microseconds,
-                       100 * (1 - product.microseconds / product.heuristic_microseconds));
+                   absl::PrintF("%-28s %7d %14.2f %10.2f %6.1f%%\n",
+                                absl::StrCat(shape.out_features, " x ", shape.in_features, " ",
+                                             Abs(Name(shape.type)),
+                                             shape.out_type == shape.type ? "" : " to f32"),
+                                shape.tokens, product.heuristic_microseconds, product.microseconds,
+                                100 * (1 - product.microseconds / product.heuristic_microseconds));
                    fflush(stdout);
                  }));
   const std::string path =
@@ -59,8 +58,7 @@ absl::Status Tune(const TuneOptions& options) {
   PENSTOCK_RETURN_IF_ERROR(AddTo(path, &table));
   PENSTOCK_RETURN_IF_ERROR(WriteGemmTable(path, table));
   absl::PrintF("%d products measured on %s with cuBLASLt %d; %s has %d, hash %016x\n", measured,
-               table.gpu, table.library_version, path, table.products.size(),
-               GemmTableHash(table));
+               table.gpu, table.library_version, path, table.products.size(), GemmTableHash(table));
   return absl::OkStatus();
 }
 

@@ -1,5 +1,5 @@
-// `penstock tune`: measures which of the GPU's matrix-product algorithms is fastest for each product
-// of a model's layers, and writes them to a table that other commands then use.
+// `penstock tune`: measures which of the GPU's matrix-product algorithms is fastest for each
+// product of a model's layers, and writes them to a table that other commands then use.
 #pragma once
 
 #include <string>

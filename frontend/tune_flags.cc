@@ -17,7 +17,8 @@ Command AddTune(CLI::App* app) {
   options.tuning.device = "cuda:0";
   CLI::App* tune = app->add_subcommand(
       "tune",
-      "Measure which algorithms of the GPU's library are fastest for a model's matrix products, and "
+      "Measure which algorithms of the GPU's library are fastest for a model's matrix products, "
+      "and "
       "write a table that serve, generate, chat, bench model and workers use; once for each GPU, "
       "library version and model, while nothing else runs on the GPU");
   tune->footer(

@@ -18,9 +18,9 @@ absl::StatusOr<GemmTable> TuneDevice(
                      ": only a GPU's algorithms are chosen by measuring: use cuda:0"));
   }
 #ifdef PENSTOCK_CUDA
-  return TuneGemms(
-      config, {ordinal, options.precision, options.max_step_tokens, options.max_sequences},
-      progress);
+  return TuneGemms(config,
+                   {ordinal, options.precision, options.max_step_tokens, options.max_sequences},
+                   progress);
 #else
   (void)config;
   (void)progress;

@@ -61,7 +61,7 @@ struct ImplicitB {
 
 // A block a tile of output channels (y) by output places (x) of a group (z).
 template <typename Shape, bool kAligned>
-__global__ void __launch_bounds__(Shape::kThreads)
+__global__ void __launch_bounds__(Shape::kThreads, Shape::kAtOnce)
     Conv2dKernel(const float* in, const float* weight, const float* bias,
                  const __grid_constant__ ConvShape shape, float* out) {
   extern __shared__ __align__(16) float storage[];  // Shape::kBytes
@@ -135,7 +135,8 @@ void LaunchTiles(cudaStream_t stream, const Tensor& in, const Tensor& weight, co
                   Blocks(shape.group_outputs, Shape::kRows),
                   Blocks(shape.out_channels / shape.group_outputs));
   PENSTOCK_CHECK_LE(std::max(grid.y, grid.z), 65535u);
-  const auto kernel = IsWide(weight, depth) ? Conv2dKernel<Shape, true> : Conv2dKernel<Shape, false>;
+  const auto kernel =
+      IsWide(weight, depth) ? Conv2dKernel<Shape, true> : Conv2dKernel<Shape, false>;
   AllowShared(kernel, Shape::kBytes);
   Launch(stream, {grid, dim3(Shape::kThreads), Shape::kBytes}, kernel, Elements<const float>(in),
          Elements<const float>(weight), bias.empty() ? nullptr : Elements<const float>(bias), shape,

@@ -37,50 +37,6 @@ __global__ void FusedResidualNormKernel(T* residual, int64_t residual_stride, co
   NormalizeRow<T, N>(row, squares, gain, hidden, eps, out + blockIdx.x * out_stride);
 }
 
-// A warp a row.
-template <typename T, int N, int kPacks>
-__global__ void __launch_bounds__(kNormWarps * 32)
-    FusedResidualNormRowsKernel(T* residual, int64_t residual_stride, const T* x, int64_t x_stride,
-                                const T* bias, const T* gain, int64_t rows, int64_t hidden,
-                                float eps, T* out, int64_t out_stride) {
-  LetNextBegin();
-  PrefetchGain(gain, hidden);
-  WaitForInputs();
-  const int64_t r = int64_t{blockIdx.x} * kNormWarps + threadIdx.x / 32;
-  if (r >= rows) return;
-  auto* sums = reinterpret_cast<Pack<T, N>*>(residual + r * residual_stride);
-  const auto* in = reinterpret_cast<const Pack<T, N>*>(x + r * x_stride);
-  const auto* shift = reinterpret_cast<const Pack<T, N>*>(bias);
-  Pack<T, N> row[kPacks];
-#pragma unroll
-  for (int i = 0; i < kPacks; ++i) {
-    const int at = i * 32 + static_cast<int>(threadIdx.x) % 32;
-    if (at < hidden / N) row[i] = sums[at];
-  }
-  float squares[kNormWarps] = {};
-#pragma unroll
-  for (int i = 0; i < kPacks; ++i) {
-    const int at = i * 32 + static_cast<int>(threadIdx.x) % 32;
-    if (at >= hidden / N) break;
-    const Pack<T, N> added = in[at];
-#pragma unroll
-    for (int j = 0; j < N; ++j) {
-      float value = ToFloat(row[i].at[j]) + ToFloat(added.at[j]);
-      if (shift != nullptr) value += ToFloat(shift[at].at[j]);
-      row[i].at[j] = FromFloat<T>(value);
-      value = ToFloat(row[i].at[j]);
-      squares[i % kNormWarps] += value * value;
-    }
-  }
-  // After all loads, which the compiler would else hold back behind the stores.
-#pragma unroll
-  for (int i = 0; i < kPacks; ++i) {
-    const int at = i * 32 + static_cast<int>(threadIdx.x) % 32;
-    if (at < hidden / N) sums[at] = row[i];
-  }
-  NormalizeWarpRow<T, N, kPacks>(row, squares, gain, hidden, eps, out + r * out_stride);
-}
-
 }  // namespace
 
 void LaunchFusedResidualNorm(cudaStream_t stream, const Tensor& residual, const Tensor& x,
@@ -98,15 +54,7 @@ void LaunchFusedResidualNorm(cudaStream_t stream, const Tensor& residual, const 
     using T = decltype(element);
     const T* shift = bias.empty() ? nullptr : Elements<const T>(bias);
     ForWidth<T>(wide, [&](auto width) {
-      constexpr int N = decltype(width)::value;
-      const bool done = ForWarpRows<N>(x.dim(0), hidden, [&](auto packs) {
-        Launch(stream, {dim3(Blocks(x.dim(0), kNormWarps)), dim3(kNormWarps * 32)},
-               FusedResidualNormRowsKernel<T, N, decltype(packs)::value>, Elements<T>(residual),
-               residual.stride(0), Elements<const T>(x), x.stride(0), shift,
-               Elements<const T>(weight), x.dim(0), hidden, eps, Elements<T>(out), out.stride(0));
-      });
-      if (done) return;
-      const auto kernel = FusedResidualNormKernel<T, N>;
+      const auto kernel = FusedResidualNormKernel<T, decltype(width)::value>;
       AllowShared(kernel, shared);
       Launch(stream, {dim3(Blocks(x.dim(0))), dim3(kThreads), shared}, kernel,
              Elements<T>(residual), residual.stride(0), Elements<const T>(x), x.stride(0), shift,

@@ -122,7 +122,8 @@ __device__ int32_t Draw(Team& team, const Scores& scores, const SamplingTask& ta
   return race.Winner(team);
 }
 
-// Steps 1 to 4, in the row itself, by one block. What was there is kept, and Restore() puts it back.
+// Steps 1 to 4, in the row itself, by one block. What was there is kept, and Restore() puts it
+// back.
 struct LogitChange {
   float* row;
   int64_t vocab;
@@ -234,8 +235,8 @@ __device__ int32_t SampleRow(Team& team, float* row, uint64_t best, const Sampli
   return token;
 }
 
-// A team of blocks a row, which it reads from level 2, where the LM head has just left it: twice for
-// a greedy token, once or twice more for a draw, and again for the likeliest tokens.
+// A team of blocks a row, which it reads from level 2, where the LM head has just left it: twice
+// for a greedy token, once or twice more for a draw, and again for the likeliest tokens.
 template <int kBlocks>
 __global__ void __cluster_dims__(kBlocks) __launch_bounds__(kSamplingThreads)
     SamplingKernel(const __grid_constant__ SamplingRows rows) {

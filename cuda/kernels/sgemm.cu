@@ -21,7 +21,8 @@ struct SgemmProblem {
 // A block a tile; tiles of one column of tiles follow each other, so that B's slabs stay in
 // level 2.
 template <typename Shape, bool kAligned>
-__global__ void __launch_bounds__(Shape::kThreads) SgemmKernel(SgemmProblem problem) {
+__global__ void __launch_bounds__(Shape::kThreads, Shape::kAtOnce)
+    SgemmKernel(SgemmProblem problem) {
   extern __shared__ __align__(16) float storage[];  // Shape::kBytes
   LetNextBegin();
   WaitForInputs();

@@ -84,24 +84,5 @@ TEST(FusedResidualNorm, NormsTheResidualAsItIsStored) {
   }
 }
 
-// A GPU gives a row to a warp where rows are many, else to a block.
-TEST(FusedResidualNorm, ARowHasTheSameBitsAmongManyRows) {
-  for (const Target& target : Targets()) {
-    for (int64_t hidden : {64, 576, 4096, 5120}) {
-      const Tensor residual = As(target.type, Random({1030, hidden}, 1));
-      const Tensor x = As(target.type, Random({1030, hidden}, 2));
-      const Tensor bias = As(target.type, Random({hidden}, 3));
-      const Tensor weight = As(target.type, Random({hidden}, 4));
-      const Tensor some = As(target.type, Random({1030, hidden}, 1)).Slice(1000, 30);
-      const Tensor many = Poisoned({1030, hidden}, target.type);
-      const Tensor few = Poisoned({30, hidden}, target.type);
-      RunOn(target.backend, residual, x, bias, weight, 1e-6f, many);
-      RunOn(target.backend, some, x.Slice(1000, 30), bias, weight, 1e-6f, few);
-      EXPECT_EQ(ToVector(few), ToVector(many.Slice(1000, 30))) << target << ", hidden " << hidden;
-      EXPECT_EQ(ToVector(some), ToVector(residual.Slice(1000, 30))) << target;
-    }
-  }
-}
-
 }  // namespace
 }  // namespace penstock

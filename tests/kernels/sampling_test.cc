@@ -431,11 +431,14 @@ TEST_P(SamplingTest, ARowHasTheSameBitsInABatchOfAnySize) {
   const Tensor logits = Random({kRows, kVocab}, 21, 2.0f);
   std::vector<SamplingParams> params;
   for (int32_t r = 0; r < kRows; ++r) {
-    const int32_t cut = r % 6;  // none, few, a nucleus, both, more than a list holds, a wide nucleus
-    SamplingParams one = Params(r % 7 == 0 ? 0.0f : cut == 5 ? 4.0f : 0.9f,
-                                cut == 1 || cut == 3 ? 50 : (cut == 4 ? 5000 : 0),
-                                cut == 2 || cut == 3 ? 0.9f : (cut == 5 ? 0.97f : 1.0f),
-                                static_cast<uint64_t>(r));
+    const int32_t cut =
+        r % 6;  // none, few, a nucleus, both, more than a list holds, a wide nucleus
+    SamplingParams one =
+        Params(r % 7 == 0 ? 0.0f
+               : cut == 5 ? 4.0f
+                          : 0.9f,
+               cut == 1 || cut == 3 ? 50 : (cut == 4 ? 5000 : 0),
+               cut == 2 || cut == 3 ? 0.9f : (cut == 5 ? 0.97f : 1.0f), static_cast<uint64_t>(r));
     if (r % 5 == 1) one.logit_bias = {{r, 5.0f}, {r + 7, -2.0f}};
     if (r % 11 == 5) one.min_p = 0.1f;
     params.push_back(one);
