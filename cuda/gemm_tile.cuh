@@ -160,55 +160,82 @@ __device__ __forceinline__ void MultiplyTile(float* shared, int64_t depth, const
   }
 }
 
-// Rows of a matrix [rows, depth] whose k is innermost.
+// Rows of a matrix [rows, depth] whose k is innermost. What a slab does not change is worked out
+// once.
 template <typename Shape, bool kAligned>
-struct RowMajorA {
-  static constexpr int kRun = kAligned ? 4 : 1;             // floats a copy
-  static constexpr int kAcross = kTileDepth / kRun;         // copies of a row
-  static constexpr int kApart = Shape::kThreads / kAcross;  // rows
-
-  const float* data;  // the first row of the tile
-  int64_t rows;       // that exist from there on
-  int64_t depth;
+class RowMajorA {
+ public:
+  // From the first row of the tile on, of which so many exist.
+  __device__ RowMajorA(const float* data, int64_t rows, int64_t depth)
+      : within_(static_cast<int>(threadIdx.x) % kAcross * kRun),
+        first_(static_cast<int>(threadIdx.x) / kAcross),
+        rows_(static_cast<int>(rows < Shape::kRows ? rows : Shape::kRows)),
+        depth_(depth),
+        from_(data + first_ * depth + within_) {}
 
   __device__ __forceinline__ void Prepare(int) const {}
   __device__ __forceinline__ void Fetch(int slab, float* shared) const {
-    const int within = static_cast<int>(threadIdx.x) % kAcross * kRun;
-    const int64_t k = static_cast<int64_t>(slab) * kTileDepth + within;
-    const int first = static_cast<int>(threadIdx.x) / kAcross;
+    const int64_t begin = static_cast<int64_t>(slab) * kTileDepth;
+    const bool is_k = begin + within_ < depth_;
+    const float* from = from_ + begin;
+    float* to = shared + first_ * Shape::kPitch + within_;
 #pragma unroll
     for (int row = 0; row < Shape::kRows; row += kApart) {
-      CopyAsync<kRun>(shared + (first + row) * Shape::kPitch + within,
-                      data + (first + row) * depth + k, first + row < rows && k < depth);
+      CopyAsync<kRun>(to + row * Shape::kPitch, from, is_k && first_ + row < rows_);
+      from += kApart * depth_;
     }
   }
+
+ private:
+  static constexpr int kRun = kAligned ? 4 : 1;             // floats a copy
+  static constexpr int kAcross = kTileDepth / kRun;         // copies of a row
+  static constexpr int kApart = Shape::kThreads / kAcross;  // rows
+  static_assert(Shape::kRows % kApart == 0);
+
+  const int within_;
+  const int first_;
+  const int rows_;
+  const int64_t depth_;
+  const float* const from_;
 };
 
 // A matrix [depth, columns] whose columns are innermost.
 template <typename Shape, bool kAligned>
-struct RowMajorB {
-  static constexpr int kRun = kAligned ? 4 : 1;
-  static constexpr int kAcross = Shape::kColumns / kRun;
-  static constexpr int kApart = Shape::kThreads / kAcross;  // k's
-  static_assert(kApart >= 1);
-
-  const float* data;  // the first column of the tile
-  int64_t columns;    // that exist from there on
-  int64_t stride;     // from one k to the next
-  int64_t depth;
+class RowMajorB {
+ public:
+  // From the first column of the tile on, of which so many exist; `stride` from one k to the next.
+  __device__ RowMajorB(const float* data, int64_t columns, int64_t stride, int64_t depth)
+      : column_(static_cast<int>(threadIdx.x) % kAcross * kRun),
+        first_(static_cast<int>(threadIdx.x) / kAcross),
+        // Beyond the last column no k is there.
+        depth_(column_ < columns ? depth : 0),
+        stride_(stride),
+        from_(data + first_ * stride + column_) {}
 
   __device__ __forceinline__ void Prepare(int) const {}
   __device__ __forceinline__ void Fetch(int slab, float* shared) const {
-    const int column = static_cast<int>(threadIdx.x) % kAcross * kRun;
-    const int first = static_cast<int>(threadIdx.x) / kAcross;
-    const bool is_column = column < columns;
+    const int64_t begin = static_cast<int64_t>(slab) * kTileDepth;
+    const auto left = static_cast<int>(min(depth_ - begin, int64_t{kTileDepth}));
+    const float* from = from_ + begin * stride_;
+    float* to = shared + first_ * Shape::kColumns + column_;
 #pragma unroll
     for (int k = 0; k < kTileDepth; k += kApart) {
-      const int64_t at = static_cast<int64_t>(slab) * kTileDepth + first + k;
-      CopyAsync<kRun>(shared + (first + k) * Shape::kColumns + column, data + at * stride + column,
-                      is_column && at < depth);
+      CopyAsync<kRun>(to + k * Shape::kColumns, from, first_ + k < left);
+      from += kApart * stride_;
     }
   }
+
+ private:
+  static constexpr int kRun = kAligned ? 4 : 1;
+  static constexpr int kAcross = Shape::kColumns / kRun;
+  static constexpr int kApart = Shape::kThreads / kAcross;  // k's
+  static_assert(kApart >= 1 && kTileDepth % kApart == 0);
+
+  const int column_;
+  const int first_;
+  const int64_t depth_;
+  const int64_t stride_;
+  const float* const from_;
 };
 
 }  // namespace penstock::cuda
