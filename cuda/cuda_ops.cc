@@ -1,10 +1,7 @@
 #include "cuda/cuda_ops.h"
 
-#include <utility>
-
 #include "cuda/cuda_check.h"
 #include "cuda/kernels/launchers.h"
-#include "cuda/skinny_linear.h"
 
 namespace penstock::cuda {
 
@@ -25,22 +22,13 @@ void CudaOps::Embedding(const Tensor& ids, const Tensor& table, const Tensor& ou
   LaunchEmbedding(stream_.get(), ids, table, out);
 }
 
-// Empty where asking for it gains nothing: skinny_linear's kernels see to that themselves, and
-// products of many tokens compute longer than they read.
-Tensor CudaOps::TakeNextWeight(const Tensor& x) {
-  constexpr int64_t kMostTokens = 256;
-  const int64_t least = x.type() == DataType::kBF16 ? kSkinnyTokens + 1 : 1;
-  Tensor weight = std::exchange(next_weight_, Tensor());
-  return x.dim(0) >= least && x.dim(0) <= kMostTokens ? weight : Tensor();
-}
-
 void CudaOps::RmsNorm(const Tensor& x, const Tensor& weight, float eps, const Tensor& out) {
-  LaunchRmsNorm(stream_.get(), x, weight, eps, out, TakeNextWeight(x));
+  LaunchRmsNorm(stream_.get(), x, weight, eps, out);
 }
 
 void CudaOps::FusedResidualNorm(const Tensor& residual, const Tensor& x, const Tensor& bias,
                                 const Tensor& weight, float eps, const Tensor& out) {
-  LaunchFusedResidualNorm(stream_.get(), residual, x, bias, weight, eps, out, TakeNextWeight(x));
+  LaunchFusedResidualNorm(stream_.get(), residual, x, bias, weight, eps, out);
 }
 
 void CudaOps::Linear(const Tensor& x, const Tensor& weight, const Tensor& out) {
@@ -73,7 +61,7 @@ void CudaOps::DecoderAttention(const AttentionArgs& args) {
 }
 
 void CudaOps::Swiglu(const Tensor& gate_up, const Tensor& out) {
-  LaunchSwiglu(stream_.get(), gate_up, out, TakeNextWeight(gate_up));
+  LaunchSwiglu(stream_.get(), gate_up, out);
 }
 
 void CudaOps::TopK(const Tensor& x, const Tensor& values, const Tensor& indices) {

@@ -27,7 +27,6 @@ class CudaOps final : public Ops {
   void FusedResidualNorm(const Tensor& residual, const Tensor& x, const Tensor& bias,
                          const Tensor& weight, float eps, const Tensor& out) override;
   void Linear(const Tensor& x, const Tensor& weight, const Tensor& out) override;
-  void WillMultiply(const Tensor& weight) override { next_weight_ = weight; }
   void RopeTable(std::span<const float> frequencies, const Tensor& positions,
                  const Tensor& table) override;
   void BiasRope(const BiasRopeArgs& args) override;
@@ -59,13 +58,11 @@ class CudaOps final : public Ops {
 
  private:
   CudaOps() = default;
-  Tensor TakeNextWeight(const Tensor& x);
 
   CudaStream stream_;
   Blas blas_;
   std::unique_ptr<SamplingBuffer> sampling_;
   Tensor decoder_workspace_;  // u8
-  Tensor next_weight_;        // of WillMultiply, until a kernel has asked for it
 };
 
 }  // namespace penstock::cuda

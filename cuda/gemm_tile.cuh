@@ -1,13 +1,14 @@
 // The float32 tiles that sgemm and conv2d are made of: a block computes a piece of C = A B, a
-// thread 8 rows of it by 8 or 16 columns.
+// thread 8 rows of it by 8 columns.
 //
 // What lives where: C in registers; slabs of A and B, 16 deep, in a ring in shared memory, which
 // asynchronous copies fill without registers, some slabs ahead. A lies there as in memory, rows
 // padded so that eight of them meet eight different groups of banks, and a thread reads four of a
-// row's k's at once; B lies with its columns side by side. For 8 x 16 multiplications of a k a
-// thread reads 24 floats.
-// An element of C is one chain of fused multiply-adds over k from 0 on, whatever the tile: it
-// depends on its row of A and its column of B alone.
+// row's k's at once; B lies with its columns side by side. Registers decide: 64 sums a thread and
+// 12 warps a multiprocessor are faster than 128 sums and 8 warps, or 16 warps without room for what
+// is read ahead (tests/bench/results/2026-11-30_cuda_kernels.md). An element of C is one chain of
+// fused multiply-adds over k from 0 on (of a SplitTile two): it depends on its row of A and its
+// column of B alone.
 #pragma once
 
 #include <cstdint>
@@ -22,13 +23,17 @@ inline constexpr int kTileThreadRows = 8;
 inline constexpr int kTileUnroll = 4;  // runs of four k's
 
 // Warps side by side cover the columns, kWarpRows of them the rows; a warp's threads stand 8 x 4.
-template <int kWarpRowsV, int kWarpColumnsV, int kThreadColumnsV, int kStagesV>
+// Where tiles are too few to keep the multiprocessors busy kGroups of such warps share out the k's
+// of each slab: an element is then a chain a group.
+template <int kWarpRowsV, int kWarpColumnsV, int kThreadColumnsV, int kStagesV, int kGroupsV = 1>
 struct TileShape {
+  static constexpr int kGroups = kGroupsV;
   static constexpr int kWarpRows = kWarpRowsV;
   static constexpr int kWarpColumns = kWarpColumnsV;
   static constexpr int kThreadColumns = kThreadColumnsV;
   static constexpr int kStages = kStagesV;
-  static constexpr int kThreads = kWarpRows * kWarpColumns * 32;
+  static constexpr int kGroupThreads = kWarpRows * kWarpColumns * 32;
+  static constexpr int kThreads = kGroups * kGroupThreads;
   static constexpr int kAtOnce = 384 / kThreads;  // blocks a multiprocessor: 168 registers a thread
   static constexpr int kRows = kWarpRows * 8 * kTileThreadRows;
   static constexpr int kColumns = kWarpColumns * 4 * kThreadColumns;
@@ -36,22 +41,9 @@ struct TileShape {
   static constexpr int kBytes =
       kStages * (kRows * kPitch + kTileDepth * kColumns) * static_cast<int>(sizeof(float));
 };
-using LargeTile = TileShape<1, 4, 8, 3>;  // 64 x 128
-using SmallTile = TileShape<1, 2, 8, 3>;  // 64 x 64
-
-// Whether a product of so many rows and columns is done sooner in large tiles: they need fewer
-// reads of memory, small ones are shared out more evenly over the multiprocessors.
-inline bool LargeTileWins(int64_t rows, int64_t columns, int multiprocessors) {
-  constexpr double kSmallTileCost = 1.1;  // of a multiplication, beside the large one's
-  const auto time = [&](int64_t tile_rows, int64_t tile_columns) {
-    const int64_t tiles =
-        (rows + tile_rows - 1) / tile_rows * ((columns + tile_columns - 1) / tile_columns);
-    const int64_t at_once = multiprocessors > 0 ? multiprocessors : 1;
-    return static_cast<double>((tiles + at_once - 1) / at_once * tile_rows * tile_columns);
-  };
-  return time(LargeTile::kRows, LargeTile::kColumns) <=
-         kSmallTileCost * time(SmallTile::kRows, SmallTile::kColumns);
-}
+using SquareTile = TileShape<1, 2, 8, 3>;  // 64 x 64
+using WideTile = TileShape<1, 4, 8, 3>;    // 64 x 128
+using SplitTile = TileShape<1, 2, 8, 3, 2>;
 
 // kCount floats, or zeros, into shared memory. REQUIRES: both aligned to as many.
 template <int kCount>
@@ -82,7 +74,7 @@ struct TilePlace {
   int row;
   int column;
   __device__ TilePlace() {
-    const int warp = static_cast<int>(threadIdx.x) / 32;
+    const int warp = static_cast<int>(threadIdx.x) % Shape::kGroupThreads / 32;
     const int lane = static_cast<int>(threadIdx.x) % 32;
     row = warp / Shape::kWarpColumns * 64 + lane / 4;
     column = warp % Shape::kWarpColumns * 4 * Shape::kThreadColumns + lane % 4 * 4;
@@ -96,15 +88,18 @@ using TileSums = float[kTileThreadRows][Shape::kThreadColumns];
 //   Prepare(slab)        told one slab ahead of Fetch, and of the first kStages before all
 //   Fetch(slab, shared)  starts the copies of the thread's elements, zeros beyond the edges; A's
 //                        into [kRows][kPitch], B's into [kTileDepth][kColumns]
-// `shared` has Shape::kBytes.
+// `shared` has Shape::kBytes. True in the threads that have the sums afterwards, one group.
 template <typename Shape, typename LoaderA, typename LoaderB>
-__device__ __forceinline__ void MultiplyTile(float* shared, int64_t depth, const LoaderA& load_a,
+__device__ __forceinline__ bool MultiplyTile(float* shared, int64_t depth, const LoaderA& load_a,
                                              const LoaderB& load_b, TileSums<Shape>& sums) {
   constexpr int kStages = Shape::kStages;
   constexpr int kSlabA = Shape::kRows * Shape::kPitch;
   constexpr int kSlabB = kTileDepth * Shape::kColumns;
   float* const ring_a = shared;
   float* const ring_b = shared + kStages * kSlabA;
+  constexpr int kGroupDepth = kTileDepth / Shape::kGroups;
+  const int group = static_cast<int>(threadIdx.x) / Shape::kGroupThreads;
+  const int first_k = group * kGroupDepth;
   const TilePlace<Shape> place;
   const int slabs = static_cast<int>((depth + kTileDepth - 1) / kTileDepth);
   for (int slab = 0; slab < kStages; ++slab) load_b.Prepare(slab);
@@ -131,7 +126,8 @@ __device__ __forceinline__ void MultiplyTile(float* shared, int64_t depth, const
     const float* a_at = ring_a + at * kSlabA + place.row * Shape::kPitch;
     const float* b_at = ring_b + at * kSlabB + place.column;
 #pragma unroll kTileUnroll
-    for (int k = 0; k < kTileDepth; k += 4) {
+    for (int within = 0; within < kGroupDepth; within += 4) {
+      const int k = first_k + within;
       float a[kTileThreadRows][4];
 #pragma unroll
       for (int i = 0; i < kTileThreadRows; ++i) {
@@ -158,6 +154,31 @@ __device__ __forceinline__ void MultiplyTile(float* shared, int64_t depth, const
     at = at + 1 == kStages ? 0 : at + 1;
     free = free + 1 == kStages ? 0 : free + 1;
   }
+  if constexpr (Shape::kGroups == 1) return true;
+  // The second group's sums, one beside the other for the threads of a warp.
+  static_assert(Shape::kGroups <= 2);
+  static_assert(kTileThreadRows * Shape::kThreadColumns * Shape::kGroupThreads * 4 <=
+                Shape::kBytes);
+  float* const of_thread = shared + threadIdx.x % Shape::kGroupThreads;
+  WaitForCopies<0>();
+  __syncthreads();
+#pragma unroll
+  for (int pass = 1; pass >= 0; --pass) {
+    if (group == pass) {
+#pragma unroll
+      for (int i = 0; i < kTileThreadRows * Shape::kThreadColumns; ++i) {
+        float& sum = sums[i / Shape::kThreadColumns][i % Shape::kThreadColumns];
+        float& other = of_thread[i * Shape::kGroupThreads];
+        if (pass == 1) {
+          other = sum;
+        } else {
+          sum += other;
+        }
+      }
+    }
+    __syncthreads();
+  }
+  return group == 0;
 }
 
 // Rows of a matrix [rows, depth] whose k is innermost. What a slab does not change is worked out

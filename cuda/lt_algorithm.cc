@@ -27,7 +27,7 @@ size_t BytesOf(size_t i) { return i < kFirstShort ? sizeof(uint32_t) : sizeof(ui
 GemmAlgorithm DescribeAlgorithm(const cublasLtMatmulAlgo_t& algorithm) {
   GemmAlgorithm numbers;
   for (size_t i = 0; i < numbers.size(); ++i) {
-    uint32_t value = 0;  // the host is little-endian: 16 bits are the low ones
+    int32_t value = 0;  // the host is little-endian: 16 bits are the low ones
     size_t written = 0;
     BLAS_CHECK(cublasLtMatmulAlgoConfigGetAttribute(&algorithm, kAttributes[i], &value, BytesOf(i),
                                                     &written));

@@ -30,16 +30,14 @@ absl::Status AddTo(const std::string& path, GemmTable* table) {
 
 absl::Status Tune(const TuneOptions& options) {
   PENSTOCK_ASSIGN_OR_RETURN(const ModelFile file, OpenModel(options.model));
-  double first = 0;
-  double tuned = 0;
-  absl::PrintF("%-28s %7s %14s %10s %7s\n", "product, out x in", "tokens", "heuristic us",
-               "tuned us", "gain");
   PENSTOCK_ASSIGN_OR_RETURN(
       GemmTable table,
       TuneDevice(file.config, options.tuning,
-                 [&](const GemmShape& shape, const TunedGemm& product, int64_t, int64_t) {
-                   first += product.heuristic_microseconds;
-                   tuned += product.microseconds;
+                 [](const GemmShape& shape, const TunedGemm& product, int64_t done, int64_t) {
+                   if (done == 1) {
+                     absl::PrintF("%-28s %7s %14s %10s %7s\n", "product, out x in", "tokens",
+                                  "heuristic us", "tuned us", "gain");
+                   }
                    absl::PrintF("%-28s %7d %14.2f %10.2f %6.1f%%\n",
                                 absl::StrCat(shape.out_features, " x ", shape.in_features, " ",
                                              Abs(Name(shape.type)),

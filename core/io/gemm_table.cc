@@ -21,6 +21,7 @@ constexpr int64_t kFormat = 1;
 constexpr int64_t kMaxBytes = int64_t{4} << 20;  // some 20,000 products
 constexpr int64_t kMaxSize = int64_t{1} << 30;   // of a dimension
 constexpr int64_t kMaxName = 256;
+constexpr size_t kSplitK = 2;  // in an algorithm
 
 absl::StatusOr<int64_t> ReadInt(const JsonValue& object, std::string_view key, int64_t least,
                                 int64_t most) {
@@ -55,10 +56,11 @@ absl::StatusOr<GemmAlgorithm> ReadAlgorithm(const JsonValue& object) {
   for (size_t i = 0; i < algorithm.size(); ++i) {
     const JsonValue value = array.at(static_cast<int64_t>(i));
     PENSTOCK_ASSIGN_OR_RETURN(algorithm[i], value.AsInt());
-    // The last two are of 16 bits.
+    // Split k may be -1, the library's own choice; the last two are of 16 bits.
+    const int64_t least = i == kSplitK ? -1 : 0;
     const int64_t most = i + 2 < algorithm.size() ? INT32_MAX : UINT16_MAX;
-    if (algorithm[i] < 0 || algorithm[i] > most) {
-      return value.Unexpected(absl::StrCat("a number from 0 to ", most));
+    if (algorithm[i] < least || algorithm[i] > most) {
+      return value.Unexpected(absl::StrCat("a number from ", least, " to ", most));
     }
   }
   return algorithm;

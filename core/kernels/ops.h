@@ -23,9 +23,6 @@ class Ops {
   virtual void FusedResidualNorm(const Tensor& residual, const Tensor& x, const Tensor& bias,
                                  const Tensor& weight, float eps, const Tensor& out) = 0;
   virtual void Linear(const Tensor& x, const Tensor& weight, const Tensor& out) = 0;
-  // A hint, before the last kernel ahead of a Linear: its weight, whose beginning may be fetched
-  // meanwhile. Results do not depend on it.
-  virtual void WillMultiply(const Tensor& /*weight*/) {}
   virtual void RopeTable(std::span<const float> frequencies, const Tensor& positions,
                          const Tensor& table) = 0;
   virtual void BiasRope(const BiasRopeArgs& args) = 0;

@@ -23,11 +23,12 @@ struct alignas(16) Tap {
 
 // The input as the matrix [group_inputs * kernel_height * kernel_width, batch * out_height *
 // out_width] that a convolution multiplies by (implicit GEMM: it exists in slabs only; Chetlur et
-// al., 2014, arXiv:1410.0759). A thread has one output place and all k's of a slab; what needs a
-// division, where a k lies, is worked out once a slab and block.
+// al., 2014, arXiv:1410.0759). A thread has one output place and every kApart-th k of a slab; what
+// needs a division, where a k lies, is worked out once a slab and block.
 template <typename Shape>
 struct ImplicitB {
-  static_assert(Shape::kThreads == Shape::kColumns);
+  static constexpr int kApart = Shape::kThreads / Shape::kColumns;  // k's of a thread
+  static_assert(Shape::kThreads % Shape::kColumns == 0);
 
   const float* corner;  // of this place's image and group
   const ConvShape& shape;
@@ -50,11 +51,13 @@ struct ImplicitB {
   __device__ __forceinline__ void Fetch(int slab, float* shared) const {
     const Tap* of_slab = taps[slab % Shape::kStages];
 #pragma unroll
-    for (int k = 0; k < kTileDepth; ++k) {
+    for (int i = 0; i < kTileDepth; i += kApart) {
+      const int k = i + static_cast<int>(threadIdx.x) / Shape::kColumns;
       const Tap tap = of_slab[k];
       const bool is_in = static_cast<unsigned>(top + tap.y) < static_cast<unsigned>(shape.height) &&
                          static_cast<unsigned>(left + tap.x) < static_cast<unsigned>(shape.width);
-      CopyAsync<1>(shared + k * Shape::kColumns + threadIdx.x, corner + tap.offset, is_in);
+      CopyAsync<1>(shared + k * Shape::kColumns + threadIdx.x % Shape::kColumns,
+                   corner + tap.offset, is_in);
     }
   }
 };
@@ -75,7 +78,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kAtOnce)
   const int group = static_cast<int>(blockIdx.z);
   const int depth = shape.group_inputs * shape.kernel_height * shape.kernel_width;
 
-  const int64_t mine = first_place + threadIdx.x;
+  const int64_t mine = first_place + threadIdx.x % Shape::kColumns;
   const int64_t image = min(mine, places - 1) / plane;
   const int within = static_cast<int>(min(mine, places - 1) % plane);
   const int y = within / shape.out_width * shape.stride_y - shape.padding_y;
@@ -90,10 +93,9 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kAtOnce)
                                    taps};
   const int64_t first_channel = static_cast<int64_t>(group) * shape.group_outputs + first_output;
   TileSums<Shape> sums = {};
-  MultiplyTile<Shape>(storage, depth,
-                      RowMajorA<Shape, kAligned>{weight + first_channel * depth,
-                                                 shape.group_outputs - first_output, depth},
-                      load_b, sums);
+  const RowMajorA<Shape, kAligned> load_a(weight + first_channel * depth,
+                                          shape.group_outputs - first_output, depth);
+  if (!MultiplyTile<Shape>(storage, depth, load_a, load_b, sums)) return;
 
   const TilePlace<Shape> at;
   // Then four places are in one image, and lie as one instruction stores them.
@@ -125,6 +127,20 @@ int Narrow(int64_t value) {
   PENSTOCK_CHECK_GE(value, 0);
   PENSTOCK_CHECK_LE(value, INT32_MAX / 4);
   return static_cast<int>(value);
+}
+
+// Whether the wide tiles of a group of so many channels and places are done sooner: they gather
+// less, split ones keep the multiprocessors busy where tiles are few.
+bool WideTileWins(int64_t rows, int64_t columns, int multiprocessors) {
+  constexpr double kSplitTileCost = 1.1;  // of a multiplication, beside the wide one's
+  const int64_t at_once = std::max(multiprocessors, 1);
+  const auto time = [&](int64_t tile_rows, int64_t tile_columns) {
+    const int64_t tiles =
+        (rows + tile_rows - 1) / tile_rows * ((columns + tile_columns - 1) / tile_columns);
+    return static_cast<double>((tiles + at_once - 1) / at_once * tile_rows * tile_columns);
+  };
+  return time(WideTile::kRows, WideTile::kColumns) <=
+         kSplitTileCost * time(SplitTile::kRows, SplitTile::kColumns);
 }
 
 template <typename Shape>
@@ -167,11 +183,11 @@ void LaunchConv2d(cudaStream_t stream, const Tensor& in, const Tensor& weight, c
                            Narrow(weight.dim(0) / options.groups)};
   Narrow(weight.dim(1) * weight.dim(2) * weight.dim(3));
   Narrow(out.dim(2) * out.dim(3));
-  if (LargeTileWins(shape.group_outputs, out.dim(0) * out.dim(2) * out.dim(3),
-                    NumMultiprocessors() / static_cast<int>(options.groups))) {
-    return LaunchTiles<LargeTile>(stream, in, weight, bias, shape, out);
+  if (WideTileWins(shape.group_outputs, out.dim(0) * out.dim(2) * out.dim(3),
+                   NumMultiprocessors() / static_cast<int>(options.groups))) {
+    return LaunchTiles<WideTile>(stream, in, weight, bias, shape, out);
   }
-  LaunchTiles<SmallTile>(stream, in, weight, bias, shape, out);
+  LaunchTiles<SplitTile>(stream, in, weight, bias, shape, out);
 }
 
 }  // namespace penstock::cuda

@@ -1,7 +1,6 @@
 #include "core/kernels/fused_residual_norm.h"
 #include "cuda/kernels/launchers.h"
 #include "cuda/launch.h"
-#include "cuda/next_weight.cuh"
 #include "cuda/norm_row.cuh"
 
 namespace penstock::cuda {
@@ -12,11 +11,9 @@ namespace {
 template <typename T, int N>
 __global__ void FusedResidualNormKernel(T* residual, int64_t residual_stride, const T* x,
                                         int64_t x_stride, const T* bias, const T* gain,
-                                        int64_t hidden, float eps, T* out, int64_t out_stride,
-                                        NextWeight next) {
+                                        int64_t hidden, float eps, T* out, int64_t out_stride) {
   extern __shared__ float row[];  // [hidden]
   LetNextBegin();
-  Prefetch(next);
   PrefetchGain(gain, hidden);
   WaitForInputs();
   auto* sums = reinterpret_cast<Pack<T, N>*>(residual + blockIdx.x * residual_stride);
@@ -43,8 +40,8 @@ __global__ void FusedResidualNormKernel(T* residual, int64_t residual_stride, co
 }  // namespace
 
 void LaunchFusedResidualNorm(cudaStream_t stream, const Tensor& residual, const Tensor& x,
-                             const Tensor& bias, const Tensor& weight, float eps, const Tensor& out,
-                             const Tensor& next_weight) {
+                             const Tensor& bias, const Tensor& weight, float eps,
+                             const Tensor& out) {
   const int64_t hidden = x.dim(1);
   PENSTOCK_CHECK(residual.shape() == x.shape());
   PENSTOCK_CHECK(out.shape() == x.shape());
@@ -61,8 +58,7 @@ void LaunchFusedResidualNorm(cudaStream_t stream, const Tensor& residual, const 
       AllowShared(kernel, shared);
       Launch(stream, {dim3(Blocks(x.dim(0))), dim3(kThreads), shared}, kernel,
              Elements<T>(residual), residual.stride(0), Elements<const T>(x), x.stride(0), shift,
-             Elements<const T>(weight), hidden, eps, Elements<T>(out), out.stride(0),
-             BeginningOf(next_weight));
+             Elements<const T>(weight), hidden, eps, Elements<T>(out), out.stride(0));
     });
   });
 }

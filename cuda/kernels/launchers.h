@@ -24,13 +24,11 @@ using StreamHandle = CUstream_st*;  // cudaStream_t, without CUDA's headers
 
 void LaunchEmbedding(StreamHandle stream, const Tensor& ids, const Tensor& table,
                      const Tensor& out);
-// `next_weight`: of the product that comes next, whose beginning is fetched meanwhile
-// (next_weight.cuh), or empty.
 void LaunchRmsNorm(StreamHandle stream, const Tensor& x, const Tensor& weight, float eps,
-                   const Tensor& out, const Tensor& next_weight = Tensor());
+                   const Tensor& out);
 void LaunchFusedResidualNorm(StreamHandle stream, const Tensor& residual, const Tensor& x,
-                             const Tensor& bias, const Tensor& weight, float eps, const Tensor& out,
-                             const Tensor& next_weight = Tensor());
+                             const Tensor& bias, const Tensor& weight, float eps,
+                             const Tensor& out);
 // The weight is of x's element type; out is of it too, or f32.
 void LaunchLinear(Blas& blas, StreamHandle stream, const Tensor& x, const Tensor& weight,
                   const Tensor& out);
@@ -39,8 +37,7 @@ void LaunchRopeTable(StreamHandle stream, std::span<const float> frequencies,
 void LaunchBiasRope(StreamHandle stream, const BiasRopeArgs& args);
 void LaunchBiasRopePadded(StreamHandle stream, const BiasRopeArgs& args, const Tensor& row_starts,
                           const Tensor& queries);
-void LaunchSwiglu(StreamHandle stream, const Tensor& gate_up, const Tensor& out,
-                  const Tensor& next_weight = Tensor());
+void LaunchSwiglu(StreamHandle stream, const Tensor& gate_up, const Tensor& out);
 void LaunchConcatKv(StreamHandle stream, const Tensor& qkv, const Tensor& kv_slots,
                     const HeadLayout& heads, const Tensor& kv);
 void LaunchFlashAttention(StreamHandle stream, const AttentionArgs& args);

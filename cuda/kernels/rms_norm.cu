@@ -1,7 +1,6 @@
 #include "core/kernels/rms_norm.h"
 #include "cuda/kernels/launchers.h"
 #include "cuda/launch.h"
-#include "cuda/next_weight.cuh"
 #include "cuda/norm_row.cuh"
 
 namespace penstock::cuda {
@@ -10,10 +9,9 @@ namespace {
 // A block a row. x is read once from device memory or level 2 and kept in shared memory as f32.
 template <typename T, int N>
 __global__ void RmsNormKernel(const T* x, int64_t x_stride, const T* gain, int64_t hidden,
-                              float eps, T* out, int64_t out_stride, NextWeight next) {
+                              float eps, T* out, int64_t out_stride) {
   extern __shared__ float row[];  // [hidden]
   LetNextBegin();
-  Prefetch(next);
   PrefetchGain(gain, hidden);
   WaitForInputs();
   const auto* in = reinterpret_cast<const Pack<T, N>*>(x + blockIdx.x * x_stride);
@@ -33,7 +31,7 @@ __global__ void RmsNormKernel(const T* x, int64_t x_stride, const T* gain, int64
 }  // namespace
 
 void LaunchRmsNorm(cudaStream_t stream, const Tensor& x, const Tensor& weight, float eps,
-                   const Tensor& out, const Tensor& next_weight) {
+                   const Tensor& out) {
   const int64_t hidden = x.dim(1);
   PENSTOCK_CHECK_EQ(weight.dim(0), hidden);
   PENSTOCK_CHECK(out.shape() == x.shape());
@@ -45,8 +43,7 @@ void LaunchRmsNorm(cudaStream_t stream, const Tensor& x, const Tensor& weight, f
       const auto kernel = RmsNormKernel<T, decltype(width)::value>;
       AllowShared(kernel, shared);
       Launch(stream, {dim3(Blocks(x.dim(0))), dim3(kThreads), shared}, kernel, Elements<const T>(x),
-             x.stride(0), Elements<const T>(weight), hidden, eps, Elements<T>(out), out.stride(0),
-             BeginningOf(next_weight));
+             x.stride(0), Elements<const T>(weight), hidden, eps, Elements<T>(out), out.stride(0));
     });
   });
 }

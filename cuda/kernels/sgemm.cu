@@ -64,16 +64,6 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kAtOnce)
   }
 }
 
-template <typename Shape>
-void LaunchTiles(cudaStream_t stream, const SgemmProblem& problem, bool aligned) {
-  const unsigned down = Blocks(problem.m, Shape::kRows);
-  const unsigned across = Blocks(problem.n, Shape::kColumns);
-  PENSTOCK_CHECK_LE(across, 65535u);
-  const auto kernel = aligned ? SgemmKernel<Shape, true> : SgemmKernel<Shape, false>;
-  AllowShared(kernel, Shape::kBytes);
-  Launch(stream, {dim3(down, across), dim3(Shape::kThreads), Shape::kBytes}, kernel, problem);
-}
-
 }  // namespace
 
 void LaunchSgemm(cudaStream_t stream, float alpha, const Tensor& a, const Tensor& b, float beta,
@@ -91,10 +81,13 @@ void LaunchSgemm(cudaStream_t stream, float alpha, const Tensor& a, const Tensor
                                 alpha,
                                 beta};
   const bool aligned = IsWide(a, problem.k) && IsWide(b, problem.n) && IsWide(c, problem.n);
-  if (LargeTileWins(problem.m, problem.n, NumMultiprocessors())) {
-    return LaunchTiles<LargeTile>(stream, problem, aligned);
-  }
-  LaunchTiles<SmallTile>(stream, problem, aligned);
+  const auto kernel = aligned ? SgemmKernel<SquareTile, true> : SgemmKernel<SquareTile, false>;
+  const unsigned down = Blocks(problem.m, SquareTile::kRows);
+  const unsigned across = Blocks(problem.n, SquareTile::kColumns);
+  PENSTOCK_CHECK_LE(across, 65535u);
+  AllowShared(kernel, SquareTile::kBytes);
+  Launch(stream, {dim3(down, across), dim3(SquareTile::kThreads), SquareTile::kBytes}, kernel,
+         problem);
 }
 
 }  // namespace penstock::cuda

@@ -1,16 +1,14 @@
 #include "core/kernels/swiglu.h"
 #include "cuda/kernels/launchers.h"
 #include "cuda/launch.h"
-#include "cuda/next_weight.cuh"
 
 namespace penstock::cuda {
 namespace {
 
 template <typename T, int N>
 __global__ void SwigluKernel(const T* gate_up, int64_t in_stride, int64_t rows, int64_t width,
-                             T* out, int64_t out_stride, NextWeight next) {
+                             T* out, int64_t out_stride) {
   LetNextBegin();
-  Prefetch(next);
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i >= width / N) return;
   WaitForInputs();
@@ -30,8 +28,7 @@ __global__ void SwigluKernel(const T* gate_up, int64_t in_stride, int64_t rows, 
 
 }  // namespace
 
-void LaunchSwiglu(cudaStream_t stream, const Tensor& gate_up, const Tensor& out,
-                  const Tensor& next_weight) {
+void LaunchSwiglu(cudaStream_t stream, const Tensor& gate_up, const Tensor& out) {
   const int64_t width = out.dim(1);
   PENSTOCK_CHECK_EQ(gate_up.dim(1), 2 * width);
   PENSTOCK_CHECK_EQ(gate_up.dim(0), out.dim(0));
@@ -42,7 +39,7 @@ void LaunchSwiglu(cudaStream_t stream, const Tensor& gate_up, const Tensor& out,
       constexpr int kPack = decltype(pack)::value;
       Launch(stream, {RowGrid(out.dim(0), width / kPack), dim3(kThreads)}, SwigluKernel<T, kPack>,
              Elements<const T>(gate_up), gate_up.stride(0), out.dim(0), width, Elements<T>(out),
-             out.stride(0), BeginningOf(next_weight));
+             out.stride(0));
     });
   });
 }

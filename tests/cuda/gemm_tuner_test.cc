@@ -2,6 +2,9 @@
 // would.
 #include "cuda/gemm_tuner.h"
 
+#include <optional>
+
+#include "core/base/check.h"
 #include "cuda/blas.h"
 #include "cuda/cuda_allocator.h"
 #include "cuda/lt_linear.h"
@@ -33,12 +36,13 @@ class GemmTunerTest : public ::testing::Test {
     auto memory = MakeCudaAllocator(0);
     ASSERT_TRUE(memory.ok());
     memory_ = std::move(*memory);
+    stream_.emplace();
   }
 
   Tensor Random(DataType type, const Shape& shape, uint32_t seed) {
     auto tensor = Tensor::Make(type, shape, *memory_);
     PENSTOCK_CHECK(tensor.ok());
-    cuda::FillRandom(stream_.get(), *tensor, seed);
+    cuda::FillRandom(stream_->get(), *tensor, seed);
     return *tensor;
   }
   // Of products of these shapes by the table.
@@ -51,8 +55,8 @@ class GemmTunerTest : public ::testing::Test {
         if (tokens == 0) continue;
         const Tensor x = Random(shape.type, {tokens, shape.in_features}, 2);
         const Tensor out = Random(shape.out_type, {tokens, shape.out_features}, 3);
-        blas.Linear(stream_.get(), x, weight, out);
-        EXPECT_LE(cuda::ProductError(stream_.get(), x, weight, out, tokens),
+        blas.Linear(stream_->get(), x, weight, out);
+        EXPECT_LE(cuda::ProductError(stream_->get(), x, weight, out, tokens),
                   shape.type == DataType::kF32 ? 1e-5 : 1e-2)
             << shape.out_features << " x " << shape.in_features << ", " << tokens << " tokens";
       }
@@ -60,21 +64,21 @@ class GemmTunerTest : public ::testing::Test {
   }
 
   std::unique_ptr<PoolAllocator> memory_;
-  const CudaStream stream_;
+  std::optional<CudaStream> stream_;
 };
 
 TEST_F(GemmTunerTest, HasARowForEachProductAndItsAlgorithmIsRight) {
   for (const DataType type : {DataType::kBF16, DataType::kF32}) {
     int64_t reports = 0;
-    const auto table = TuneGemms(
-        SmallConfig(), {0, type, 64, 16},
-        [&](const GemmShape& shape, const TunedGemm& tuned, int64_t done, int64_t total) {
-          EXPECT_EQ(shape.tokens, cuda::LtLinear::TokenBucket(shape.tokens));
-          EXPECT_GT(tuned.microseconds, 0);
-          EXPECT_LE(tuned.microseconds, tuned.heuristic_microseconds);
-          EXPECT_EQ(done, ++reports);
-          EXPECT_LE(done, total);
-        });
+    const auto table =
+        TuneGemms(SmallConfig(), {0, type, 64, 16},
+                  [&](const GemmShape& shape, const TunedGemm& tuned, int64_t done, int64_t total) {
+                    EXPECT_EQ(shape.tokens, cuda::LtLinear::TokenBucket(shape.tokens));
+                    EXPECT_GT(tuned.microseconds, 0);
+                    EXPECT_LE(tuned.microseconds, tuned.heuristic_microseconds);
+                    EXPECT_EQ(done, ++reports);
+                    EXPECT_LE(done, total);
+                  });
     ASSERT_TRUE(table.ok()) << table.status();
     EXPECT_EQ(table->gpu, cuda::GemmTableOfGpu(0).gpu);
     EXPECT_EQ(table->library_version, cuda::GemmTableOfGpu(0).library_version);

@@ -69,7 +69,7 @@ TEST(Sgemm, EveryInstructionSetMatchesFloat64) {
   }
 }
 
-// Large and small tiles add up in one order: an element has the same bits in a product of any size.
+// Whatever the size of the product.
 TEST(Sgemm, AnElementDependsOnItsRowAndItsColumnAlone) {
   const Tensor a = Random({1664, 100}, 1);
   const Tensor b = Random({100, 2560}, 2);

@@ -104,7 +104,6 @@ void Llama::Forward(const StepBatch& batch, const KvCache& cache) {
   ops_.RopeTable(frequencies_, batch.positions, rope_.Slice(0, tokens));
   if (is_first()) ops_.Embedding(batch.token_ids, weight_.embedding.table, x);
   // Between two layers of a stage the residual sum does this norm on its way; it is the same one.
-  ops_.WillMultiply(weight_.layers[0].attention.qkv.tensors[0]);
   ops_.RmsNorm(x, weight_.layers[0].input_norm.gain, eps, norm);
   for (size_t i = 0; i < weight_.layers.size(); ++i) {
     const LayerWeight& layer = weight_.layers[i];
@@ -114,13 +113,9 @@ void Llama::Forward(const StepBatch& batch, const KvCache& cache) {
     ContextAttention(batch, layer.attention, kv);
     DecoderSelfAttention(batch, layer.attention, kv);
     ops_.Linear(mixed, layer.attention.output, delta);
-    ops_.WillMultiply(layer.ffn.gate_up.tensors[0]);
     ops_.FusedResidualNorm(x, delta, Tensor(), layer.post_attention_norm.gain, eps, norm);
 
     Ffn(layer.ffn, norm, delta);
-    if (i + 1 < weight_.layers.size()) {
-      ops_.WillMultiply(weight_.layers[i + 1].attention.qkv.tensors[0]);
-    }
     ops_.FusedResidualNorm(x, delta, Tensor(), NormAfter(i).gain, eps, norm);
   }
 }
@@ -181,7 +176,6 @@ void Llama::Ffn(const FfnWeight& weight, const Tensor& norm, const Tensor& out) 
   const Tensor gate_up = gate_up_.Slice(0, norm.dim(0));  // [num_tokens, 2 * intermediate]
   const Tensor gated = gated_.Slice(0, norm.dim(0));      // [num_tokens, intermediate]
   Linear(norm, weight.gate_up, gate_up);
-  ops_.WillMultiply(weight.down);
   ops_.Swiglu(gate_up, gated);
   ops_.Linear(gated, weight.down, out);
 }

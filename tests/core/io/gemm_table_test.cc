@@ -22,7 +22,7 @@ GemmTable Example() {
   table.products[shape] = {{66, 600, 2, 2, 0, 0, 36, 1, 3}, 31.5, 35.25};
   GemmShape more = shape;
   more.tokens = 256;
-  table.products[more] = {{66, 601, 1, 0, 1, 5, 37, 0, 9}, 64, 64};
+  table.products[more] = {{66, 601, -1, 0, 1, 5, 37, 0, 9}, 64, 64};
   return table;
 }
 
@@ -111,6 +111,7 @@ TEST(GemmTable, RefusesWhatIsNoTable) {
       {with("\"out\": 32000", "\"out\": 99999999999"), "products[0].out"},
       {with("[66, 600", "[66, 66, 600"), "products[0].algorithm"},
       {with("[66, 600", "[-1, 600"), "products[0].algorithm[0]"},
+      {with("66, 600, 2,", "66, 600, -2,"), "products[0].algorithm[2]"},
       {with("36, 1, 3]", "36, 1, 65536]"), "products[0].algorithm[8]"},
       {with("\"us\": 31.50", "\"us\": 0"), "products[0].us"},
       {with("\"us\": 31.50, ", ""), "us"},
