@@ -1,18 +1,18 @@
-// The best tokens of a row of logits, by one block and without sorting the row: what top_k, top_p
-// and the likeliest tokens need (core/kernels/sampling.h, steps 5 to 7). The order is the keys' of
-// ranked_row.cuh. What cannot be had from a sorted list of kListTokens is found as a bar in the
-// order, digit by digit of the keys. Weights are whole numbers and sums of them exact, so neither
-// the order of threads nor that of atomics shows.
+// The best tokens of a row of logits, by a team of blocks and without sorting the row: what top_k,
+// top_p and the likeliest tokens need (core/kernels/sampling.h, steps 5 to 7). The order is the
+// keys' of ranked_row.cuh. What cannot be had from a sorted list of kListTokens is found as a bar
+// in the order, digit by digit of the keys. Weights are whole numbers and sums of them exact, so
+// neither the order of threads nor that of atomics shows.
 #pragma once
 
 #include <cfloat>
 #include <cstdint>
 
-#include "cuda/ranked_row.cuh"
+#include "cuda/row_team.cuh"
 
 namespace penstock::cuda {
 
-constexpr int kSamplingThreads = 1024;
+constexpr int kSamplingThreads = kTeamThreads;
 constexpr int kListTokens = 2048;
 constexpr int kBins = 512;
 constexpr float kBinsPerNat = 16;
@@ -46,11 +46,12 @@ constexpr int kWords = 3;
 
 struct BestTokensShared {
   uint64_t keys[kListTokens];
-  unsigned sums[kWords][kBins];
-  unsigned counts[kBins];
+  unsigned sums[kWords + 1][kBins];  // the last: counts
   unsigned found;
   int chosen;
   uint64_t before;
+
+  __device__ unsigned& count(int bin) { return sums[kWords][bin]; }
 };
 
 __device__ __forceinline__ int WordBits(int64_t vocab) {
@@ -107,34 +108,34 @@ __device__ void PickPlace(const Value& value, int size, uint64_t target, BestTok
 }
 
 // How many unmasked tokens each bin has; their number is returned.
-__device__ inline uint64_t CountBins(const Scores& scores, BestTokensShared& shared) {
+template <typename Team>
+__device__ uint64_t CountBins(Team& team, const Scores& scores, BestTokensShared& shared) {
   __syncthreads();
   for (int bin = static_cast<int>(threadIdx.x); bin < kBins; bin += kSamplingThreads) {
-    shared.counts[bin] = 0;
+    shared.count(bin) = 0;
   }
   __syncthreads();
-  uint64_t count = 0;
-  ForEachElement(scores.logits, scores.vocab, [&](int64_t, float logit) {
-    if (logit < -FLT_MAX) return;
-    atomicAdd(&shared.counts[scores.BinOf(logit)], 1u);
-    ++count;
+  team.ForEach(scores.logits, scores.vocab, [&](int64_t, float logit, int) {
+    if (logit >= -FLT_MAX) atomicAdd(&shared.count(scores.BinOf(logit)), 1u);
   });
+  team.template AddCounts<kBins>(&shared.count(0));
+  const uint64_t count = threadIdx.x < kBins ? shared.count(static_cast<int>(threadIdx.x)) : 0;
   return BlockCombine<uint64_t>(count, 0, [](uint64_t a, uint64_t b) { return a + b; });
 }
 
 // The tokens that `keeps(logit, key)` into the list, best first; how many these are.
 // REQUIRES: no more than kListTokens.
-template <typename Keeps>
-__device__ int Collect(const Scores& scores, BestTokensShared& shared, const Keeps& keeps) {
+template <typename Team, typename Keeps>
+__device__ int Collect(Team& team, const Scores& scores, BestTokensShared& shared,
+                       const Keeps& keeps) {
   __syncthreads();
   if (threadIdx.x == 0) shared.found = 0;
   __syncthreads();
-  ForEachElement(scores.logits, scores.vocab, [&](int64_t i, float logit) {
+  team.ForEach(scores.logits, scores.vocab, [&](int64_t i, float logit, int) {
     const uint64_t key = Key(Ordered(logit), static_cast<int32_t>(i));
     if (logit >= -FLT_MAX && keeps(logit, key)) shared.keys[atomicAdd(&shared.found, 1u)] = key;
   });
-  __syncthreads();
-  const int found = static_cast<int>(shared.found);
+  const int found = team.template Gather<kListTokens>(shared.keys, &shared.found);
   SortLargestFirst(SharedKeys{shared.keys}, found);
   return found;
 }
@@ -192,28 +193,27 @@ __device__ int ListPrefix(int count, const Weight& weight, const Wanted& wanted_
 // their weights reach wanted(sum of all); `bar` if they never do. weight(logit) is a whole number
 // of at most kWords words. The bin first, in which few tokens are as a rule, so that a sorted list
 // has them; else the eight digits of the key, each by a reading of the row.
-template <typename Weight, typename Wanted>
-__device__ uint64_t FindBar(const Scores& scores, uint64_t bar, const Weight& weight,
+template <typename Team, typename Weight, typename Wanted>
+__device__ uint64_t FindBar(Team& team, const Scores& scores, uint64_t bar, const Weight& weight,
                             const Wanted& wanted_of, BestTokensShared& shared) {
   const int word_bits = WordBits(scores.vocab);
   const auto clear = [&](int size) {
     __syncthreads();
     for (int i = static_cast<int>(threadIdx.x); i < size; i += kSamplingThreads) {
-      for (int word = 0; word < kWords; ++word) shared.sums[word][i] = 0;
-      shared.counts[i] = 0;
+      for (int word = 0; word <= kWords; ++word) shared.sums[word][i] = 0;
     }
     __syncthreads();
   };
   const auto sum_at = [&](int place) { return SumAt(shared, place, word_bits); };
 
   clear(kBins);
-  ForEachElement(scores.logits, scores.vocab, [&](int64_t i, float logit) {
+  team.ForEach(scores.logits, scores.vocab, [&](int64_t i, float logit, int) {
     if (Key(Ordered(logit), static_cast<int32_t>(i)) < bar) return;
     const int bin = scores.BinOf(logit);
     AddWeight(shared, bin, weight(logit), word_bits);
-    atomicAdd(&shared.counts[bin], 1u);
+    atomicAdd(&shared.count(bin), 1u);
   });
-  __syncthreads();
+  team.template AddCounts<(kWords + 1) * kBins>(&shared.sums[0][0]);
   uint64_t sum = threadIdx.x < kBins ? sum_at(static_cast<int>(threadIdx.x)) : 0;
   sum = BlockCombine<uint64_t>(sum, 0, [](uint64_t a, uint64_t b) { return a + b; });
   uint64_t target = wanted_of(sum);
@@ -221,8 +221,8 @@ __device__ uint64_t FindBar(const Scores& scores, uint64_t bar, const Weight& we
   PickPlace(sum_at, kBins, target, shared);
   target -= shared.before;
   const int in_bin = shared.chosen;
-  if (shared.counts[in_bin] <= kListTokens) {
-    const int count = Collect(scores, shared, [&](float logit, uint64_t key) {
+  if (shared.count(in_bin) <= kListTokens) {
+    const int count = Collect(team, scores, shared, [&](float logit, uint64_t key) {
       return key >= bar && scores.BinOf(logit) == in_bin;
     });
     const int kept = ListPrefix<uint64_t>(
@@ -232,13 +232,14 @@ __device__ uint64_t FindBar(const Scores& scores, uint64_t bar, const Weight& we
   uint64_t prefix = 0;
   for (int shift = 56; shift >= 0; shift -= 8) {
     clear(256);
-    ForEachElement(scores.logits, scores.vocab, [&](int64_t i, float logit) {
+    team.ForEach(scores.logits, scores.vocab, [&](int64_t i, float logit, int) {
       const uint64_t key = Key(Ordered(logit), static_cast<int32_t>(i));
       if (key < bar || scores.BinOf(logit) != in_bin) return;
       if (shift < 56 && key >> (shift + 8) != prefix) return;
       const int digit = 255 - static_cast<int>(key >> shift & 0xff);  // the best first
       AddWeight(shared, digit, weight(logit), word_bits);
     });
+    team.template AddCounts<kWords * kBins>(&shared.sums[0][0]);
     PickPlace(sum_at, 256, target, shared);
     target -= shared.before;
     prefix = prefix << 8 | static_cast<uint64_t>(255 - shared.chosen);
@@ -247,19 +248,21 @@ __device__ uint64_t FindBar(const Scores& scores, uint64_t bar, const Weight& we
 }
 
 // The bar of exactly the `count` best; LowestKey() if there are no more than these.
-__device__ inline uint64_t BarOfCount(const Scores& scores, uint64_t count,
-                                      BestTokensShared& shared) {
+template <typename Team>
+__device__ uint64_t BarOfCount(Team& team, const Scores& scores, uint64_t count,
+                               BestTokensShared& shared) {
   return FindBar(
-      scores, LowestKey(), [](float) { return uint64_t{1}; }, [&](uint64_t) { return count; },
+      team, scores, LowestKey(), [](float) { return uint64_t{1}; }, [&](uint64_t) { return count; },
       shared);
 }
 
 // The bar of top_p of the mass from `bar` on.
-__device__ inline uint64_t BarOfMass(const Scores& scores, uint64_t bar, float top_p,
-                                     BestTokensShared& shared) {
+template <typename Team>
+__device__ uint64_t BarOfMass(Team& team, const Scores& scores, uint64_t bar, float top_p,
+                              BestTokensShared& shared) {
   const float unit = exp2f(static_cast<float>(kWords * WordBits(scores.vocab) - 1));
   return FindBar(
-      scores, bar, [&](float logit) { return __float2ull_rn(scores.Weight(logit) * unit); },
+      team, scores, bar, [&](float logit) { return __float2ull_rn(scores.Weight(logit) * unit); },
       [&](uint64_t sum) {
         const auto wanted =
             static_cast<uint64_t>(ceil(static_cast<double>(top_p) * static_cast<double>(sum)));
@@ -270,40 +273,48 @@ __device__ inline uint64_t BarOfMass(const Scores& scores, uint64_t bar, float t
 
 // The list of the `count` best; how many it has, fewer only if there are no more.
 // REQUIRES: 0 < count <= kListTokens.
-__device__ inline int ListOfCount(const Scores& scores, int count, BestTokensShared& shared) {
-  const uint64_t all = CountBins(scores, shared);
+template <typename Team>
+__device__ int ListOfCount(Team& team, const Scores& scores, int count, BestTokensShared& shared) {
+  const uint64_t all = CountBins(team, scores, shared);
   const uint64_t wanted = min(static_cast<uint64_t>(count), all);
   if (wanted == 0) return 0;
-  const auto counts = [&](int bin) { return uint64_t{shared.counts[bin]}; };
+  const auto counts = [&](int bin) { return uint64_t{shared.count(bin)}; };
   PickPlace(counts, kBins, wanted, shared);
   const int last = shared.chosen;
-  if (shared.before + shared.counts[last] <= kListTokens) {
-    const int found =
-        Collect(scores, shared, [&](float logit, uint64_t) { return scores.BinOf(logit) <= last; });
+  if (shared.before + shared.count(last) <= kListTokens) {
+    const int found = Collect(team, scores, shared,
+                              [&](float logit, uint64_t) { return scores.BinOf(logit) <= last; });
     return min(found, count);
   }
-  const uint64_t bar = BarOfCount(scores, wanted, shared);
-  return Collect(scores, shared, [&](float, uint64_t key) { return key >= bar; });
+  const uint64_t bar = BarOfCount(team, scores, wanted, shared);
+  return Collect(team, scores, shared, [&](float, uint64_t key) { return key >= bar; });
 }
 
 // As many of the best as whole bins fit into the list; how many. 0: not even the first bin.
-__device__ inline int ListOfMost(const Scores& scores, BestTokensShared& shared) {
-  const uint64_t all = CountBins(scores, shared);
-  const auto counts = [&](int bin) { return uint64_t{shared.counts[bin]}; };
+template <typename Team>
+__device__ int ListOfMost(Team& team, const Scores& scores, BestTokensShared& shared) {
+  const uint64_t all = CountBins(team, scores, shared);
+  const auto counts = [&](int bin) { return uint64_t{shared.count(bin)}; };
   int end = kBins;  // bins in the list
   if (all > kListTokens) {
     PickPlace(counts, kBins, kListTokens + 1, shared);
     end = shared.chosen;
   }
-  return Collect(scores, shared, [&](float logit, uint64_t) { return scores.BinOf(logit) < end; });
+  return Collect(team, scores, shared,
+                 [&](float logit, uint64_t) { return scores.BinOf(logit) < end; });
 }
 
-// sum_i exp((logit - top) / temperature): float32 a thread, then float64.
-__device__ inline double SumExpOfRow(const Scores& scores) {
-  float sum = 0;
-  ForEachElement(scores.logits, scores.vocab,
-                 [&](int64_t, float logit) { sum += scores.Weight(logit); });
-  return BlockCombine<double>(sum, 0.0, [](double a, double b) { return a + b; });
+// sum_i exp((logit - top) / temperature): float32 a thread and part, then float64.
+template <typename Team>
+__device__ double SumExpOfRow(Team& team, const Scores& scores) {
+  float sums[Team::kOwnParts] = {};
+  team.ForEach(scores.logits, scores.vocab, [&](int64_t, float logit, int part) {
+#pragma unroll
+    for (int own = 0; own < Team::kOwnParts; ++own) {
+      if (own == part) sums[own] += scores.Weight(logit);  // `part` is a constant of the loop
+    }
+  });
+  return team.AddParts(sums);
 }
 
 // How many of the list reach top_p of `mass` (negative: of the list's own, all if rounding keeps

@@ -61,4 +61,16 @@ void Blas::Linear(cudaStream_t stream, const Tensor& x, const Tensor& weight, co
   }
 }
 
+std::vector<GemmAlgorithm> Blas::Candidates(const Tensor& x, const Tensor& weight,
+                                            const Tensor& out, int most) const {
+  return linear_.Candidates(reinterpret_cast<cublasLtHandle_t>(handle_), x, weight, out,
+                            kWorkspaceBytes, most);
+}
+
+bool Blas::Try(cudaStream_t stream, const Tensor& x, const Tensor& weight, const Tensor& out,
+               const GemmAlgorithm& algorithm) {
+  return linear_.Try(reinterpret_cast<cublasLtHandle_t>(handle_), stream, x, weight, out,
+                     workspace_, kWorkspaceBytes, algorithm);
+}
+
 }  // namespace penstock::cuda

@@ -5,6 +5,9 @@
 
 #include <cublas_v2.h>
 
+#include <utility>
+#include <vector>
+
 #include "core/tensor/tensor.h"
 #include "cuda/lt_linear.h"
 #include "cuda/sum_order.h"
@@ -27,6 +30,12 @@ class Blas {
   SumOrder sum_order() const { return sum_order_; }
   // lt_linear.h's product.
   void Linear(cudaStream_t stream, const Tensor& x, const Tensor& weight, const Tensor& out);
+  // lt_linear.h's, with this handle and workspace.
+  void UseTable(GemmTable table) { linear_.UseTable(std::move(table)); }
+  std::vector<GemmAlgorithm> Candidates(const Tensor& x, const Tensor& weight, const Tensor& out,
+                                        int most) const;
+  bool Try(cudaStream_t stream, const Tensor& x, const Tensor& weight, const Tensor& out,
+           const GemmAlgorithm& algorithm);
 
  private:
   cublasHandle_t handle_ = nullptr;

@@ -8,6 +8,7 @@
 #include "cuda/cuda_allocator.h"
 #include "cuda/cuda_check.h"
 #include "cuda/launch.h"
+#include "cuda/measuring.h"
 #include "cuda/stream.h"
 
 namespace penstock {
@@ -15,20 +16,6 @@ namespace {
 
 constexpr int64_t kReadBytes = int64_t{1} << 30;
 constexpr int64_t kProductSize = 8192;
-
-// Small values of either sign: zeros would draw less power, and be faster.
-template <typename T>
-__global__ void FillKernel(T* data, int64_t count, uint32_t seed) {
-  const int64_t stride = int64_t{gridDim.x} * blockDim.x;
-  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count; i += stride) {
-    uint32_t bits = static_cast<uint32_t>(i) * 2654435761u ^ seed;
-    bits = (bits ^ bits >> 16) * 0x85ebca6bu;
-    bits = (bits ^ bits >> 13) * 0xc2b2ae35u;
-    bits ^= bits >> 16;
-    const int sum = (bits & 255) + (bits >> 8 & 255) + (bits >> 16 & 255) + (bits >> 24) - 510;
-    data[i] = cuda::FromFloat<T>(static_cast<float>(sum) / 148.0f);
-  }
-}
 
 __global__ void ReadKernel(const uint4* data, int64_t count, uint32_t* sink) {
   const int64_t stride = int64_t{gridDim.x} * blockDim.x;
@@ -61,22 +48,13 @@ double Seconds(const CudaStream& stream, int runs, int repeats, const std::funct
   return times[times.size() / 2];
 }
 
-void Fill(const CudaStream& stream, const Tensor& tensor, uint32_t seed) {
-  cuda::ForElementType(tensor.type(), [&](auto element) {
-    using T = decltype(element);
-    FillKernel<T>
-        <<<1024, 256, 0, stream.get()>>>(cuda::Elements<T>(tensor), tensor.num_elements(), seed);
-    CUDA_CHECK_LAUNCH(FillKernel);
-  });
-}
-
 absl::StatusOr<double> ProductRate(const CudaStream& stream, DataType type, BaseAllocator& memory) {
   const Shape square({kProductSize, kProductSize});
   PENSTOCK_ASSIGN_OR_RETURN(const Tensor x, Tensor::Make(type, square, memory));
   PENSTOCK_ASSIGN_OR_RETURN(const Tensor weight, Tensor::Make(type, square, memory));
   PENSTOCK_ASSIGN_OR_RETURN(const Tensor out, Tensor::Make(type, square, memory));
-  Fill(stream, x, 1);
-  Fill(stream, weight, 2);
+  cuda::FillRandom(stream.get(), x, 1);
+  cuda::FillRandom(stream.get(), weight, 2);
   cuda::Blas blas;
   const double seconds = Seconds(stream, 9, 4, [&] { blas.Linear(stream.get(), x, weight, out); });
   constexpr auto kSize = static_cast<double>(kProductSize);
@@ -116,7 +94,7 @@ absl::StatusOr<DeviceCeilings> MeasureCudaCeilings(int ordinal, DataType type) {
   {
     PENSTOCK_ASSIGN_OR_RETURN(const Tensor data,
                               Tensor::Make(DataType::kF32, Shape({kReadBytes / 4}), *memory));
-    Fill(stream, data, 3);
+    cuda::FillRandom(stream.get(), data, 3);
     stream.Synchronize();
     ceilings.read_bytes_per_second = MeasureReadBandwidth(data);
   }

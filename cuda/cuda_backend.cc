@@ -6,9 +6,12 @@
 
 #include "core/base/check.h"
 #include "core/base/log.h"
+#include "core/base/quoted.h"
+#include "core/io/gemm_table.h"
 #include "cuda/cuda_allocator.h"
 #include "cuda/cuda_check.h"
 #include "cuda/cuda_ops.h"
+#include "cuda/gemm_tuner.h"
 #include "cuda/kernels/launchers.h"
 #include "cuda/lt_linear.h"
 #include "cuda/mirrored_memory.h"
@@ -22,14 +25,17 @@ namespace {
 class CudaBackend final : public Backend {
  public:
   static absl::StatusOr<std::unique_ptr<Backend>> Make(const CudaBackendOptions& options) {
+    PoolOptions pools;
+    pools.exact = options.guard_memory;
     PENSTOCK_ASSIGN_OR_RETURN(std::unique_ptr<PoolAllocator> memory,
-                              MakeCudaAllocator(options.ordinal));
+                              MakeCudaAllocator(options.ordinal, pools));
     std::unique_ptr<CudaBackend> backend(new CudaBackend(options, std::move(memory)));
     PENSTOCK_ASSIGN_OR_RETURN(
         backend->ops_,
         cuda::CudaOps::Make(options.heads, options.vocab_size, options.max_sequences,
                             options.invariant ? cuda::SumOrder::kFixed : cuda::SumOrder::kFastest,
                             *backend->memory_));
+    PENSTOCK_RETURN_IF_ERROR(backend->UseGemmTable());
     return backend;
   }
   ~CudaBackend() override {
@@ -98,10 +104,13 @@ class CudaBackend final : public Backend {
     CUDA_CHECK(cudaMemGetInfo(&free, &total));
     return static_cast<int64_t>(total - free);
   }
+  uint64_t TuningHash() const override { return table_hash_; }
 
  private:
   CudaBackend(const CudaBackendOptions& options, std::unique_ptr<PoolAllocator> memory)
       : options_(options), memory_(std::move(memory)), inputs_(*memory_) {}
+
+  absl::Status UseGemmTable();
 
   const CudaBackendOptions options_;
   const std::unique_ptr<PoolAllocator> memory_;
@@ -110,7 +119,35 @@ class CudaBackend final : public Backend {
   std::optional<cuda::WeightUpload> upload_;  // while loading
   std::unique_ptr<cuda::CudaOps> ops_;
   cuda::StepGraphs graphs_;
+  uint64_t table_hash_ = 0;
 };
+
+absl::Status CudaBackend::UseGemmTable() {
+  if (options_.gemm_table == "none") return absl::OkStatus();
+  const GemmTable here = cuda::GemmTableOfGpu(options_.ordinal);
+  const bool is_default = options_.gemm_table.empty();
+  const std::string path = is_default ? DefaultGemmTablePath(here.gpu) : options_.gemm_table;
+  if (path.empty()) return absl::OkStatus();
+  absl::StatusOr<GemmTable> table = ReadGemmTable(path);
+  if (is_default && absl::IsNotFound(table.status())) return absl::OkStatus();
+  if (!table.ok()) {
+    return absl::Status(table.status().code(),
+                        absl::StrCat(Message(table.status()),
+                                     ": measure again with penstock tune --gemm-table FILE, or use "
+                                     "--gemm-table none"));
+  }
+  if (table->gpu != here.gpu || table->library_version != here.library_version) {
+    LogWarning(absl::StrCat(path, " is not used: it was measured on ", Quoted(table->gpu),
+                            " with cuBLASLt ", table->library_version, ", and this is ", here.gpu,
+                            " with ", here.library_version, "; measure again with penstock tune"));
+    return absl::OkStatus();
+  }
+  table_hash_ = GemmTableHash(*table);
+  LogInfo(absl::StrCat("matrix products by ", path, " (", absl::Hex(table_hash_, absl::kZeroPad16),
+                       "), of ", table->products.size(), " products"));
+  ops_->UseGemmTable(std::move(*table));
+  return absl::OkStatus();
+}
 
 }  // namespace
 

@@ -21,6 +21,8 @@ class CudaOps final : public Ops {
                                                        BaseAllocator& memory);
 
   const CudaStream& stream() const { return stream_; }
+  // lt_linear.h's.
+  void UseGemmTable(GemmTable table) { blas_.UseTable(std::move(table)); }
 
   void Embedding(const Tensor& ids, const Tensor& table, const Tensor& out) override;
   void RmsNorm(const Tensor& x, const Tensor& weight, float eps, const Tensor& out) override;

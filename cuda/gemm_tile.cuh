@@ -1,176 +1,262 @@
-// The float32 tile that sgemm and conv2d are made of: a block of 256 threads computes a 128 x 128
-// piece of C = A B, a thread 8 x 8 of it in registers.
+// The float32 tiles that sgemm and conv2d are made of: a block computes a piece of C = A B, a
+// thread 8 rows of it by 8 columns.
 //
-// What lives where: C in registers; slabs of A (transposed) and B, 16 deep, in shared memory, two
-// of each, so that one is filled while the other is used; the next slab's elements wait in
-// registers while they come from level 2 or device memory. A thread reads 16 floats from shared
-// memory for 64 multiplications; the warp's 4 x 8 threads read the same 128 and 256 bytes.
-// An element of C is one chain of fused multiply-adds over k from 0 on: it depends on its row of A
-// and its column of B alone.
+// What lives where: C in registers; slabs of A and B, 16 deep, in a ring in shared memory, which
+// asynchronous copies fill without registers, some slabs ahead. A lies there as in memory, rows
+// padded so that eight of them meet eight different groups of banks, and a thread reads four of a
+// row's k's at once; B lies with its columns side by side. Registers decide: 64 sums a thread and
+// 12 warps a multiprocessor are faster than 128 sums and 8 warps, or 16 warps without room for what
+// is read ahead (tests/bench/results/2026-11-30_cuda_kernels.md). An element of C is one chain of
+// fused multiply-adds over k from 0 on (of a SplitTile two): it depends on its row of A and its
+// column of B alone.
 #pragma once
 
+#include <cstdint>
+
+#include "cuda/bulk_copy.cuh"
 #include "cuda/device.cuh"
 
 namespace penstock::cuda {
 
-inline constexpr int kTile = 128;      // rows and columns of C a block
 inline constexpr int kTileDepth = 16;  // k's a slab
-inline constexpr int kTileThreads = 256;
-inline constexpr int kTileRuns =
-    kTile * kTileDepth / kTileThreads / 4;  // of four elements a thread
-inline constexpr int kTilePad = 4;  // keeps the transposed stores of A off each other's banks
+inline constexpr int kTileThreadRows = 8;
+inline constexpr int kTileUnroll = 4;  // runs of four k's
 
-struct TileStorage {
-  float a[2][kTileDepth][kTile + kTilePad];  // [k][row]
-  float b[2][kTileDepth][kTile];             // [k][column]
+// Warps side by side cover the columns, kWarpRows of them the rows; a warp's threads stand 8 x 4.
+// Where tiles are too few to keep the multiprocessors busy kGroups of such warps share out the k's
+// of each slab: an element is then a chain a group.
+template <int kWarpRowsV, int kWarpColumnsV, int kThreadColumnsV, int kStagesV, int kGroupsV = 1>
+struct TileShape {
+  static constexpr int kGroups = kGroupsV;
+  static constexpr int kWarpRows = kWarpRowsV;
+  static constexpr int kWarpColumns = kWarpColumnsV;
+  static constexpr int kThreadColumns = kThreadColumnsV;
+  static constexpr int kStages = kStagesV;
+  static constexpr int kGroupThreads = kWarpRows * kWarpColumns * 32;
+  static constexpr int kThreads = kGroups * kGroupThreads;
+  static constexpr int kAtOnce = 384 / kThreads;  // blocks a multiprocessor: 168 registers a thread
+  static constexpr int kRows = kWarpRows * 8 * kTileThreadRows;
+  static constexpr int kColumns = kWarpColumns * 4 * kThreadColumns;
+  static constexpr int kPitch = kTileDepth + 4;  // of a row of A
+  static constexpr int kBytes =
+      kStages * (kRows * kPitch + kTileDepth * kColumns) * static_cast<int>(sizeof(float));
 };
+using SquareTile = TileShape<1, 2, 8, 3>;  // 64 x 64
+using WideTile = TileShape<1, 4, 8, 3>;    // 64 x 128
+using SplitTile = TileShape<1, 2, 8, 3, 2>;
 
-// A thread's elements of a slab: how they are spread is the loader's affair.
-struct TileLoad {
-  float at[kTileRuns * 4];
-};
+// kCount floats, or zeros, into shared memory. REQUIRES: both aligned to as many.
+template <int kCount>
+__device__ __forceinline__ void CopyAsync(float* shared, const float* global, bool is_there) {
+  const int bytes = is_there ? kCount * 4 : 0;
+  if constexpr (kCount == 4) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(SharedAddress(shared)),
+                 "l"(global), "r"(bytes)
+                 : "memory");
+  } else {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(SharedAddress(shared)),
+                 "l"(global), "r"(bytes)
+                 : "memory");
+  }
+}
+__device__ __forceinline__ void CommitCopies() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+// Until no more than the thread's last kPending groups are under way.
+template <int kPending>
+__device__ __forceinline__ void WaitForCopies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
 
-// The thread's eight rows and eight columns within the tile are two runs of four each.
+// The thread's rows are row + 8 i, its columns column + 16 j and the three that follow.
+template <typename Shape>
 struct TilePlace {
-  int row;     // and row + 64
-  int column;  // and column + 64
+  int row;
+  int column;
+  __device__ TilePlace() {
+    const int warp = static_cast<int>(threadIdx.x) % Shape::kGroupThreads / 32;
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    row = warp / Shape::kWarpColumns * 64 + lane / 4;
+    column = warp % Shape::kWarpColumns * 4 * Shape::kThreadColumns + lane % 4 * 4;
+  }
 };
-__device__ __forceinline__ TilePlace ThreadPlace() {
-  // Warps stand 2 x 4 and threads in a warp 8 x 4, four rows by four columns each, in a quarter.
-  const int warp = threadIdx.x / 32;
-  const int lane = threadIdx.x % 32;
-  return {warp / 4 * 32 + lane / 4 * 4, warp % 4 * 16 + lane % 4 * 4};
-}
 
-// Loader has
-//   TileLoad Load(k)          its elements of the slab that begins at k, zeros beyond the edges
-//   void Store(load, slab)    puts them into slab[kTileDepth][...]
-template <typename LoaderA, typename LoaderB>
-__device__ __forceinline__ void MultiplyTile(TileStorage& storage, int64_t depth,
-                                             const LoaderA& load_a, const LoaderB& load_b,
-                                             float (&sums)[8][8]) {
-  const TilePlace place = ThreadPlace();
-  load_a.Store(load_a.Load(0), storage.a[0]);
-  load_b.Store(load_b.Load(0), storage.b[0]);
+template <typename Shape>
+using TileSums = float[kTileThreadRows][Shape::kThreadColumns];
+
+// A loader has
+//   Prepare(slab)        told one slab ahead of Fetch, and of the first kStages before all
+//   Fetch(slab, shared)  starts the copies of the thread's elements, zeros beyond the edges; A's
+//                        into [kRows][kPitch], B's into [kTileDepth][kColumns]
+// `shared` has Shape::kBytes. True in the threads that have the sums afterwards, one group.
+template <typename Shape, typename LoaderA, typename LoaderB>
+__device__ __forceinline__ bool MultiplyTile(float* shared, int64_t depth, const LoaderA& load_a,
+                                             const LoaderB& load_b, TileSums<Shape>& sums) {
+  constexpr int kStages = Shape::kStages;
+  constexpr int kSlabA = Shape::kRows * Shape::kPitch;
+  constexpr int kSlabB = kTileDepth * Shape::kColumns;
+  float* const ring_a = shared;
+  float* const ring_b = shared + kStages * kSlabA;
+  constexpr int kGroupDepth = kTileDepth / Shape::kGroups;
+  const int group = static_cast<int>(threadIdx.x) / Shape::kGroupThreads;
+  const int first_k = group * kGroupDepth;
+  const TilePlace<Shape> place;
+  const int slabs = static_cast<int>((depth + kTileDepth - 1) / kTileDepth);
+  for (int slab = 0; slab < kStages; ++slab) load_b.Prepare(slab);
   __syncthreads();
-  int slab = 0;
-  for (int64_t k = 0; k < depth; k += kTileDepth, slab ^= 1) {
-    const bool more = k + kTileDepth < depth;
-    TileLoad next_a;
-    TileLoad next_b;
-    if (more) {
-      next_a = load_a.Load(k + kTileDepth);
-      next_b = load_b.Load(k + kTileDepth);
+#pragma unroll
+  for (int slab = 0; slab < kStages - 1; ++slab) {
+    if (slab < slabs) {
+      load_a.Fetch(slab, ring_a + slab * kSlabA);
+      load_b.Fetch(slab, ring_b + slab * kSlabB);
     }
+    CommitCopies();
+  }
+  int at = 0;              // of the slab in the ring
+  int free = kStages - 1;  // where the next one goes
+  for (int slab = 0; slab < slabs; ++slab) {
+    WaitForCopies<kStages - 2>();
+    __syncthreads();
+    if (slab + kStages - 1 < slabs) {
+      load_a.Fetch(slab + kStages - 1, ring_a + free * kSlabA);
+      load_b.Fetch(slab + kStages - 1, ring_b + free * kSlabB);
+    }
+    CommitCopies();
+    load_b.Prepare(slab + kStages);
+    const float* a_at = ring_a + at * kSlabA + place.row * Shape::kPitch;
+    const float* b_at = ring_b + at * kSlabB + place.column;
+#pragma unroll kTileUnroll
+    for (int within = 0; within < kGroupDepth; within += 4) {
+      const int k = first_k + within;
+      float a[kTileThreadRows][4];
 #pragma unroll
-    for (int i = 0; i < kTileDepth; ++i) {
-      float a[8];
-      float b[8];
-      *reinterpret_cast<float4*>(a) = *reinterpret_cast<float4*>(&storage.a[slab][i][place.row]);
-      *reinterpret_cast<float4*>(a + 4) =
-          *reinterpret_cast<float4*>(&storage.a[slab][i][place.row + 64]);
-      *reinterpret_cast<float4*>(b) = *reinterpret_cast<float4*>(&storage.b[slab][i][place.column]);
-      *reinterpret_cast<float4*>(b + 4) =
-          *reinterpret_cast<float4*>(&storage.b[slab][i][place.column + 64]);
+      for (int i = 0; i < kTileThreadRows; ++i) {
+        *reinterpret_cast<float4*>(a[i]) =
+            *reinterpret_cast<const float4*>(a_at + i * 8 * Shape::kPitch + k);
+      }
 #pragma unroll
-      for (int row = 0; row < 8; ++row) {
+      for (int step = 0; step < 4; ++step) {
+        float b[Shape::kThreadColumns];
 #pragma unroll
-        for (int column = 0; column < 8; ++column) {
-          sums[row][column] = fmaf(a[row], b[column], sums[row][column]);
+        for (int j = 0; j < Shape::kThreadColumns; j += 4) {
+          *reinterpret_cast<float4*>(b + j) =
+              *reinterpret_cast<const float4*>(b_at + (k + step) * Shape::kColumns + j * 4);
+        }
+#pragma unroll
+        for (int i = 0; i < kTileThreadRows; ++i) {
+#pragma unroll
+          for (int j = 0; j < Shape::kThreadColumns; ++j) {
+            sums[i][j] = fmaf(a[i][step], b[j], sums[i][j]);
+          }
         }
       }
     }
-    if (more) {
-      load_a.Store(next_a, storage.a[slab ^ 1]);
-      load_b.Store(next_b, storage.b[slab ^ 1]);
-      __syncthreads();
-    }
+    at = at + 1 == kStages ? 0 : at + 1;
+    free = free + 1 == kStages ? 0 : free + 1;
   }
+  if constexpr (Shape::kGroups == 1) return true;
+  // The second group's sums, one beside the other for the threads of a warp.
+  static_assert(Shape::kGroups <= 2);
+  static_assert(kTileThreadRows * Shape::kThreadColumns * Shape::kGroupThreads * 4 <=
+                Shape::kBytes);
+  float* const of_thread = shared + threadIdx.x % Shape::kGroupThreads;
+  WaitForCopies<0>();
+  __syncthreads();
+#pragma unroll
+  for (int pass = 1; pass >= 0; --pass) {
+    if (group == pass) {
+#pragma unroll
+      for (int i = 0; i < kTileThreadRows * Shape::kThreadColumns; ++i) {
+        float& sum = sums[i / Shape::kThreadColumns][i % Shape::kThreadColumns];
+        float& other = of_thread[i * Shape::kGroupThreads];
+        if (pass == 1) {
+          other = sum;
+        } else {
+          sum += other;
+        }
+      }
+    }
+    __syncthreads();
+  }
+  return group == 0;
 }
 
-// Rows of a matrix [rows, depth] whose k is innermost; stored transposed. A thread has runs of four
-// k's, in rows so far apart that the block takes whole slabs.
-template <bool kAligned>
-struct RowMajorA {
-  static constexpr int kAcross = kTileDepth / 4;  // runs in a row of a slab
+// Rows of a matrix [rows, depth] whose k is innermost. What a slab does not change is worked out
+// once.
+template <typename Shape, bool kAligned>
+class RowMajorA {
+ public:
+  // From the first row of the tile on, of which so many exist.
+  __device__ RowMajorA(const float* data, int64_t rows, int64_t depth)
+      : within_(static_cast<int>(threadIdx.x) % kAcross * kRun),
+        first_(static_cast<int>(threadIdx.x) / kAcross),
+        rows_(static_cast<int>(rows < Shape::kRows ? rows : Shape::kRows)),
+        depth_(depth),
+        from_(data + first_ * depth + within_) {}
 
-  const float* data;  // the first row of the tile
-  int64_t rows;       // that exist from there on
-  int64_t depth;
-
-  __device__ __forceinline__ TileLoad Load(int64_t k) const {
-    TileLoad load;
-    const int64_t at = k + threadIdx.x % kAcross * 4;
+  __device__ __forceinline__ void Prepare(int) const {}
+  __device__ __forceinline__ void Fetch(int slab, float* shared) const {
+    const int64_t begin = static_cast<int64_t>(slab) * kTileDepth;
+    const bool is_k = begin + within_ < depth_;
+    const float* from = from_ + begin;
+    float* to = shared + first_ * Shape::kPitch + within_;
 #pragma unroll
-    for (int half = 0; half < kTileRuns; ++half) {
-      const int64_t row = threadIdx.x / kAcross + half * (kTileThreads / kAcross);
-      const float* from = data + row * depth + at;
-      if (kAligned) {
-        const bool in = row < rows && at < depth;
-        *reinterpret_cast<float4*>(load.at + half * 4) =
-            in ? __ldg(reinterpret_cast<const float4*>(from)) : float4{};
-      } else {
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          load.at[half * 4 + j] = row < rows && at + j < depth ? __ldg(from + j) : 0.0f;
-        }
-      }
-    }
-    return load;
-  }
-
-  __device__ __forceinline__ void Store(const TileLoad& load,
-                                        float (&slab)[kTileDepth][kTile + kTilePad]) const {
-    const int at = threadIdx.x % kAcross * 4;
-#pragma unroll
-    for (int half = 0; half < kTileRuns; ++half) {
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        slab[at + j][threadIdx.x / kAcross + half * (kTileThreads / kAcross)] =
-            load.at[half * 4 + j];
-      }
+    for (int row = 0; row < Shape::kRows; row += kApart) {
+      CopyAsync<kRun>(to + row * Shape::kPitch, from, is_k && first_ + row < rows_);
+      from += kApart * depth_;
     }
   }
+
+ private:
+  static constexpr int kRun = kAligned ? 4 : 1;             // floats a copy
+  static constexpr int kAcross = kTileDepth / kRun;         // copies of a row
+  static constexpr int kApart = Shape::kThreads / kAcross;  // rows
+  static_assert(Shape::kRows % kApart == 0);
+
+  const int within_;
+  const int first_;
+  const int rows_;
+  const int64_t depth_;
+  const float* const from_;
 };
 
-// A matrix [depth, columns] whose columns are innermost. A thread has k's threadIdx.x / 32 and 8
-// on, four columns from threadIdx.x % 32 * 4 on.
-template <bool kAligned>
-struct RowMajorB {
-  const float* data;  // the first column of the tile
-  int64_t columns;    // that exist from there on
-  int64_t stride;     // from one k to the next
-  int64_t depth;
+// A matrix [depth, columns] whose columns are innermost.
+template <typename Shape, bool kAligned>
+class RowMajorB {
+ public:
+  // From the first column of the tile on, of which so many exist; `stride` from one k to the next.
+  __device__ RowMajorB(const float* data, int64_t columns, int64_t stride, int64_t depth)
+      : column_(static_cast<int>(threadIdx.x) % kAcross * kRun),
+        first_(static_cast<int>(threadIdx.x) / kAcross),
+        // Beyond the last column no k is there.
+        depth_(column_ < columns ? depth : 0),
+        stride_(stride),
+        from_(data + first_ * stride + column_) {}
 
-  __device__ __forceinline__ TileLoad Load(int64_t k) const {
-    TileLoad load;
-    const int64_t column = threadIdx.x % 32 * 4;
+  __device__ __forceinline__ void Prepare(int) const {}
+  __device__ __forceinline__ void Fetch(int slab, float* shared) const {
+    const int64_t begin = static_cast<int64_t>(slab) * kTileDepth;
+    const auto left = static_cast<int>(min(depth_ - begin, int64_t{kTileDepth}));
+    const float* from = from_ + begin * stride_;
+    float* to = shared + first_ * Shape::kColumns + column_;
 #pragma unroll
-    for (int half = 0; half < kTileRuns; ++half) {
-      const int64_t at = k + threadIdx.x / 32 + half * 8;
-      const float* from = data + at * stride + column;
-      if (kAligned) {
-        const bool in = at < depth && column < columns;
-        *reinterpret_cast<float4*>(load.at + half * 4) =
-            in ? __ldg(reinterpret_cast<const float4*>(from)) : float4{};
-      } else {
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          load.at[half * 4 + j] = at < depth && column + j < columns ? __ldg(from + j) : 0.0f;
-        }
-      }
-    }
-    return load;
-  }
-
-  __device__ __forceinline__ void Store(const TileLoad& load,
-                                        float (&slab)[kTileDepth][kTile]) const {
-#pragma unroll
-    for (int half = 0; half < kTileRuns; ++half) {
-      *reinterpret_cast<float4*>(&slab[threadIdx.x / 32 + half * 8][threadIdx.x % 32 * 4]) =
-          *reinterpret_cast<const float4*>(load.at + half * 4);
+    for (int k = 0; k < kTileDepth; k += kApart) {
+      CopyAsync<kRun>(to + k * Shape::kColumns, from, first_ + k < left);
+      from += kApart * stride_;
     }
   }
+
+ private:
+  static constexpr int kRun = kAligned ? 4 : 1;
+  static constexpr int kAcross = Shape::kColumns / kRun;
+  static constexpr int kApart = Shape::kThreads / kAcross;  // k's
+  static_assert(kApart >= 1 && kTileDepth % kApart == 0);
+
+  const int column_;
+  const int first_;
+  const int64_t depth_;
+  const int64_t stride_;
+  const float* const from_;
 };
 
 }  // namespace penstock::cuda

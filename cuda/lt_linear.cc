@@ -1,6 +1,7 @@
 #include "cuda/lt_linear.h"
 
 #include <algorithm>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -9,8 +10,8 @@
 #include "core/base/log.h"
 #include "cuda/blas.h"
 #include "cuda/cuda_check.h"
+#include "cuda/lt_algorithm.h"
 #include "cuda/sum_chain.h"
-#include "cuda/sum_order.h"
 
 namespace penstock::cuda {
 namespace {
@@ -52,22 +53,21 @@ uint32_t CommonAlignment(const Tensor& x, const Tensor& weight, const Tensor& ou
   return static_cast<uint32_t>(bits & (~bits + 1));
 }
 
-// Up to `most`, the one first that should be the fastest.
+// What the library proposes, `most` at most, the one first that should be the fastest. None: it has
+// nothing for this product.
 std::vector<cublasLtMatmulAlgo_t> Ask(cublasLtHandle_t handle, Problem& problem, uint32_t alignment,
-                                      size_t workspace_bytes, SumOrder order, int most) {
+                                      size_t workspace_bytes, uint32_t reductions, int most) {
   cublasLtMatmulPreferenceOpaque_t preference;
   BLAS_CHECK(cublasLtMatmulPreferenceInit(&preference));
   const auto set = [&](cublasLtMatmulPreferenceAttributes_t attribute, const auto& value) {
     BLAS_CHECK(cublasLtMatmulPreferenceSetAttribute(&preference, attribute, &value, sizeof(value)));
   };
   set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, workspace_bytes);
-  if (order == SumOrder::kFixed) {
-    set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, uint32_t{CUBLASLT_REDUCTION_SCHEME_NONE});
-  }
   set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment);
   set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment);
   set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment);
   set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment);
+  set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, reductions);
   std::vector<cublasLtMatmulHeuristicResult_t> found(static_cast<size_t>(most));
   int count = 0;
   const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
@@ -80,22 +80,43 @@ std::vector<cublasLtMatmulAlgo_t> Ask(cublasLtHandle_t handle, Problem& problem,
   return algorithms;
 }
 
-void Multiply(cublasLtHandle_t handle, cudaStream_t stream, const Tensor& x, const Tensor& weight,
-              const Tensor& out, const cublasLtMatmulAlgo_t& algorithm, void* workspace,
-              size_t workspace_bytes) {
+std::optional<cublasLtMatmulAlgo_t> Make(cublasLtHandle_t handle, const Tensor& x,
+                                         const Tensor& weight, const Tensor& out,
+                                         size_t workspace_bytes, const GemmAlgorithm& algorithm) {
+  Problem problem(x, weight, out, LtLinear::TokenBucket(x.dim(0)));
+  return MakeAlgorithm({handle, &problem.operation, BlasType(x.type()), BlasType(out.type()),
+                        &problem.weight, &problem.x, &problem.out},
+                       algorithm, workspace_bytes);
+}
+
+// The table's, where the tensors lie as those that were measured.
+std::optional<cublasLtMatmulAlgo_t> FromTable(cublasLtHandle_t handle, const GemmTable& table,
+                                              const Tensor& x, const Tensor& weight,
+                                              const Tensor& out, size_t workspace_bytes) {
+  const TunedGemm* tuned = table.Find(
+      {x.type(), out.type(), weight.dim(1), weight.dim(0), LtLinear::TokenBucket(x.dim(0))});
+  const bool is_dense = x.stride(0) == weight.dim(1) && out.stride(0) == weight.dim(0);
+  if (tuned == nullptr || !is_dense || CommonAlignment(x, weight, out) != kMaxAlignment) {
+    return std::nullopt;
+  }
+  return Make(handle, x, weight, out, workspace_bytes, tuned->algorithm);
+}
+
+cublasStatus_t Enqueue(cublasLtHandle_t handle, cudaStream_t stream, const Tensor& x,
+                       const Tensor& weight, const Tensor& out, void* workspace,
+                       size_t workspace_bytes, const cublasLtMatmulAlgo_t& algorithm) {
   Problem problem(x, weight, out, x.dim(0));
   const float one = 1;
   const float zero = 0;
-  BLAS_CHECK(cublasLtMatmul(handle, &problem.operation, &one, weight.raw(), &problem.weight,
-                            x.raw(), &problem.x, &zero, out.raw(), &problem.out,
-                            const_cast<void*>(out.raw()), &problem.out, &algorithm, workspace,
-                            workspace_bytes, stream));
+  return cublasLtMatmul(handle, &problem.operation, &one, weight.raw(), &problem.weight, x.raw(),
+                        &problem.x, &zero, out.raw(), &problem.out, const_cast<void*>(out.raw()),
+                        &problem.out, &algorithm, workspace, workspace_bytes, stream);
 }
 
 // The fewest milliseconds of three; before each `flush` is written, so that level 2 holds little of
 // the last one's weights.
-template <typename Enqueue>
-float Milliseconds(cudaStream_t stream, void* flush, size_t flush_bytes, const Enqueue& enqueue) {
+template <typename Work>
+float Milliseconds(cudaStream_t stream, void* flush, size_t flush_bytes, const Work& work) {
   cudaEvent_t begin = nullptr;
   cudaEvent_t end = nullptr;
   CUDA_CHECK(cudaEventCreate(&begin));
@@ -104,7 +125,7 @@ float Milliseconds(cudaStream_t stream, void* flush, size_t flush_bytes, const E
   for (int i = 0; i < 3; ++i) {
     CUDA_CHECK(cudaMemsetAsync(flush, 0, flush_bytes, stream));
     CUDA_CHECK(cudaEventRecord(begin, stream));
-    enqueue();
+    work();
     CUDA_CHECK(cudaEventRecord(end, stream));
     CUDA_CHECK(cudaEventSynchronize(end));
     float elapsed = 0;
@@ -135,19 +156,52 @@ LtLinear::Key LtLinear::KeyOf(const Tensor& x, const Tensor& weight, const Tenso
           CommonAlignment(x, weight, out)};
 }
 
+std::vector<GemmAlgorithm> LtLinear::Candidates(cublasLtHandle_t handle, const Tensor& x,
+                                                const Tensor& weight, const Tensor& out,
+                                                size_t workspace_bytes, int most) const {
+  Problem problem(x, weight, out, TokenBucket(x.dim(0)));
+  const uint32_t alignment = CommonAlignment(x, weight, out);
+  std::vector<GemmAlgorithm> all;
+  for (const auto& [reductions, count] :
+       {std::pair(CUBLASLT_REDUCTION_SCHEME_MASK, 1),
+        std::pair(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE, most)}) {
+    for (const cublasLtMatmulAlgo_t& algorithm :
+         Ask(handle, problem, alignment, workspace_bytes, reductions, count)) {
+      all.push_back(DescribeAlgorithm(algorithm));
+    }
+  }
+  return all;
+}
+
+bool LtLinear::Try(cublasLtHandle_t handle, cudaStream_t stream, const Tensor& x,
+                   const Tensor& weight, const Tensor& out, void* workspace, size_t workspace_bytes,
+                   const GemmAlgorithm& algorithm) {
+  const auto made = Make(handle, x, weight, out, workspace_bytes, algorithm);
+  if (!made || Enqueue(handle, stream, x, weight, out, workspace, workspace_bytes, *made) !=
+                   CUBLAS_STATUS_SUCCESS) {
+    return false;
+  }
+  algorithms_.insert_or_assign(KeyOf(x, weight, out), *made);
+  return true;
+}
+
 void LtLinear::Run(cublasLtHandle_t handle, cudaStream_t stream, const Tensor& x,
                    const Tensor& weight, const Tensor& out, void* workspace,
                    size_t workspace_bytes) {
   const Key key = KeyOf(x, weight, out);
   auto found = algorithms_.find(key);
   if (found == algorithms_.end()) {
-    Problem problem(x, weight, out, TokenBucket(x.dim(0)));
-    const auto algorithms = Ask(handle, problem, CommonAlignment(x, weight, out), workspace_bytes,
-                                SumOrder::kFastest, 1);
-    PENSTOCK_CHECK_EQ(algorithms.size(), size_t{1});
-    found = algorithms_.emplace(key, algorithms.front()).first;
+    auto algorithm = FromTable(handle, table_, x, weight, out, workspace_bytes);
+    if (!algorithm) {
+      Problem problem(x, weight, out, TokenBucket(x.dim(0)));
+      const auto proposed = Ask(handle, problem, CommonAlignment(x, weight, out), workspace_bytes,
+                                CUBLASLT_REDUCTION_SCHEME_MASK, 1);
+      PENSTOCK_CHECK_EQ(proposed.size(), size_t{1});
+      algorithm = proposed[0];
+    }
+    found = algorithms_.emplace(key, *algorithm).first;
   }
-  Multiply(handle, stream, x, weight, out, found->second, workspace, workspace_bytes);
+  BLAS_CHECK(Enqueue(handle, stream, x, weight, out, workspace, workspace_bytes, found->second));
 }
 
 bool LtLinear::RunChain(cublasLtHandle_t handle, cudaStream_t stream, const Tensor& x,
@@ -160,9 +214,10 @@ bool LtLinear::RunChain(cublasLtHandle_t handle, cudaStream_t stream, const Tens
     Problem problem(x, weight, out, TokenBucket(x.dim(0)));
     // Whoever has no workspace splits nothing.
     const std::vector<cublasLtMatmulAlgo_t> candidates =
-        Ask(handle, problem, CommonAlignment(x, weight, out), 0, SumOrder::kFixed, kCandidates);
+        Ask(handle, problem, CommonAlignment(x, weight, out), 0, CUBLASLT_REDUCTION_SCHEME_NONE,
+            kCandidates);
     const auto multiply = [&](const Tensor& of, const cublasLtMatmulAlgo_t& algorithm) {
-      Multiply(handle, stream, of, weight, out, algorithm, nullptr, 0);
+      BLAS_CHECK(Enqueue(handle, stream, of, weight, out, nullptr, 0, algorithm));
     };
     std::vector<std::pair<float, size_t>> times;
     for (size_t i = 0; i < candidates.size(); ++i) {
@@ -187,7 +242,7 @@ bool LtLinear::RunChain(cublasLtHandle_t handle, cudaStream_t stream, const Tens
     found = chains_.emplace(key, best).first;
   }
   if (!found->second) return false;
-  Multiply(handle, stream, x, weight, out, *found->second, nullptr, 0);
+  BLAS_CHECK(Enqueue(handle, stream, x, weight, out, nullptr, 0, *found->second));
   return true;
 }
 

@@ -1,3 +1,4 @@
+#include "frontend/bench_kernels_command.h"
 #include "frontend/bench_model_command.h"
 #include "frontend/bench_serve_command.h"
 #include "frontend/command_flags.h"
@@ -9,6 +10,11 @@ struct BenchModelFlags {
   BenchModelOptions options;
   PrecisionFlag precision;
   int64_t kv_memory_mib = 0;
+};
+
+struct BenchKernelsFlags {
+  BenchKernelsOptions options;
+  PrecisionFlag precision;
 };
 
 Command AddBenchServe(CLI::App* bench) {
@@ -109,6 +115,7 @@ Command AddBenchModel(CLI::App* bench) {
   model->add_flag("--invariant", options.stage.invariant,
                   "On a GPU, fix every order of summation: a token has the same bits in any batch "
                   "and chunk");
+  AddGemmTable(model, &options.stage.gemm_table);
   model->add_option("--threads", options.stage.threads, "Threads that compute; 0: one a core")
       ->capture_default_str()
       ->check(CLI::Range(0, 1024))
@@ -130,14 +137,74 @@ Command AddBenchModel(CLI::App* bench) {
           }};
 }
 
+Command AddBenchKernels(CLI::App* bench) {
+  const auto flags = std::make_shared<BenchKernelsFlags>();
+  BenchKernelsOptions& options = flags->options;
+  options.tokens = {1, 64};
+  options.prompts = {2048};
+  options.stage.model = "dummy:llama-2-7b";
+  CLI::App* kernels = bench->add_subcommand(
+      "kernels",
+      "Check and time each kernel at a model's shapes, and hold it against the device's read "
+      "bandwidth and matrix product, measured in the same run");
+  kernels->footer(
+      "Examples:\n"
+      "  penstock bench kernels --device cuda:0 --precision bf16 --tokens 1,64,2048\n"
+      "  penstock bench kernels --model SmolLM2-135M-Instruct.Q4_1.gguf --tokens 1,32");
+  kernels
+      ->add_option("--model", options.stage.model,
+                   "The model whose shapes count: a .gguf file, a Hugging Face folder or "
+                   "dummy:NAME; its weights are not read")
+      ->capture_default_str()
+      ->type_name("MODEL");
+  kernels
+      ->add_option("--device", options.stage.device,
+                   "Where the kernels run: cpu, or cuda:N with the ordinal of a GPU (in a build "
+                   "with CUDA)")
+      ->capture_default_str()
+      ->type_name("DEVICE");
+  flags->precision.Add(kernels);
+  AddGemmTable(kernels, &options.stage.gemm_table);
+  const auto list = [kernels](const char* name, std::vector<int64_t>* values, const char* help) {
+    kernels->add_option(name, *values, help)
+        ->delimiter(',')
+        ->capture_default_str()
+        ->check(CLI::Range(int64_t{1}, int64_t{1} << 16))
+        ->type_name("N,N,...");
+  };
+  list("--tokens", &options.tokens,
+       "Steps of so many tokens; up to 256 of them also as sequences that decode");
+  list("--prompts", &options.prompts, "Prefill attention of prompts of so many tokens");
+  kernels->add_option("--context", options.context, "Tokens that decoding sequences have")
+      ->capture_default_str()
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
+      ->type_name("N");
+  kernels->add_option("--threads", options.stage.threads, "Threads that compute; 0: one a core")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 1024))
+      ->type_name("N");
+  kernels->add_option("--json", options.json, "Write the figures to this file as a JSON object")
+      ->type_name("FILE");
+  return {kernels, [flags] {
+            if (!flags->precision.Check()) return kUsageError;
+            flags->options.stage.precision =
+                PrecisionByName(flags->precision.value()).value_or(DataType::kF32);
+            return RunBenchKernels(flags->options);
+          }};
+}
+
 }  // namespace
 
 Command AddBench(CLI::App* app) {
   CLI::App* bench = app->add_subcommand("bench", "Measure");
   bench->require_subcommand(1);
-  const Command commands[] = {AddBenchServe(bench), AddBenchModel(bench)};
-  return {bench, [bench, serve = commands[0], model = commands[1]] {
-            return bench->got_subcommand(model.app) ? model.run() : serve.run();
+  const std::vector<Command> commands = {AddBenchServe(bench), AddBenchModel(bench),
+                                         AddBenchKernels(bench)};
+  return {bench, [bench, commands] {
+            for (const Command& command : commands) {
+              if (bench->got_subcommand(command.app)) return command.run();
+            }
+            return kUsageError;
           }};
 }
 

@@ -141,6 +141,9 @@ absl::Status Bench(const BenchModelOptions& options, nlohmann::ordered_json* jso
                ceilings.device, Abs(Name(stage_options.precision)));
   absl::PrintF("loaded         %.3f GB of weights at %.2f GB/s; ready after %.3f s\n",
                static_cast<double>(info.weight_bytes) * 1e-9, weight_rate * 1e-9, load_seconds);
+  if (info.gemm_table_hash != 0) {
+    absl::PrintF("products       by the table %016x\n", info.gemm_table_hash);
+  }
   absl::PrintF("ceilings       read %.1f GB/s", ceilings.read_bytes_per_second * 1e-9);
   if (ceilings.flops_per_second > 0) {
     absl::PrintF(", matrix product %.1f TFLOP/s", ceilings.flops_per_second * 1e-12);
@@ -148,16 +151,19 @@ absl::Status Bench(const BenchModelOptions& options, nlohmann::ordered_json* jso
   absl::PrintF(", measured before\n%-18s %10s %10s %11s %9s %9s %10s %7s\n", "case", "ms", "p90 ms",
                "tokens/s", "GB", "TFLOP", "floor ms", "share");
   fflush(stdout);
-  *json = {{"model", options.stage.model},
-           {"device", stage_options.device},
-           {"device_name", ceilings.device},
-           {"precision", std::string(Name(stage_options.precision))},
-           {"weight_bytes", info.weight_bytes},
-           {"load_seconds", load_seconds},
-           {"weight_bytes_per_second", weight_rate},
-           {"read_bytes_per_second", ceilings.read_bytes_per_second},
-           {"flops_per_second", ceilings.flops_per_second},
-           {"cases", nlohmann::ordered_json::array()}};
+  *json = {
+      {"model", options.stage.model},
+      {"device", stage_options.device},
+      {"device_name", ceilings.device},
+      {"precision", std::string(Name(stage_options.precision))},
+      {"weight_bytes", info.weight_bytes},
+      {"gemm_table", info.gemm_table_hash == 0 ? std::string("none")
+                                               : absl::StrFormat("%016x", info.gemm_table_hash)},
+      {"load_seconds", load_seconds},
+      {"weight_bytes_per_second", weight_rate},
+      {"read_bytes_per_second", ceilings.read_bytes_per_second},
+      {"flops_per_second", ceilings.flops_per_second},
+      {"cases", nlohmann::ordered_json::array()}};
   // Near ties of random models in 16 bits; in f32 no more than another order of a sum.
   const double tolerance = stage_options.precision == DataType::kF32 ? 1e-3 : 0.25;
   ModelBench bench(*stage, info.config.vocab_size, stage_options.max_step_tokens, tolerance);

@@ -27,6 +27,7 @@ Command AddChat(CLI::App* app);
 Command AddTokenize(CLI::App* app);
 Command AddInspect(CLI::App* app);
 Command AddBench(CLI::App* app);
+Command AddTune(CLI::App* app);
 Command AddReplay(CLI::App* app);
 
 // Flags of how a model runs in this process, in the units of people. The object must live until
@@ -44,6 +45,9 @@ class RuntimeFlags {
   int64_t padded_memory_mib_ = 2048;
   bool no_graphs_ = false;
 };
+
+// --gemm-table of what runs products by a table.
+void AddGemmTable(CLI::App* app, std::string* file);
 
 // Where the stages run.
 void AddStageFlags(CLI::App* app, StageSetup* setup);

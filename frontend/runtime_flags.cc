@@ -46,10 +46,22 @@ void RuntimeFlags::Add(CLI::App* app, RuntimeOptions* options) {
                 "same bits whatever else is in the batch, however the prompt is cut into chunks, "
                 "after a prefix hit, a preemption or a dead stage. For bf16 and f16. The CPU is "
                 "always so");
+  AddGemmTable(app, &options->stage.gemm_table);
+  app->add_flag("--guard-memory", options->stage.guard_memory,
+                "Put red zones around each block of a GPU's memory, each a cudaMalloc of its own: "
+                "for compute-sanitizer, and to find who writes beside a block");
   app->add_option("--threads", options->stage.threads, "Threads that compute; 0: one a core")
       ->capture_default_str()
       ->check(CLI::Range(0, 1024))
       ->type_name("N");
+}
+
+void AddGemmTable(CLI::App* app, std::string* file) {
+  app->add_option("--gemm-table", *file,
+                  "Algorithms of a GPU's matrix products, as penstock tune has measured them; "
+                  "none: the library's own choice (default: penstock/gemm-GPU.json in the user's "
+                  "cache folder, if it is there)")
+      ->type_name("FILE");
 }
 
 void RuntimeFlags::AddChatTemplate(CLI::App* app, RuntimeOptions* options) {

@@ -84,6 +84,8 @@ void EncodeStageOptions(const StageOptions& options, worker::v1::LoadRequest* me
   message->set_precision(std::string(Name(options.precision)));
   message->set_no_graphs(!options.graphs);
   message->set_invariant(options.invariant);
+  message->set_gemm_table(options.gemm_table);
+  message->set_guard_memory(options.guard_memory);
   message->set_check_file(options.check_file);
   message->set_stage(options.stage);
   message->set_num_stages(options.num_stages);
@@ -127,6 +129,8 @@ absl::StatusOr<StageOptions> DecodeStageOptions(const worker::v1::LoadRequest& m
   options.precision = *precision;
   options.graphs = !message.no_graphs();
   options.invariant = message.invariant();
+  options.gemm_table = message.gemm_table();
+  options.guard_memory = message.guard_memory();
   options.check_file = message.check_file();
   options.stage = message.stage();
   options.num_stages = message.num_stages();
@@ -177,6 +181,7 @@ void EncodeStageInfo(const StageInfo& info, worker::v1::LoadResponse* message) {
   message->set_model_hash(info.model_hash);
   message->set_block_bytes(info.block_bytes);
   message->set_address(info.address);
+  message->set_gemm_table_hash(info.gemm_table_hash);
 }
 
 absl::StatusOr<StageInfo> DecodeStageInfo(const worker::v1::LoadResponse& message) {
@@ -214,6 +219,7 @@ absl::StatusOr<StageInfo> DecodeStageInfo(const worker::v1::LoadResponse& messag
   info.model_hash = message.model_hash();
   info.block_bytes = message.block_bytes();
   info.address = message.address();
+  info.gemm_table_hash = message.gemm_table_hash();
   return info;
 }
 

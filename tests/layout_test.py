@@ -25,7 +25,8 @@ ARROWS = {
     "worker": {"core", "proto", "penstock", "worker"},
     "frontend": {"core", "proto", "penstock", "worker", "frontend"},
 }
-EXTRA_ARROWS = {("worker", "cuda/cuda_backend.h"), ("worker", "cuda/ceilings.h")}
+EXTRA_ARROWS = {("worker", "cuda/cuda_backend.h"), ("worker", "cuda/ceilings.h"),
+                ("worker", "cuda/gemm_tuner.h")}
 
 RPC_PLACES = r"frontend/|worker/([\w/]+/)?\w+_(service|server)\.(h|cc)$|worker/transport/grpc"
 # (library, headers that begin its include, files below which it is allowed)

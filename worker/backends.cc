@@ -33,6 +33,8 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeGpuBackend(int ordinal, const Stage
   cuda.threads = options.threads;
   cuda.graphs = options.graphs;
   cuda.invariant = options.invariant;
+  cuda.gemm_table = options.gemm_table;
+  cuda.guard_memory = options.guard_memory;
   return MakeCudaBackend(cuda);
 }
 

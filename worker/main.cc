@@ -19,6 +19,7 @@ int Run(int argc, char** argv) {
   std::string name;
   int threads = 0;
   std::string device;
+  std::string gemm_table;
   double wait_seconds = 60;
   double drain_seconds = 10;
   double window_seconds = 60;
@@ -56,6 +57,11 @@ int Run(int argc, char** argv) {
                      "Where it computes, whatever the front end says: cpu, or cuda:N with the "
                      "ordinal of a GPU")
           ->type_name("DEVICE");
+  CLI::Option* const gemm_table_option =
+      app.add_option("--gemm-table", gemm_table,
+                     "Algorithms of a GPU's matrix products, whatever the front end says: a file "
+                     "that penstock tune has written on this machine, or none")
+          ->type_name("FILE");
   app.add_option("--tls-cert", options.server.tls.cert, "This worker's certificate, PEM")
       ->type_name("FILE");
   app.add_option("--tls-key", options.server.tls.key, "Its private key, PEM")->type_name("FILE");
@@ -106,6 +112,7 @@ int Run(int argc, char** argv) {
   options.service.version = PENSTOCK_VERSION;
   if (threads_option->count() > 0) options.service.threads = threads;
   if (device_option->count() > 0) options.service.device = device;
+  if (gemm_table_option->count() > 0) options.service.gemm_table = gemm_table;
   options.wait_limit = absl::Seconds(wait_seconds);
   options.drain_limit = absl::Seconds(drain_seconds);
   return RunWorkerProgram(std::move(options));

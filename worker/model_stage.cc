@@ -148,6 +148,7 @@ absl::StatusOr<StageInfo> ModelStage::LoadModel(const StageOptions& options,
   info.layers = layers_;
   info.model_hash = hash;
   info.block_bytes = block_bytes;
+  info.gemm_table_hash = backend_->TuningHash();
   return info;
 }
 

@@ -231,6 +231,9 @@ class WorkerService::ControlStream final
     if (!service_.options_.model.empty()) options.model = service_.options_.model;
     if (service_.options_.threads.has_value()) options.threads = *service_.options_.threads;
     if (service_.options_.device.has_value()) options.device = *service_.options_.device;
+    if (service_.options_.gemm_table.has_value()) {
+      options.gemm_table = *service_.options_.gemm_table;
+    }
     auto told = std::chrono::steady_clock::now();
     return stage_->Load(options, [&](const LoadProgress& progress) {
       const auto now = std::chrono::steady_clock::now();

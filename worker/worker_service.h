@@ -31,6 +31,7 @@ struct WorkerServiceOptions {
   std::string model = {};
   std::optional<int> threads = {};
   std::optional<std::string> device = {};
+  std::optional<std::string> gemm_table = {};
   // A front end has come; its stream has ended, told at once; its stage is gone too. On threads of
   // the service; they must not block.
   std::function<void()> on_owned = [] {};

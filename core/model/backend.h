@@ -65,6 +65,8 @@ class Backend {
   virtual PoolAllocatorStats MemoryStats() const = 0;
   // What is in use of a device that has memory of its own, by whomever, in bytes; else 0.
   virtual int64_t DeviceBytesInUse() const = 0;
+  // Of the table of measured algorithms that matrix products follow; 0: none.
+  virtual uint64_t TuningHash() const { return 0; }
 };
 
 }  // namespace penstock

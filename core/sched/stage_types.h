@@ -31,6 +31,11 @@ struct StageOptions {
   // A GPU gives a token the same bits whatever the batch, the chunk, a prefix hit or a preemption;
   // the CPU always does.
   bool invariant = false;
+  // Of a GPU's matrix products (core/io/gemm_table.h): a file, "none", or empty: the one in the
+  // cache folder, if there is one.
+  std::string gemm_table = {};
+  bool guard_memory =
+      false;  // red zones around each block of a GPU's memory: slow, to find mistakes
   std::string check_file =
       {};  // whose hashes the weights must have (core/io/check_file.h); empty: none
 
@@ -61,7 +66,8 @@ struct StageInfo {
   // Tells models apart: over the configuration and the name, type and shape of every tensor of the
   // whole model. The same for every stage, whatever its layers.
   uint64_t model_hash = 0;
-  int64_t block_bytes = 0;  // of one KV block of this stage's layers
+  int64_t block_bytes = 0;       // of one KV block of this stage's layers
+  uint64_t gemm_table_hash = 0;  // of the table that its matrix products follow; 0: none
   std::string address;  // where other stages send to (worker/transport/transport.h); may be empty
 };
 

@@ -67,12 +67,13 @@ struct Race {
     }
   }
 
-  // Of all threads.
-  __device__ int32_t Winner() const {
-    const double most =
-        BlockCombine<double>(best, -INFINITY, [](double a, double b) { return a > b ? a : b; });
+  // Of all threads of the team, which may be one block that has them all.
+  template <typename Team>
+  __device__ int32_t Winner(Team& team) const {
+    const double most = team.template Combine<double>(
+        best, -INFINITY, [](double a, double b) { return a > b ? a : b; });
     const uint64_t mine = best == most ? static_cast<uint64_t>(token) : UINT64_MAX;
-    return static_cast<int32_t>(BlockCombine<uint64_t>(
+    return static_cast<int32_t>(team.template Combine<uint64_t>(
         mine, UINT64_MAX, [](uint64_t a, uint64_t b) { return a < b ? a : b; }));
   }
 };
@@ -87,18 +88,20 @@ __device__ float MinPBar(const Scores& scores, double log_min_p) {
 }
 
 // Steps 5 to 9.
-__device__ int32_t Draw(const Scores& scores, const SamplingTask& task, BestTokensShared& shared) {
+template <typename Team>
+__device__ int32_t Draw(Team& team, const Scores& scores, const SamplingTask& task,
+                        BestTokensShared& shared) {
   Race race = {scores, task, MinPBar(scores, task.log_min_p)};
   const bool cuts_count = task.top_k > 0 && task.top_k < scores.vocab;
   const bool cuts_mass = task.top_p < 1.0f;
   int listed = 0;
   if (cuts_count && task.top_k <= kListTokens) {
-    listed = ListOfCount(scores, task.top_k, shared);
+    listed = ListOfCount(team, scores, task.top_k, shared);
     if (cuts_mass) listed = NucleusSize(scores, listed, -1, task.top_p, shared);
   } else if (!cuts_count && cuts_mass) {
-    listed = ListOfMost(scores, shared);
+    listed = ListOfMost(team, scores, shared);
     // The mass of a list that is all tokens is summed up as its parts are.
-    const double mass = scores.vocab <= kListTokens ? -1 : SumExpOfRow(scores);
+    const double mass = scores.vocab <= kListTokens ? -1 : SumExpOfRow(team, scores);
     if (listed > 0) listed = NucleusSize(scores, listed, mass, task.top_p, shared);
   }
   if (listed > 0) {
@@ -106,19 +109,21 @@ __device__ int32_t Draw(const Scores& scores, const SamplingTask& task, BestToke
       const uint64_t key = shared.keys[i];
       race.Enter(IndexOf(key), Unordered(static_cast<uint32_t>(key >> 32)));
     }
-    return race.Winner();
+    RowTeam<1> alone;  // every block has the whole list
+    return race.Winner(alone);
   }
   uint64_t bar = LowestKey();
-  if (cuts_count) bar = BarOfCount(scores, static_cast<uint64_t>(task.top_k), shared);
-  if (cuts_mass) bar = BarOfMass(scores, bar, task.top_p, shared);
-  ForEachElement(scores.logits, scores.vocab, [&](int64_t i, float logit) {
+  if (cuts_count) bar = BarOfCount(team, scores, static_cast<uint64_t>(task.top_k), shared);
+  if (cuts_mass) bar = BarOfMass(team, scores, bar, task.top_p, shared);
+  team.ForEach(scores.logits, scores.vocab, [&](int64_t i, float logit, int) {
     const auto id = static_cast<int32_t>(i);
     if (Key(Ordered(logit), id) >= bar) race.Enter(id, logit);
   });
-  return race.Winner();
+  return race.Winner(team);
 }
 
-// Steps 1 to 4, in the row itself. What was there is kept, and Restore() puts it back.
+// Steps 1 to 4, in the row itself, by one block. What was there is kept, and Restore() puts it
+// back.
 struct LogitChange {
   float* row;
   int64_t vocab;
@@ -170,16 +175,22 @@ struct LogitChange {
 };
 
 // The key of the best token of a row; `finite`: whether all of it is.
-__device__ uint64_t ScanRow(const float* row, int64_t vocab, bool* finite) {
+template <typename Team>
+__device__ uint64_t ScanRow(Team& team, const float* row, int64_t vocab, bool* finite) {
   uint64_t best = 0;
   bool sound = true;
-  ForEachElement(row, vocab, [&](int64_t i, float logit) {
+  team.ForEach(row, vocab, [&](int64_t i, float logit, int) {
     const uint64_t key = Key(Ordered(logit), static_cast<int32_t>(i));
     best = best > key ? best : key;
     sound = sound && isfinite(logit);
   });
-  *finite = __syncthreads_and(sound ? 1 : 0) != 0;
-  return BlockCombine<uint64_t>(best, 0, [](uint64_t a, uint64_t b) { return a > b ? a : b; });
+  int all_sound = __syncthreads_and(sound ? 1 : 0);
+  if constexpr (Team::kBlocks > 1) {
+    all_sound = team.template OverBlocks<int>(all_sound, [](int a, int b) { return a & b; });
+  }
+  *finite = all_sound != 0;
+  return team.template Combine<uint64_t>(best, 0,
+                                         [](uint64_t a, uint64_t b) { return a > b ? a : b; });
 }
 
 struct SamplingRows {
@@ -197,35 +208,45 @@ struct SamplingRows {
 };
 
 // The token of a row whose logits are sound; kNoToken if all are masked.
-__device__ int32_t SampleRow(float* row, uint64_t best, const SamplingRows& rows,
+template <typename Team>
+__device__ int32_t SampleRow(Team& team, float* row, uint64_t best, const SamplingRows& rows,
                              const SamplingTask& task, BestTokensShared& shared) {
   const LogitChange change = {row, rows.vocab, task, rows.edits + task.first_edit,
                               rows.saved + task.first_edit};
   const bool changes = task.num_biases + task.num_counts + task.num_masks > 0;
   if (changes) {
     bool finite;
-    change.Run();
-    best = ScanRow(row, rows.vocab, &finite);
+    if (team.rank() == 0) change.Run();
+    team.Sync();
+    best = ScanRow(team, row, rows.vocab, &finite);
   }
   const float top = Unordered(static_cast<uint32_t>(best >> 32));
   int32_t token = kNoToken;
   if (top >= -FLT_MAX) {
-    token = task.temperature > 0.0f ? Draw({row, rows.vocab, top, task.temperature}, task, shared)
-                                    : IndexOf(best);
+    token = task.temperature > 0.0f
+                ? Draw(team, {row, rows.vocab, top, task.temperature}, task, shared)
+                : IndexOf(best);
   }
-  if (changes) change.Restore();
+  if (changes) {
+    team.Sync();
+    if (team.rank() == 0) change.Restore();
+    team.Sync();
+  }
   return token;
 }
 
-// A block a row, which it reads from level 2, where the LM head has just left it: twice for a
-// greedy token, once or twice more for a draw, and again for the likeliest tokens.
-__global__ void __launch_bounds__(kSamplingThreads)
+// A team of blocks a row, which it reads from level 2, where the LM head has just left it: twice
+// for a greedy token, once or twice more for a draw, and again for the likeliest tokens.
+template <int kBlocks>
+__global__ void __cluster_dims__(kBlocks) __launch_bounds__(kSamplingThreads)
     SamplingKernel(const __grid_constant__ SamplingRows rows) {
   __shared__ BestTokensShared shared;
   __shared__ SamplingTask of_row;
   LetNextBegin();
   WaitForInputs();
-  const int64_t r = blockIdx.x;
+  RowTeam<kBlocks> team;
+  const int64_t r = blockIdx.x / kBlocks;
+  const bool tells = team.rank() == 0;
   float* row = rows.logits + r * rows.stride;
   // The task is in the host's memory: asked for once, and here when the row has been read.
   constexpr int kWords = sizeof(SamplingTask) / sizeof(uint32_t);
@@ -234,7 +255,7 @@ __global__ void __launch_bounds__(kSamplingThreads)
   const int thread = static_cast<int>(threadIdx.x);
   if (thread < kWords) word = reinterpret_cast<const uint32_t*>(rows.tasks + r)[thread];
   bool finite;
-  const uint64_t best = ScanRow(row, rows.vocab, &finite);
+  const uint64_t best = ScanRow(team, row, rows.vocab, &finite);
   if (thread < kWords) reinterpret_cast<uint32_t*>(&of_row)[thread] = word;
   __syncthreads();
   const SamplingTask task = of_row;
@@ -242,31 +263,45 @@ __global__ void __launch_bounds__(kSamplingThreads)
   int32_t token = kNoToken;
   if (finite) {
     token = task.target;
-    if (token == kNoToken) token = SampleRow(row, best, rows, task, shared);
+    if (token == kNoToken) token = SampleRow(team, row, best, rows, task, shared);
     DeviceCheck(token == kNoToken || (token >= 0 && token < rows.vocab));
   }
   if (token == kNoToken) {
-    if (threadIdx.x == 0) {
+    if (tells && threadIdx.x == 0) {
       rows.tokens[r] = kNoToken;
       rows.logprobs[r] = 0;
     }
-    return;
+    return team.Sync();  // what others may still read goes with a block
   }
   const Scores model = {row, rows.vocab, top, 1.0f};
-  const double log_sum = static_cast<double>(top) + log(SumExpOfRow(model));
-  if (threadIdx.x == 0) {
+  const double log_sum = static_cast<double>(top) + log(SumExpOfRow(team, model));
+  if (tells && threadIdx.x == 0) {
     rows.tokens[r] = token;
     rows.logprobs[r] = static_cast<float>(static_cast<double>(row[token]) - log_sum);
   }
   const int64_t count = min(static_cast<int64_t>(task.top), rows.vocab);
-  if (count <= 0) return;
-  const int listed = ListOfCount(model, static_cast<int>(count), shared);
-  for (int i = static_cast<int>(threadIdx.x); i < listed; i += kSamplingThreads) {
+  if (count <= 0) return team.Sync();
+  const int listed = ListOfCount(team, model, static_cast<int>(count), shared);
+  for (int i = static_cast<int>(threadIdx.x); tells && i < listed; i += kSamplingThreads) {
     const int32_t id = IndexOf(shared.keys[i]);
     rows.top_tokens[r * rows.columns + i] = id;
     rows.top_logprobs[r * rows.columns + i] =
         static_cast<float>(static_cast<double>(row[id]) - log_sum);
   }
+  team.Sync();
+}
+
+// Blocks a row: as many as keep each multiprocessor's two places busy.
+void LaunchRows(cudaStream_t stream, int64_t count, const SamplingRows& rows) {
+  const auto launch = [&](auto blocks) {
+    constexpr int kBlocks = decltype(blocks)::value;
+    Launch(stream, {dim3(Blocks(count * kBlocks)), dim3(kSamplingThreads)}, SamplingKernel<kBlocks>,
+           rows);
+  };
+  const int places = 2 * NumMultiprocessors();
+  if (count * 8 <= places) return launch(std::integral_constant<int, 8>());
+  if (count * 2 <= places) return launch(std::integral_constant<int, 2>());
+  launch(std::integral_constant<int, 1>());
 }
 
 }  // namespace
@@ -307,7 +342,7 @@ void LaunchSampling(SamplingBuffer& buffer, cudaStream_t stream, const Tensor& l
       at.top_tokens = Elements<int32_t>(out.top_tokens) + first * at.columns;
       at.top_logprobs = Elements<float>(out.top_logprobs) + first * at.columns;
     }
-    Launch(stream, {dim3(Blocks(part)), dim3(kSamplingThreads)}, SamplingKernel, at);
+    LaunchRows(stream, part, at);
     buffer.Release(stream);
     first += part;
   }

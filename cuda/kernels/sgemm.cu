@@ -20,42 +20,44 @@ struct SgemmProblem {
 
 // A block a tile; tiles of one column of tiles follow each other, so that B's slabs stay in
 // level 2.
-template <bool kAligned>
-__global__ void __launch_bounds__(kTileThreads, 2) SgemmKernel(SgemmProblem problem) {
-  __shared__ TileStorage storage;
+template <typename Shape, bool kAligned>
+__global__ void __launch_bounds__(Shape::kThreads, Shape::kAtOnce)
+    SgemmKernel(SgemmProblem problem) {
+  extern __shared__ __align__(16) float storage[];  // Shape::kBytes
   LetNextBegin();
   WaitForInputs();
-  const int64_t first_row = static_cast<int64_t>(blockIdx.x) * kTile;
-  const int64_t first_column = static_cast<int64_t>(blockIdx.y) * kTile;
+  const int64_t first_row = static_cast<int64_t>(blockIdx.x) * Shape::kRows;
+  const int64_t first_column = static_cast<int64_t>(blockIdx.y) * Shape::kColumns;
   const int64_t rows = problem.m - first_row;
   const int64_t columns = problem.n - first_column;
-  float sums[8][8] = {};
-  MultiplyTile(storage, problem.k,
-               RowMajorA<kAligned>{problem.a + first_row * problem.k, rows, problem.k},
-               RowMajorB<kAligned>{problem.b + first_column, columns, problem.n, problem.k}, sums);
-  const TilePlace place = ThreadPlace();
+  TileSums<Shape> sums = {};
+  MultiplyTile<Shape>(
+      storage, problem.k,
+      RowMajorA<Shape, kAligned>{problem.a + first_row * problem.k, rows, problem.k},
+      RowMajorB<Shape, kAligned>{problem.b + first_column, columns, problem.n, problem.k}, sums);
+  const TilePlace<Shape> place;
 #pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    const int64_t row = place.row + i / 4 * 64 + i % 4;
+  for (int i = 0; i < kTileThreadRows; ++i) {
+    const int row = place.row + i * 8;
     if (row >= rows) continue;
     float* line = problem.c + (first_row + row) * problem.n + first_column;
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int64_t column = place.column + half * 64;
+    for (int j = 0; j < Shape::kThreadColumns; j += 4) {
+      const int column = place.column + j * 4;
       float out[4];
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        out[j] = problem.alpha * sums[i][half * 4 + j];
-        if (problem.beta != 0.0f && column + j < columns) {
-          out[j] += problem.beta * line[column + j];
+      for (int n = 0; n < 4; ++n) {
+        out[n] = problem.alpha * sums[i][j + n];
+        if (problem.beta != 0.0f && column + n < columns) {
+          out[n] += problem.beta * line[column + n];
         }
       }
       if (kAligned && column < columns) {
         *reinterpret_cast<float4*>(line + column) = *reinterpret_cast<float4*>(out);
       } else {
 #pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          if (column + j < columns) line[column + j] = out[j];
+        for (int n = 0; n < 4; ++n) {
+          if (column + n < columns) line[column + n] = out[n];
         }
       }
     }
@@ -79,11 +81,13 @@ void LaunchSgemm(cudaStream_t stream, float alpha, const Tensor& a, const Tensor
                                 alpha,
                                 beta};
   const bool aligned = IsWide(a, problem.k) && IsWide(b, problem.n) && IsWide(c, problem.n);
-  const unsigned down = Blocks(problem.m, kTile);
-  const unsigned across = Blocks(problem.n, kTile);
+  const auto kernel = aligned ? SgemmKernel<SquareTile, true> : SgemmKernel<SquareTile, false>;
+  const unsigned down = Blocks(problem.m, SquareTile::kRows);
+  const unsigned across = Blocks(problem.n, SquareTile::kColumns);
   PENSTOCK_CHECK_LE(across, 65535u);
-  Launch(stream, {dim3(down, across), dim3(kTileThreads)},
-         aligned ? SgemmKernel<true> : SgemmKernel<false>, problem);
+  AllowShared(kernel, SquareTile::kBytes);
+  Launch(stream, {dim3(down, across), dim3(SquareTile::kThreads), SquareTile::kBytes}, kernel,
+         problem);
 }
 
 }  // namespace penstock::cuda

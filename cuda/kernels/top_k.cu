@@ -3,13 +3,13 @@
 #include "core/kernels/top_k.h"
 #include "cuda/kernels/launchers.h"
 #include "cuda/launch.h"
-#include "cuda/ranked_row.cuh"
+#include "cuda/row_team.cuh"
 
 namespace penstock::cuda {
 namespace {
 
-constexpr int kTopKThreads = 1024;
-constexpr int64_t kSharedKeys = 4096;  // as many are sorted in shared memory, more where they lie
+constexpr int kTopKThreads = kTeamThreads;
+constexpr int kSharedKeys = 4096;  // as many are sorted in shared memory, more where they lie
 constexpr int kDigits = 256;
 
 // Keys that are sorted where the results will lie.
@@ -23,105 +23,113 @@ struct OutputKeys {
   }
 };
 
-struct Threshold {
-  uint32_t value;  // the k-th largest, as an ordered integer
-  int64_t larger;  // elements above it
-  int64_t equal;   // as large, one at least
+__device__ __forceinline__ uint64_t KeyOf(float element, int64_t i) {
+  return Key(Ordered(isnan(element) ? -INFINITY : element), static_cast<int32_t>(i));
+}
+
+struct PickedDigit {
+  unsigned digit;
+  unsigned above;  // counts of larger digits
 };
 
-// Digit by digit from the top (radix select). Five readings of the row with the one that collects;
-// a vocabulary fits level 2.
-__device__ Threshold SelectThreshold(const float* row, int64_t width, int64_t k) {
+// The digit at which the counts from the largest on reach `wanted`. One warp.
+__device__ PickedDigit PickDigit(const unsigned* counts, unsigned wanted) {
+  constexpr int kEach = kDigits / 32;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int first = kDigits - 1 - lane * kEach;  // and downwards
+  unsigned sum = 0;
+  for (int i = 0; i < kEach; ++i) sum += counts[first - i];
+  unsigned through = sum;
+  for (int offset = 1; offset < 32; offset *= 2) {
+    const unsigned other = __shfl_up_sync(0xffffffff, through, offset);
+    if (lane >= offset) through += other;
+  }
+  const int owner = __ffs(static_cast<int>(__ballot_sync(0xffffffff, through >= wanted))) - 1;
+  PickedDigit picked = {static_cast<unsigned>(first), through - sum};
+  while (lane == owner && picked.above + counts[picked.digit] < wanted) {
+    picked.above += counts[picked.digit--];
+  }
+  return {__shfl_sync(0xffffffff, picked.digit, owner),
+          __shfl_sync(0xffffffff, picked.above, owner)};
+}
+
+// The k-th largest key, or a key below it and above the next: digit by digit from the top (radix
+// select), a reading of the row each, until a digit's elements are just those that are wanted.
+template <typename Team>
+__device__ uint64_t FindBar(Team& team, const float* row, int64_t width, unsigned wanted) {
   __shared__ unsigned counts[kDigits];
-  __shared__ uint32_t chosen;
-  __shared__ int64_t above_chosen;
-  uint32_t prefix = 0;
-  int64_t above = 0;
-  for (int shift = 24; shift >= 0; shift -= 8) {
-    for (unsigned digit = threadIdx.x; digit < kDigits; digit += blockDim.x) counts[digit] = 0;
+  __shared__ PickedDigit picked;
+  uint64_t prefix = 0;
+  for (int shift = 56;; shift -= 8) {
     __syncthreads();
-    ForEachElement(row, width, [&](int64_t, float element) {
-      const uint32_t value = Ordered(element);
-      const bool in = shift == 24 || value >> (shift + 8) == prefix >> (shift + 8);
-      if (!in) return;
+    if (threadIdx.x < kDigits) counts[threadIdx.x] = 0;
+    __syncthreads();
+    team.ForEach(row, width, [&](int64_t i, float element, int) {
+      const uint64_t key = KeyOf(element, i);
+      if (shift < 56 && key >> (shift + 8) != prefix) return;
       // Few digits are many elements': lanes that have the same one count it together.
-      const unsigned digit = value >> shift & 0xff;
+      const auto digit = static_cast<unsigned>(key >> shift & 0xff);
       const unsigned peers = __match_any_sync(__activemask(), digit);
       if (__ffs(static_cast<int>(peers)) - 1 == static_cast<int>(threadIdx.x % 32)) {
         atomicAdd(&counts[digit], static_cast<unsigned>(__popc(peers)));
       }
     });
-    __syncthreads();
-    if (threadIdx.x == 0) {
-      int64_t seen = above;
-      int digit = kDigits - 1;
-      while (seen + counts[digit] < k) seen += counts[digit--];
-      chosen = prefix | static_cast<uint32_t>(digit) << shift;
-      above_chosen = seen;
+    team.template AddCounts<kDigits>(counts);
+    if (threadIdx.x < 32) {
+      const PickedDigit found = PickDigit(counts, wanted);
+      if (threadIdx.x == 0) picked = found;
     }
     __syncthreads();
-    prefix = chosen;
-    above = above_chosen;
+    prefix = prefix << 8 | picked.digit;
+    wanted -= picked.above;
+    if (counts[picked.digit] == wanted || shift == 0) return prefix << shift;
   }
-  return {prefix, above, counts[prefix & 0xff]};
 }
 
-// A block a row: finds the threshold, collects what lies above it in any order and of its equals
-// the first, sorts these k.
-template <typename Keys>
-__device__ void TopKRow(const float* row, int64_t width, int64_t k, const Keys& keys) {
-  __shared__ unsigned next;
-  __shared__ unsigned equals_of_warp[kTopKThreads / 32];
-  const Threshold threshold = SelectThreshold(row, width, k);
-  const int64_t larger = threshold.larger;
-  if (threadIdx.x == 0) next = 0;
-  __syncthreads();
-  const bool all_equals = larger + threshold.equal == k;
-  ForEachElement(row, width, [&](int64_t i, float element) {
-    const uint32_t value = Ordered(element);
-    if (value > threshold.value || (all_equals && value == threshold.value)) {
-      keys.Set(atomicAdd(&next, 1u), Key(value, static_cast<int32_t>(i)));
-    }
-  });
-  const unsigned warp = threadIdx.x / 32;
-  const unsigned lane = threadIdx.x % 32;
-  int64_t equals = 0;  // before this round, the same in all threads
-  // More equals than places: the first of them in order, round by round until there are enough.
-  for (int64_t begin = 0; !all_equals && larger + equals < k; begin += blockDim.x) {
-    const int64_t i = begin + threadIdx.x;
-    const uint32_t value = i < width ? Ordered(row[i]) : 0;
-    const bool is_equal = i < width && value == threshold.value;
-    const unsigned lanes = __ballot_sync(0xffffffff, is_equal);
-    if (lane == 0) equals_of_warp[warp] = __popc(lanes);
-    __syncthreads();
-    int64_t place = larger + equals + __popc(lanes & ((1u << lane) - 1));
-    for (unsigned w = 0; w < blockDim.x / 32; ++w) {
-      if (w < warp) place += equals_of_warp[w];
-      equals += equals_of_warp[w];
-    }
-    if (is_equal && place < k) keys.Set(place, Key(value, static_cast<int32_t>(i)));
-    __syncthreads();
-  }
-  SortLargestFirst(keys, k);
-}
-
-__global__ void __launch_bounds__(kTopKThreads)
+// A team of blocks a row: finds what the k largest begin with, collects them in any order, sorts
+// them.
+template <int kBlocks>
+__global__ void __cluster_dims__(kBlocks) __launch_bounds__(kTopKThreads)
     TopKKernel(const float* x, int64_t stride, int64_t width, int64_t k, float* values,
                int32_t* indices) {
-  extern __shared__ uint64_t shared_keys[];
+  extern __shared__ uint64_t keys[];  // [kSharedKeys], if k is no more
+  __shared__ unsigned found;
   LetNextBegin();
   WaitForInputs();
-  const float* row = x + blockIdx.x * stride;
-  float* best = values + blockIdx.x * k;
-  int32_t* place = indices + blockIdx.x * k;
-  if (k <= kSharedKeys) {
-    TopKRow(row, width, k, SharedKeys{shared_keys});
-    for (int64_t i = threadIdx.x; i < k; i += blockDim.x) place[i] = IndexOf(shared_keys[i]);
-    __syncthreads();
+  RowTeam<kBlocks> team;
+  const int64_t r = blockIdx.x / kBlocks;
+  const float* row = x + r * stride;
+  float* best = values + r * k;
+  int32_t* place = indices + r * k;
+  const uint64_t bar = FindBar(team, row, width, static_cast<unsigned>(k));
+  if (threadIdx.x == 0) found = 0;
+  __syncthreads();
+  const bool is_shared = k <= kSharedKeys;
+  const OutputKeys output = {best, place};
+  team.ForEach(row, width, [&](int64_t i, float element, int) {
+    const uint64_t key = KeyOf(element, i);
+    if (key < bar) return;
+    const unsigned at = atomicAdd(&found, 1u);
+    if (is_shared) {
+      keys[at] = key;
+    } else if (kBlocks == 1) {
+      output.Set(at, key);
+    }
+  });
+  if (is_shared) {
+    team.template Gather<kSharedKeys>(keys, &found);
+    if (team.rank() == 0) {
+      SortLargestFirst(SharedKeys{keys}, k);
+      for (int64_t i = threadIdx.x; i < k; i += blockDim.x) place[i] = IndexOf(keys[i]);
+    }
   } else {
-    TopKRow(row, width, k, OutputKeys{best, place});
+    SortLargestFirst(output, k);
   }
-  for (int64_t i = threadIdx.x; i < k; i += blockDim.x) best[i] = row[place[i]];
+  __syncthreads();
+  if (team.rank() == 0) {
+    for (int64_t i = threadIdx.x; i < k; i += blockDim.x) best[i] = row[place[i]];
+  }
+  team.Sync();  // what others may still read goes with a block
 }
 
 }  // namespace
@@ -134,10 +142,19 @@ void LaunchTopK(cudaStream_t stream, const Tensor& x, const Tensor& values, cons
   PENSTOCK_CHECK_LE(k, x.dim(1));
   PENSTOCK_CHECK_LE(x.dim(1), INT32_MAX);
   PENSTOCK_CHECK(values.is_contiguous() && indices.is_contiguous());
-  const size_t shared = k <= kSharedKeys ? static_cast<size_t>(k) * sizeof(uint64_t) : 0;
-  Launch(stream, {dim3(Blocks(x.dim(0))), dim3(kTopKThreads), shared}, TopKKernel,
-         Elements<const float>(x), x.stride(0), x.dim(1), k, Elements<float>(values),
-         Elements<int32_t>(indices));
+  const size_t shared = k <= kSharedKeys ? kSharedKeys * sizeof(uint64_t) : 0;
+  const auto launch = [&](auto blocks) {
+    constexpr int kBlocks = decltype(blocks)::value;
+    Launch(stream, {dim3(Blocks(x.dim(0) * kBlocks)), dim3(kTopKThreads), shared},
+           TopKKernel<kBlocks>, Elements<const float>(x), x.stride(0), x.dim(1), k,
+           Elements<float>(values), Elements<int32_t>(indices));
+  };
+  // As many blocks a row as keep each multiprocessor's two places busy; one where the results are
+  // sorted in device memory.
+  const int64_t places = k <= kSharedKeys ? 2 * NumMultiprocessors() : 0;
+  if (x.dim(0) * 8 <= places) return launch(std::integral_constant<int, 8>());
+  if (x.dim(0) * 2 <= places) return launch(std::integral_constant<int, 2>());
+  launch(std::integral_constant<int, 1>());
 }
 
 }  // namespace penstock::cuda

@@ -41,6 +41,7 @@ penstock_fuzz(hf_config MAX_LEN 2048
 penstock_fuzz(safetensors MAX_LEN 1024 COVERS core/io/safetensors.cc)
 penstock_fuzz(safetensors_index MAX_LEN 1024 COVERS core/io/safetensors_weights.cc)
 penstock_fuzz(check_file MAX_LEN 1024 COVERS core/io/check_file.cc)
+penstock_fuzz(gemm_table MAX_LEN 1024 COVERS core/io/gemm_table.cc)
 penstock_fuzz(tokenizer MAX_LEN 512
   COVERS core/base/utf8.cc core/tokenizer/bpe_tokenizer.cc core/tokenizer/byte_alphabet.cc
          core/tokenizer/merge_list.h core/tokenizer/named_tokens.cc core/tokenizer/nfc.cc

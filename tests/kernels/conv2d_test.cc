@@ -68,6 +68,7 @@ TEST(Conv2d, MatchesFloat64) {
       {{2, 6, 7, 7}, {4, 3, 3, 3}, {.padding_y = 1, .padding_x = 1, .groups = 2}},
       {{1, 5, 6, 10}, {5, 1, 3, 3}, {.stride_x = 2, .padding_x = 1, .groups = 5}},  // depthwise
       {{2, 8, 14, 14}, {150, 8, 3, 3}, {.padding_y = 1, .padding_x = 1}},
+      {{3, 2, 70, 150}, {128, 2, 3, 3}, {.padding_y = 1, .padding_x = 1}},  // wide tiles
       {{1, 1, 3, 3}, {2, 1, 3, 3}, {.padding_y = 4, .padding_x = 4}},  // places without any input
   };
   for (const Case& c : cases) {

@@ -424,6 +424,48 @@ TEST_P(SamplingTest, ARowDependsOnNothingButItself) {
   }
 }
 
+// A GPU gives a row to one block, two or eight, by how many rows there are.
+TEST_P(SamplingTest, ARowHasTheSameBitsInABatchOfAnySize) {
+  constexpr int32_t kRows = 300;
+  constexpr int64_t kVocab = 20001;
+  const Tensor logits = Random({kRows, kVocab}, 21, 2.0f);
+  std::vector<SamplingParams> params;
+  for (int32_t r = 0; r < kRows; ++r) {
+    const int32_t cut =
+        r % 6;  // none, few, a nucleus, both, more than a list holds, a wide nucleus
+    SamplingParams one =
+        Params(r % 7 == 0 ? 0.0f
+               : cut == 5 ? 4.0f
+                          : 0.9f,
+               cut == 1 || cut == 3 ? 50 : (cut == 4 ? 5000 : 0),
+               cut == 2 || cut == 3 ? 0.9f : (cut == 5 ? 0.97f : 1.0f), static_cast<uint64_t>(r));
+    if (r % 5 == 1) one.logit_bias = {{r, 5.0f}, {r + 7, -2.0f}};
+    if (r % 11 == 5) one.min_p = 0.1f;
+    params.push_back(one);
+  }
+  std::vector<SamplingRow> rows;
+  for (size_t r = 0; r < kRows; ++r) {
+    rows.push_back(Row(params[r]));
+    rows.back().top = static_cast<int32_t>(r % 4);
+  }
+  const Drawn together = Sample(logits, rows, 3);
+  for (const int64_t size : {1, 30, 100}) {
+    for (int64_t first = 0; first + size <= (size == 1 ? 30 : kRows); first += size) {
+      const auto begin = rows.begin() + first;
+      const Drawn part = Sample(logits.Slice(first, size), {begin, begin + size}, 3);
+      for (int64_t r = 0; r < size; ++r) {
+        const auto at = static_cast<size_t>(first + r);
+        ASSERT_EQ(part.tokens[static_cast<size_t>(r)], together.tokens[at]) << at << ", " << size;
+        ASSERT_EQ(part.logprobs[static_cast<size_t>(r)], together.logprobs[at]) << at;
+      }
+      EXPECT_TRUE(std::equal(part.top_tokens.begin(), part.top_tokens.end(),
+                             together.top_tokens.begin() + first * 3));
+      EXPECT_TRUE(std::equal(part.top_logprobs.begin(), part.top_logprobs.end(),
+                             together.top_logprobs.begin() + first * 3));
+    }
+  }
+}
+
 TEST_P(SamplingTest, SeedChoiceAndPositionEachChangeTheDraw) {
   const Tensor logits = Logits(std::vector<float>(10000, 0.0f));
   const auto token = [&](uint64_t seed, int32_t choice, int64_t position) {

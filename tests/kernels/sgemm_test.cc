@@ -22,7 +22,7 @@ TEST(Sgemm, EveryInstructionSetMatchesFloat64) {
     int64_t m, n, k;
   };
   for (const Size& size : {Size{1, 1, 1}, Size{3, 5, 70}, Size{6, 64, 33}, Size{255, 97, 31},
-                           Size{48, 129, 200}, Size{132, 260, 36}}) {
+                           Size{48, 129, 200}, Size{132, 260, 36}, Size{65, 132, 12}}) {
     const Tensor a = Random({size.m, size.k}, 1);
     const Tensor b = Random({size.k, size.n}, 2);
     const Tensor c = Random({size.m, size.n}, 3);
@@ -66,6 +66,19 @@ TEST(Sgemm, EveryInstructionSetMatchesFloat64) {
           << hwy::TargetName(target) << ", " << size.m << " x " << size.n << " x " << size.k;
     }
     hwy::SetSupportedTargetsForTest(0);
+  }
+}
+
+// Whatever the size of the product.
+TEST(Sgemm, AnElementDependsOnItsRowAndItsColumnAlone) {
+  const Tensor a = Random({1664, 100}, 1);
+  const Tensor b = Random({100, 2560}, 2);
+  for (const Backend backend : Backends()) {
+    const Tensor whole = Poisoned({1664, 2560});
+    RunOn(backend, 1.0f, a, b, 0.0f, whole);
+    const Tensor part = Poisoned({70, 2560});
+    RunOn(backend, 1.0f, a.Slice(1500, 70), b, 0.0f, part);
+    EXPECT_EQ(ToVector(part), ToVector(whole.Slice(1500, 70)));
   }
 }
 

@@ -29,6 +29,8 @@ StageOptions ExampleOptions() {
   options.precision = DataType::kBF16;
   options.graphs = false;
   options.invariant = true;
+  options.gemm_table = "table \xfd";
+  options.guard_memory = true;
   options.check_file = "check \xfe";
   options.stage = 2;
   options.num_stages = 4;
@@ -59,6 +61,7 @@ StageInfo ExampleInfo() {
   info.model_hash = 99;
   info.block_bytes = 4096;
   info.address = "unix:/tmp/\xff";
+  info.gemm_table_hash = ~uint64_t{1};
   return info;
 }
 
@@ -139,6 +142,7 @@ TEST(StageCodecTest, ValuesArriveInTheirFields) {
   EXPECT_EQ(info->model_hash, 99u);
   EXPECT_EQ(info->block_bytes, 4096);
   EXPECT_EQ(info->address, "unix:/tmp/\xff");
+  EXPECT_EQ(info->gemm_table_hash, ~uint64_t{1});
 
   for (const auto doing : {StageBeat::Doing::kIdle, StageBeat::Doing::kWaitsForInput,
                            StageBeat::Doing::kComputes, StageBeat::Doing::kSends}) {
