@@ -11,9 +11,8 @@ int Run(int argc, char** argv) {
   app.set_version_flag("--version", "penstock " PENSTOCK_VERSION);
   app.require_subcommand(1);
   app.footer("Each subcommand explains itself: penstock serve --help");
-  const Command commands[] = {AddServe(&app),    AddGenerate(&app), AddChat(&app),
-                              AddTokenize(&app), AddInspect(&app),  AddBench(&app),
-                              AddTune(&app),     AddReplay(&app)};
+  const Command commands[] = {AddServe(&app),   AddGenerate(&app), AddChat(&app), AddTokenize(&app),
+                              AddInspect(&app), AddBench(&app),    AddTune(&app), AddReplay(&app)};
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -61,7 +61,7 @@ struct StageInfo {
   // Tells models apart: over the configuration and the name, type and shape of every tensor of the
   // whole model. The same for every stage, whatever its layers.
   uint64_t model_hash = 0;
-  int64_t block_bytes = 0;  // of one KV block of this stage's layers
+  int64_t block_bytes = 0;       // of one KV block of this stage's layers
   uint64_t gemm_table_hash = 0;  // of the table that its matrix products follow; 0: none
   std::string address;  // where other stages send to (worker/transport/transport.h); may be empty
 };
