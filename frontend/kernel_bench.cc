@@ -128,8 +128,8 @@ void KernelBench::Time(KernelFigures figures, int64_t sets,
     ++graphs_;
     run();
   }
-  std::vector<double> seconds;
-  for (int i = 0; i < kRuns; ++i) seconds.push_back(run());
+  std::vector<double> seconds(kRuns);
+  for (double& each : seconds) each = run();
   std::sort(seconds.begin(), seconds.end());
   figures.microseconds = seconds[kRuns / 2] * 1e6 / static_cast<double>(calls);
   report_(figures);

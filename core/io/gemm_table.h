@@ -12,11 +12,12 @@
 #pragma once
 
 #include <array>
-#include <compare>
 #include <cstdint>
 #include <map>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <tuple>
 
 #include "core/base/status.h"
 #include "core/tensor/data_type.h"
@@ -31,7 +32,13 @@ struct GemmShape {
   int64_t out_features = 0;
   int64_t tokens = 0;
 
-  auto operator<=>(const GemmShape&) const = default;
+  bool operator==(const GemmShape&) const = default;
+  // By tokens last.
+  bool operator<(const GemmShape& other) const {
+    return std::tie(type, out_type, in_features, out_features, tokens) <
+           std::tie(other.type, other.out_type, other.in_features, other.out_features,
+                    other.tokens);
+  }
 };
 
 // id, tile, split_k, reduction scheme, swizzle, custom option, stages, inner shape, cluster shape.
