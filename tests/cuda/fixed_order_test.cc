@@ -1,7 +1,7 @@
 // What --invariant promises of the kernels: in the fixed order of sums a token's row of linear and
 // of attention has the same bits whatever the batch, the chunk, and the way, decode or prefill.
 #include <algorithm>
-#include <random>
+#include <cstdio>
 
 #include "cuda/blas.h"
 #include "cuda/sum_chain.h"
@@ -30,6 +30,18 @@ int64_t Differences(const Tensor& a, const Tensor& b) {
   int64_t count = 0;
   for (size_t i = 0; i < left.size(); ++i) count += left[i] == right[i] ? 0 : 1;
   return count;
+}
+
+// Prints the first elements that differ.
+void Tell(const Tensor& a, const Tensor& b) {
+  const std::vector<float> left = ToVector(a);
+  const std::vector<float> right = ToVector(b);
+  int told = 0;
+  for (size_t i = 0; i < left.size() && told < 4; ++i) {
+    if (left[i] == right[i]) continue;
+    std::printf("element %zu: %.9g, not %.9g\n", i, left[i], right[i]);
+    ++told;
+  }
 }
 
 struct Product {
@@ -64,9 +76,10 @@ TEST_F(FixedOrderTest, LinearIsOneChainForAnyNumberOfTokens) {
             cuda::LaunchLinear(blas, inner.stream(), on_gpu.Slice(0, tokens), weight_there,
                                inner.Out(out));
           }
-          ASSERT_EQ(0, Differences(out, chain.Slice(0, tokens)))
-              << Name(type) << " to " << Name(out_type) << ", " << tokens << " x " << product.in
-              << " x " << product.out;
+          const int64_t differences = Differences(out, chain.Slice(0, tokens));
+          if (differences > 0) Tell(out, chain.Slice(0, tokens));
+          ASSERT_EQ(0, differences) << Name(type) << " to " << Name(out_type) << ", " << tokens
+                                    << " x " << product.in << " x " << product.out;
         }
       }
     }
