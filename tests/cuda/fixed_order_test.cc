@@ -52,9 +52,9 @@ struct Product {
 TEST_F(FixedOrderTest, LinearIsOneChainForAnyNumberOfTokens) {
   constexpr int64_t kMost = 300;
   for (const DataType type : kTypes) {
-    for (const Product& product :
-         {Product{64, 48}, Product{576, 960}, Product{4096, 512}, Product{14336, 256},
-          Product{1536, 576}, Product{96, 70}, Product{47, 33}}) {
+    for (const Product& product : {Product{64, 48}, Product{512, 20016}, Product{1536, 6144},
+                                   Product{576, 960}, Product{4096, 512}, Product{14336, 256},
+                                   Product{1536, 576}, Product{96, 70}, Product{47, 33}}) {
       // Of all magnitudes, so that every order of sums is another sum.
       const Tensor x = As(type, Random({kMost, product.in}, 11));
       const Tensor weight = As(type, Random({product.out, product.in}, 12));
