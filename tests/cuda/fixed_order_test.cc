@@ -218,6 +218,24 @@ TEST_F(FixedOrderTest, ARowThatDecodesHasTheSameBitsInAnyBatch) {
   }
 }
 
+// Warps add up each other's segments; rings are refilled while others read theirs.
+TEST_F(FixedOrderTest, DecodeHasTheSameBitsInEveryRun) {
+  std::vector<int32_t> lens;
+  for (int32_t r = 0; r < 12; ++r) lens.push_back(1 + r * 211 % 1100);
+  const HeadLayout heads{8, 2, 128};
+  const PagedBatch batch(heads, lens, std::vector<int32_t>(lens.size(), 1), 23, DataType::kBF16);
+  const AttentionArgs args = batch.args();
+  Tensor first;
+  for (int run = 0; run < 40; ++run) {
+    const Tensor out = Poisoned(args.out.shape());
+    Decode(DataType::kBF16,
+           {args.qkv, args.row_starts, args.context_lens, args.block_tables, heads, args.kv, out},
+           SumOrder::kFixed);
+    if (run == 0) first = out;
+    ASSERT_EQ(0, Differences(out, first)) << "run " << run;
+  }
+}
+
 // More segments than the workspace holds are dealt out by heads. The rows are one sequence, so they
 // write the same new position.
 TEST_F(FixedOrderTest, ABatchOfMoreSegmentsThanTheWorkspaceHolds) {
