@@ -52,6 +52,29 @@ __device__ __forceinline__ int FirstPage(const PagedAttention<T>& paged, int con
   return paged.FirstSeen(context - 1) / kPage;
 }
 
+// Of start[1] to start[rows], what each row has, makes what the rows before it have. REQUIRES: all
+// threads of the block, each with what it has written. Ends with the block in step.
+__device__ __forceinline__ void AddUpRows(int* start, int rows) {
+  __syncthreads();
+  if (threadIdx.x < 32) {
+    const int lane = threadIdx.x;
+    if (lane == 0) start[0] = 0;
+    int before = 0;
+    for (int base = 0; base < rows; base += 32) {
+      const int row = base + lane;
+      int sum = row < rows ? start[row + 1] : 0;
+#pragma unroll
+      for (int offset = 1; offset < 32; offset *= 2) {
+        const int other = __shfl_up_sync(~0u, sum, offset);
+        if (lane >= offset) sum += other;
+      }
+      if (row < rows) start[row + 1] = before + sum;
+      before += __shfl_sync(~0u, sum, 31);
+    }
+  }
+  __syncthreads();
+}
+
 // REQUIRES: all threads of the block. Ends with the block in step.
 template <typename T>
 __device__ void CountPages(const PagedAttention<T>& paged, DecodeRows& rows) {
@@ -60,24 +83,7 @@ __device__ void CountPages(const PagedAttention<T>& paged, DecodeRows& rows) {
     const int pages = (context + kPage - 1) / kPage;
     rows.start[row + 1] = context == 0 ? 0 : pages - FirstPage(paged, context);
   }
-  __syncthreads();
-  if (threadIdx.x < 32) {
-    const int lane = threadIdx.x;
-    if (lane == 0) rows.start[0] = 0;
-    int before = 0;
-    for (int base = 0; base < paged.rows; base += 32) {
-      const int row = base + lane;
-      int sum = row < paged.rows ? rows.start[row + 1] : 0;
-#pragma unroll
-      for (int offset = 1; offset < 32; offset *= 2) {
-        const int other = __shfl_up_sync(~0u, sum, offset);
-        if (lane >= offset) sum += other;
-      }
-      if (row < paged.rows) rows.start[row + 1] = before + sum;
-      before += __shfl_sync(~0u, sum, 31);
-    }
-  }
-  __syncthreads();
+  AddUpRows(rows.start, paged.rows);
 }
 
 // A stretch of one item.

@@ -9,248 +9,13 @@
 //
 // The segments of all sequences and heads are dealt out to the warps in turn. Where a sequence has
 // several, each leaves its sums in the workspace, and the last to arrive adds them up in ascending
-// order: nobody waits. A batch of more segments than the workspace has room for is dealt out by
-// heads instead, each with all its segments: the same bits.
+// order: nobody waits. A batch with work enough for that, or with more segments than the workspace
+// has room for, is dealt out by heads instead, each with all its segments: the same bits.
 #pragma once
 
-#include "cuda/attention_segment.cuh"
-#include "cuda/decode_share.cuh"
-#include "cuda/tensor_map.h"
-#include "cuda/warpgroup_mma.cuh"
+#include "cuda/segment_work.cuh"
 
 namespace penstock::cuda {
-
-inline constexpr int kSegmentWarps = 8;
-inline constexpr int kSegmentHeads = 8;  // query heads an item
-inline constexpr int kSegmentPages = kSegmentKeys / kPage;
-inline constexpr int kTilePages = kTileKeys / kPage;
-
-template <typename T>
-struct SegmentProblem {
-  PagedAttention<T> paged;
-  int group;           // query heads a KV head
-  int chunks;          // items a KV head: of up to kSegmentHeads query heads each
-  int item_heads;      // the most that an item has
-  int slots;           // that `partials` has; at least the warps of a grid
-  unsigned* counters;  // [rows * num_kv_heads * chunks] arrivals, zero between launches
-  float* partials;     // [slots][SlotFloats()]
-
-  __host__ __device__ __forceinline__ int SlotFloats() const {
-    return item_heads * (paged.head_dim + 2);
-  }
-  // The sums [item_heads, head_dim], then the tops and the totals.
-  __device__ __forceinline__ float* Slot(int index) const {
-    return partials + int64_t{index} * SlotFloats();
-  }
-};
-
-template <int D>
-struct SegmentShared {
-  using S = SwizzledTile<D>;
-  static constexpr int kSlabBytes = kPage * S::kRowBytes;
-  static constexpr int kStages = 24576 / kSlabBytes;
-
-  struct alignas(1024) Slab {
-    uint8_t bytes[kSlabBytes];
-  };
-  Slab ring[kSegmentWarps][kStages];
-  uint64_t full[kSegmentWarps][kStages];
-  int start[kMaxDecodeRows + 1];  // segments of the rows before, of one item
-
-  static constexpr size_t kBytes = 1024 + sizeof(Slab) * kSegmentWarps * kStages +
-                                   sizeof(uint64_t) * kSegmentWarps * kStages +
-                                   sizeof(int) * (kMaxDecodeRows + 1);
-};
-
-// What a warp is at.
-struct SegmentWork {
-  int row;
-  int head;  // of the row's items
-  int kv_head;
-  int first_head;  // its query heads, [first_head, first_head + num_heads)
-  int num_heads;
-  int first_seen;
-  int context;
-  int segments;    // of the item
-  int first_slot;  // of its first segment
-  int first_page;  // pages of this work, absolute
-  int end_page;
-};
-
-// Which work there is, and which is this warp's.
-template <typename T>
-struct SegmentLine {
-  const SegmentProblem<T>& problem;
-  const int* start;
-  int items_of_row;
-  bool by_heads;  // a work is an item, not a segment of one
-  int count;
-
-  __device__ SegmentLine(const SegmentProblem<T>& p, const int* s) : problem(p), start(s) {
-    items_of_row = problem.paged.num_kv_heads * problem.chunks;
-    const int segments = start[problem.paged.rows] * items_of_row;
-    by_heads = segments > problem.slots;
-    count = by_heads ? problem.paged.rows * items_of_row : segments;
-  }
-
-  __device__ __forceinline__ static int Warp() {
-    return static_cast<int>(threadIdx.x / 32 * gridDim.x + blockIdx.x);
-  }
-  __device__ __forceinline__ static int NumWarps() {
-    return static_cast<int>(gridDim.x) * kSegmentWarps;
-  }
-
-  __device__ SegmentWork At(int index) const {
-    const PagedAttention<T>& paged = problem.paged;
-    int row = by_heads ? index / items_of_row : 0;
-    for (int above = by_heads ? row + 1 : paged.rows; above - row > 1;) {
-      const int middle = (row + above) / 2;
-      (start[middle] * items_of_row <= index ? row : above) = middle;
-    }
-    SegmentWork work;
-    work.row = row;
-    work.segments = start[row + 1] - start[row];
-    const int inside = index - start[row] * items_of_row;
-    work.head = by_heads ? index % items_of_row : inside / work.segments;
-    work.first_slot = start[row] * items_of_row + work.head * work.segments;
-    work.kv_head = work.head / problem.chunks;
-    const int chunk = work.head % problem.chunks;
-    work.first_head = work.kv_head * problem.group + chunk * kSegmentHeads;
-    work.num_heads = min(problem.group - chunk * kSegmentHeads, kSegmentHeads);
-    work.context = paged.ContextOrNone(row);
-    work.first_seen = work.context == 0 ? 0 : paged.FirstSeen(work.context - 1);
-    work.first_page = work.first_seen / kPage;
-    work.end_page = (work.context + kPage - 1) / kPage;
-    if (!by_heads) {
-      const int page = (work.first_seen / kSegmentKeys + inside % work.segments) * kSegmentPages;
-      work.first_page = max(work.first_page, page);
-      work.end_page = min(work.end_page, page + kSegmentPages);
-    }
-    return work;
-  }
-};
-
-// Counts the segments of the rows. REQUIRES: all threads of the block. Ends with them in step.
-template <typename T>
-__device__ void CountSegments(const PagedAttention<T>& paged, int* start) {
-  for (int row = threadIdx.x; row < paged.rows; row += blockDim.x) {
-    const int context = paged.ContextOrNone(row);
-    start[row + 1] = context == 0 ? 0
-                                  : (context + kSegmentKeys - 1) / kSegmentKeys -
-                                        paged.FirstSeen(context - 1) / kSegmentKeys;
-  }
-  __syncthreads();
-  if (threadIdx.x < 32) {
-    const int lane = threadIdx.x;
-    if (lane == 0) start[0] = 0;
-    int before = 0;
-    for (int base = 0; base < paged.rows; base += 32) {
-      const int row = base + lane;
-      int sum = row < paged.rows ? start[row + 1] : 0;
-#pragma unroll
-      for (int offset = 1; offset < 32; offset *= 2) {
-        const int other = __shfl_up_sync(~0u, sum, offset);
-        if (lane >= offset) sum += other;
-      }
-      if (row < paged.rows) start[row + 1] = before + sum;
-      before += __shfl_sync(~0u, sum, 31);
-    }
-  }
-  __syncthreads();
-}
-
-// Fills a warp's ring, one slab at a time, in the order in which they are used: of each tile the
-// keys of its pages, slab by slab, then the values. All lanes of a warp call it together.
-template <typename T, int D>
-struct SegmentLoader {
-  using S = SwizzledTile<D>;
-  using Shared = SegmentShared<D>;
-
-  const SegmentLine<T>& line;
-  Shared& shared;
-  const CUtensorMap& map;
-  int warp = threadIdx.x / 32;
-  int lane = threadIdx.x % 32;
-  int slot = 0;
-
-  int index;  // of the work that is being loaded
-  SegmentWork work;
-  int blocks;  // lane i has the KV block of page `base` + i
-  int base;
-
-  int tile_page;  // of the tile that is being loaded: its first page
-  int page;
-  int slab = 0;
-  bool values = false;
-
-  __device__ SegmentLoader(const SegmentLine<T>& l, Shared& s, const CUtensorMap& m)
-      : line(l), shared(s), map(m), index(SegmentLine<T>::Warp()) {
-    Begin();
-    for (int i = 0; i < Shared::kStages; ++i) Next();
-  }
-
-  __device__ void Begin() {
-    for (; index < line.count; index += SegmentLine<T>::NumWarps()) {
-      work = line.At(index);
-      if (work.end_page > 0) break;  // else a row of padding, where work is dealt out by heads
-    }
-    if (index >= line.count) return;
-    const PagedAttention<T>& paged = line.problem.paged;
-    LoadBlocks(work.first_page);
-    if (work.end_page * kPage >= work.context) {
-      // Each warp that reads the new token's page writes its key and value first, the same bytes.
-      constexpr int kPacks = D * 2 / 16;
-      static_assert(2 * kPacks <= 32);
-      const int block = paged.Block(work.row, work.end_page - 1);
-      if (lane < 2 * kPacks) {
-        const int head = lane < kPacks ? work.kv_head : paged.num_kv_heads + work.kv_head;
-        const T* from = paged.NewKey(work.row, head);
-        T* to = paged.Keys(block, head) + (work.context - 1) % kPage * D;
-        reinterpret_cast<uint4*>(to)[lane % kPacks] =
-            reinterpret_cast<const uint4*>(from)[lane % kPacks];
-      }
-      FenceGlobalWritesBeforeBulkReads();
-      __syncwarp();
-    }
-    BeginTile(work.first_page / kTilePages * kTilePages);
-  }
-  __device__ __forceinline__ void LoadBlocks(int first) {
-    base = first;
-    const int mine = first + lane;
-    blocks = mine < work.end_page ? line.problem.paged.Block(work.row, mine) : 0;
-  }
-  __device__ __forceinline__ void BeginTile(int first) {
-    tile_page = first;
-    page = max(first, work.first_page);
-    slab = 0;
-    values = false;
-  }
-  // Asks for the next slab, if there is one, into the slot that comes next.
-  __device__ void Next() {
-    if (index >= line.count) return;
-    const PagedAttention<T>& paged = line.problem.paged;
-    if (page - base >= 32) LoadBlocks(page);
-    const int block = __shfl_sync(~0u, blocks, page - base);
-    if (ElectOne()) {
-      const int head = values ? paged.num_kv_heads + work.kv_head : work.kv_head;
-      ArriveExpecting(&shared.full[warp][slot], Shared::kSlabBytes);
-      TensorLoad(shared.ring[warp][slot].bytes, &map, slab * S::kColumns,
-                 (block * 2 * paged.num_kv_heads + head) * kPage, &shared.full[warp][slot]);
-    }
-    if (++slot == Shared::kStages) slot = 0;
-    if (++slab < S::kSlabs) return;
-    slab = 0;
-    if (++page < min(tile_page + kTilePages, work.end_page)) return;
-    if (!values) {
-      values = true;
-      page = max(tile_page, work.first_page);
-      return;
-    }
-    if (tile_page + kTilePages < work.end_page) return BeginTile(tile_page + kTilePages);
-    index += SegmentLine<T>::NumWarps();
-    Begin();
-  }
-};
 
 template <typename T, int D>
 struct SegmentTile {
@@ -455,21 +220,6 @@ struct SegmentTile {
     }
   }
 
-  // The segment is added to those before it, whose sums are in `merged`, each thread's own.
-  __device__ void MergeInto(const SegmentWork& work, float* merged, float (&merged_top)[2],
-                            float (&merged_total)[2]) {
-    const SegmentMerge merges[2] = {{merged_top[0], top[0]}, {merged_top[1], top[1]}};
-    ForEachSum(work, [&](int head, int column, int which, float& sum) {
-      sum = merges[which].Merge(merged[head * D + column], sum);
-      merged[head * D + column] = sum;
-    });
-#pragma unroll
-    for (int which = 0; which < 2; ++which) {
-      merged_total[which] = merges[which].Merge(merged_total[which], ColumnTotal(total[which]));
-      merged_top[which] = merges[which].top;
-    }
-  }
-
   // A work that is a segment.
   __device__ void RunSegment(const SegmentWork& work, int index) {
     BeginSegment();
@@ -493,24 +243,42 @@ struct SegmentTile {
 
   // A work that is all segments of a head.
   __device__ void RunHead(const SegmentWork& work) {
-    float* merged = line.problem.Slot(SegmentLine<T>::Warp());
+    float merged[D / 16][4] = {};
     float merged_top[2] = {-INFINITY, -INFINITY};
     float merged_total[2] = {};
-    ForEachSum(work, [&](int head, int column, int, float) { merged[head * D + column] = 0; });
     int page = work.first_page / kTilePages * kTilePages;
     while (page < work.end_page) {
       BeginSegment();
       const int end = min((page / kSegmentPages + 1) * kSegmentPages, work.end_page);
       for (; page < end; page += kTilePages) Tile(work, page);
-      MergeInto(work, merged, merged_top, merged_total);
+      const SegmentMerge merges[2] = {{merged_top[0], top[0]}, {merged_top[1], top[1]}};
+#pragma unroll
+      for (int block = 0; block < D / 16; ++block) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          merged[block][i] = merges[i % 2].Merge(merged[block][i], sums[block][i]);
+        }
+      }
+#pragma unroll
+      for (int which = 0; which < 2; ++which) {
+        merged_total[which] = merges[which].Merge(merged_total[which], ColumnTotal(total[which]));
+        merged_top[which] = merges[which].top;
+      }
+    }
+#pragma unroll
+    for (int block = 0; block < D / 16; ++block) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sums[block][i] = merged[block][i];
     }
     StoreOut(work, merged_total);
   }
 
-  // The item's segments in ascending order: four heads at a time, a lane has D / 32 columns.
+  // The item's segments in ascending order: four heads at a time, a lane has four columns, or of
+  // D = 96 three. Loads of eight segments are under way at once.
   __device__ void AddUp(const SegmentWork& work) {
     constexpr int kHeads = 4;
-    constexpr int kAhead = 4;  // segments whose loads are under way
+    constexpr int kAhead = 8;
+    static_assert(kHeads * kAhead == 32);
     constexpr int kColumns = D / 32;
     const int heads = line.problem.item_heads;
     for (int base = 0; base < work.num_heads; base += kHeads) {
@@ -520,44 +288,55 @@ struct SegmentTile {
 #pragma unroll
       for (int h = 0; h < kHeads; ++h) tops[h] = -INFINITY;
       for (int segment = 0; segment < work.segments; segment += kAhead) {
-        float top_of[kAhead][kHeads];
-        float total_of[kAhead][kHeads];
+        // A lane has the top and the total of one segment and head. Behind the last segment tops
+        // are -infinity, which changes nothing.
+        const auto slot = [&](int s) {
+          return line.problem.Slot(work.first_slot + min(segment + s, work.segments - 1));
+        };
+        const int own_head = min(base + lane % kHeads, work.num_heads - 1);
+        const float* own = slot(lane / kHeads) + heads * D + own_head;
+        const float own_top = segment + lane / kHeads < work.segments ? __ldcg(own) : -INFINITY;
+        const float own_total = __ldcg(own + heads);
         float of[kAhead][kHeads][kColumns];
 #pragma unroll
         for (int s = 0; s < kAhead; ++s) {
-          const float* from =
-              line.problem.Slot(work.first_slot + min(segment + s, work.segments - 1));
 #pragma unroll
           for (int h = 0; h < kHeads; ++h) {
             const int head = min(base + h, work.num_heads - 1);
-            top_of[s][h] = __ldcg(from + heads * D + head);
-            total_of[s][h] = __ldcg(from + heads * (D + 1) + head);
+            const float* from = slot(s) + head * D + lane * kColumns;
+            if constexpr (kColumns == 4) {
+              const float4 four = __ldcg(reinterpret_cast<const float4*>(from));
+              of[s][h][0] = four.x;
+              of[s][h][1] = four.y;
+              of[s][h][2] = four.z;
+              of[s][h][3] = four.w;
+            } else {
 #pragma unroll
-            for (int c = 0; c < kColumns; ++c) {
-              of[s][h][c] = __ldcg(from + head * D + c * 32 + lane);
+              for (int c = 0; c < kColumns; ++c) of[s][h][c] = __ldcg(from + c);
             }
           }
         }
 #pragma unroll
         for (int s = 0; s < kAhead; ++s) {
-          if (segment + s >= work.segments) break;
 #pragma unroll
           for (int h = 0; h < kHeads; ++h) {
-            const SegmentMerge merge(tops[h], top_of[s][h]);
+            const SegmentMerge merge(tops[h], __shfl_sync(~0u, own_top, s * kHeads + h));
             tops[h] = merge.top;
-            totals[h] = merge.Merge(totals[h], total_of[s][h]);
+            totals[h] = merge.Merge(totals[h], __shfl_sync(~0u, own_total, s * kHeads + h));
 #pragma unroll
-            for (int c = 0; c < kColumns; ++c) all[h][c] = merge.Merge(all[h][c], of[s][h][c]);
+            for (int c = 0; c < kColumns; ++c) {
+              all[h][c] = merge.Merge(all[h][c], of[s][h][c]);
+            }
           }
         }
       }
 #pragma unroll
       for (int h = 0; h < kHeads; ++h) {
         if (base + h >= work.num_heads) break;
-        T* out = line.problem.paged.Out(work.row, work.first_head + base + h);
+        T* out = line.problem.paged.Out(work.row, work.first_head + base + h) + lane * kColumns;
         const float by = Normaliser(totals[h]);
 #pragma unroll
-        for (int c = 0; c < kColumns; ++c) out[c * 32 + lane] = FromFloat<T>(all[h][c] * by);
+        for (int c = 0; c < kColumns; ++c) out[c] = FromFloat<T>(__fmul_rn(all[h][c], by));
       }
     }
   }
@@ -577,8 +356,8 @@ __global__ void __launch_bounds__(kSegmentWarps * 32, 1)
     FenceBarriers();
   }
   WaitForInputs();
-  CountSegments(problem.paged, shared.start);
-  const SegmentLine<T> line(problem, shared.start);
+  CountSegments(problem.paged, shared.start, &shared.longest);
+  const SegmentLine<T> line(problem, shared.start, shared.longest);
   SegmentLoader<T, D> loader(line, shared, map);
   SegmentTile<T, D> tile(line, shared, loader);
   for (int index = SegmentLine<T>::Warp(); index < line.count;

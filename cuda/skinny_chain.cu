@@ -20,7 +20,7 @@ constexpr int kWarps = 8;
 constexpr int kConsumers = kWarps * 32;
 constexpr int kBarrierBytes = 2 * kMostStages * 8;
 constexpr int kSharedBytes = 227 << 10;
-constexpr int kMostXBytes = 64 << 10;
+constexpr int kMostXBytes = 66 << 10;  // 8 tokens of 4096
 
 template <typename Out>
 struct ChainProblem {
@@ -37,6 +37,9 @@ struct ChainProblem {
 };
 
 // The ring's stages in their order: rounds of groups, up to a warp each, whose stages take turns.
+// No round has more groups than one before it: a warp that sits a round out has no work in a later
+// one either. If it had, it would stand at a stage two fillings ahead of the ring, where a
+// barrier's parity is the same as at the one that is there.
 struct Rounds {
   int first;  // of the block's groups
   int count;
@@ -48,7 +51,9 @@ struct Rounds {
     // Of 4 to 7 groups: fewer warps would wait for their chains, not for weights.
     rounds = max(count / 4, 1);
   }
-  __device__ __forceinline__ int Begin(int round) const { return first + count * round / rounds; }
+  __device__ __forceinline__ int Begin(int round) const {
+    return first + round * (count / rounds) + min(round, count % rounds);
+  }
 };
 
 struct RingPlace {

@@ -8,6 +8,7 @@ namespace {
 constexpr int kWarps = 4;
 constexpr int kFeatures = 16 * kWarps;  // of a block
 constexpr int kTokens = 32;
+constexpr int kSampleFeatures = 4096;
 
 template <typename T, typename Out>
 struct ChainProblem {
@@ -19,7 +20,12 @@ struct ChainProblem {
   int in_features;
   int64_t x_stride;
   int64_t out_stride;
+  int feature_blocks;     // of which the grid has all or, if it counts differences, a sample
   unsigned* differences;  // counted instead of writing, if not nullptr
+
+  __device__ __forceinline__ int FeatureBlock() const {
+    return static_cast<int>(int64_t{feature_blocks} * blockIdx.x / gridDim.x);
+  }
 };
 
 template <typename T, typename Out>
@@ -41,42 +47,42 @@ __device__ __forceinline__ void Leave(const ChainProblem<T, Out>& problem, int t
   if (differs) atomicAdd(problem.differences, 1u);
 }
 
-// Two elements of a row from k on, zeros outside.
-template <typename T>
-__device__ __forceinline__ uint32_t Two(const T* row, bool in, int k, int in_features) {
+// Four elements of a row from k on, zeros outside. kWide: 8 bytes at once.
+template <bool kWide, typename T>
+__device__ __forceinline__ uint2 Four(const T* row, bool in, int k, int in_features) {
+  if (!in) return {};
+  if constexpr (kWide) return *reinterpret_cast<const uint2*>(row + k);
   const auto* bits = reinterpret_cast<const uint16_t*>(row);
-  const uint32_t first = in && k < in_features ? bits[k] : 0;
-  const uint32_t second = in && k + 1 < in_features ? bits[k + 1] : 0;
-  return first | second << 16;
+  const auto at = [&](int i) { return i < in_features ? uint32_t{bits[i]} : 0u; };
+  return {at(k) | at(k + 1) << 16, at(k + 2) | at(k + 3) << 16};
 }
 
-// A warp has 16 features of 32 tokens.
-template <typename T, typename Out>
+// A warp has 16 features of 32 tokens. Of each 16 k's a lane takes four that lie together: which
+// lane has which does not matter.
+template <bool kWide, typename T, typename Out>
 __global__ void __launch_bounds__(kWarps * 32)
     ChainKernel(const __grid_constant__ ChainProblem<T, Out> problem) {
   LetNextBegin();
   WaitForInputs();
   const int lane = threadIdx.x % 32;
-  const int feature = static_cast<int>(blockIdx.x) * kFeatures + threadIdx.x / 32 * 16 + lane / 4;
+  const int feature = problem.FeatureBlock() * kFeatures + threadIdx.x / 32 * 16 + lane / 4;
   const int token = static_cast<int>(blockIdx.y) * kTokens;
   const bool has[2] = {feature < problem.features, feature + 8 < problem.features};
-  const T* weight = problem.weight + int64_t{feature} * problem.in_features;
-  const int64_t eight_rows = int64_t{8} * problem.in_features;
+  const T* upper = problem.weight + int64_t{feature} * problem.in_features;
+  const T* lower = upper + int64_t{8} * problem.in_features;
   float c[kTokens / 8][4] = {};
+#pragma unroll 4
   for (int base = 0; base < problem.in_features; base += 16) {
-    const int k = base + lane % 4 * 2;
-    uint32_t a[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      a[i] = Two(weight + i % 2 * eight_rows, has[i % 2], k + i / 2 * 8, problem.in_features);
-    }
+    const int k = base + lane % 4 * 4;
+    const uint2 of_upper = Four<kWide>(upper, has[0], k, problem.in_features);
+    const uint2 of_lower = Four<kWide>(lower, has[1], k, problem.in_features);
+    const uint32_t a[4] = {of_upper.x, of_lower.x, of_upper.y, of_lower.y};
 #pragma unroll
     for (int j = 0; j < kTokens / 8; ++j) {
       const int of = token + j * 8 + lane / 4;
-      const T* x = problem.x + of * problem.x_stride;
-      const bool in = of < problem.tokens;
-      MultiplyAdd<T>(c[j], a, Two(x, in, k, problem.in_features),
-                     Two(x, in, k + 8, problem.in_features));
+      const uint2 b = Four<kWide>(problem.x + of * problem.x_stride, of < problem.tokens, k,
+                                  problem.in_features);
+      MultiplyAdd<T>(c[j], a, b.x, b.y);
     }
   }
 #pragma unroll
@@ -89,13 +95,12 @@ __global__ void __launch_bounds__(kWarps * 32)
 }
 
 // A thread has one feature of 32 tokens.
-template <>
 __global__ void __launch_bounds__(kWarps * 32)
-    ChainKernel<float, float>(const __grid_constant__ ChainProblem<float, float> problem) {
+    ChainFloatKernel(const __grid_constant__ ChainProblem<float, float> problem) {
   LetNextBegin();
   WaitForInputs();
   if (threadIdx.x >= kFeatures) return;
-  const int feature = static_cast<int>(blockIdx.x) * kFeatures + threadIdx.x;
+  const int feature = problem.FeatureBlock() * kFeatures + threadIdx.x;
   if (feature >= problem.features) return;
   const float* weight = problem.weight + int64_t{feature} * problem.in_features;
   for (int i = 0; i < kTokens; ++i) {
@@ -134,11 +139,19 @@ void LaunchChain(cudaStream_t stream, const Tensor& x, const Tensor& weight, con
                                         static_cast<int>(x.dim(1)),
                                         x.stride(0),
                                         out.stride(0),
+                                        static_cast<int>(Blocks(weight.dim(0), kFeatures)),
                                         differences};
   const unsigned token_blocks = Blocks(x.dim(0), kTokens);
   PENSTOCK_CHECK_LE(token_blocks, 65535u);
-  Launch(stream, {dim3(Blocks(weight.dim(0), kFeatures), token_blocks), dim3(kWarps * 32)},
-         ChainKernel<T, Out>, problem);
+  const int most = differences == nullptr ? INT32_MAX : kSampleFeatures / kFeatures;
+  const LaunchShape shape = {dim3(Blocks(std::min(problem.feature_blocks, most)), token_blocks),
+                             dim3(kWarps * 32)};
+  if constexpr (sizeof(T) == 4) {
+    Launch(stream, shape, ChainFloatKernel, problem);
+  } else {
+    const bool wide = x.dim(1) % 16 == 0 && IsWide(x, 8) && IsWide(weight, 8);
+    Launch(stream, shape, wide ? ChainKernel<true, T, Out> : ChainKernel<false, T, Out>, problem);
+  }
 }
 
 void LaunchChain(cudaStream_t stream, const Tensor& x, const Tensor& weight, const Tensor& out,
@@ -165,8 +178,9 @@ void LaunchChainLinear(cudaStream_t stream, const Tensor& x, const Tensor& weigh
 bool IsChain(cudaStream_t stream, const Tensor& x, const Tensor& weight, const Tensor& out,
              const std::function<void(const Tensor& x)>& multiply) {
   constexpr int64_t kElements = int64_t{1} << 18;
-  constexpr int64_t kMostTokens = 64;  // of a product that are compared: its first
-  const int64_t tokens = std::min(x.dim(0), kMostTokens);
+  // At both ends of a product: kernels have a form of their own for what is left over.
+  const int64_t tokens = std::min<int64_t>(x.dim(0), kTokens);
+  const int64_t last = x.dim(0) - tokens;
   const int64_t extent = (x.dim(0) - 1) * x.stride(0) + x.dim(1);
   void* memory = nullptr;
   unsigned* differences = nullptr;
@@ -177,14 +191,18 @@ bool IsChain(cudaStream_t stream, const Tensor& x, const Tensor& weight, const T
   const Tensor random =
       Tensor::Borrow(memory, x.type(), {x.dim(0), x.stride(0)}, Device::kCuda).Columns(0, x.dim(1));
   unsigned seed = 1;
-  for (int64_t done = 0; done < kElements; done += tokens * out.dim(1)) {
+  for (int64_t done = 0; done < kElements;
+       done += 2 * tokens * std::min<int64_t>(out.dim(1), kSampleFeatures)) {
     ForElementType(x.type(), [&](auto element) {
       using T = decltype(element);
       Launch(stream, {dim3(Blocks(extent, kThreads)), dim3(kThreads)}, RandomKernel<T>,
              static_cast<T*>(memory), extent, seed++);
     });
     multiply(random);
-    LaunchChain(stream, random.Slice(0, tokens), weight, out.Slice(0, tokens), differences);
+    for (const int64_t first : {int64_t{0}, last}) {
+      LaunchChain(stream, random.Slice(first, tokens), weight, out.Slice(first, tokens),
+                  differences);
+    }
   }
   CUDA_CHECK(
       cudaMemcpyAsync(&count, differences, sizeof(unsigned), cudaMemcpyDeviceToHost, stream));

@@ -25,8 +25,8 @@ void LaunchChainLinear(CUstream_st* stream, const Tensor& x, const Tensor& weigh
 
 // Whether a product has the chain's bits. `multiply(x)` enqueues it, with an x of the shape and
 // strides of the one given; x is random and new each time, until 2^18 elements of out or more have
-// been compared: another order shows in few of them once they are rounded to 16 bits. Waits for
-// the stream, and allocates for as long as it runs. Overwrites out.
+// been compared, at both ends of its tokens: another order shows in few of them once they are
+// rounded to 16 bits. Waits for the stream, and allocates for as long as it runs. Overwrites out.
 bool IsChain(CUstream_st* stream, const Tensor& x, const Tensor& weight, const Tensor& out,
              const std::function<void(const Tensor& x)>& multiply);
 

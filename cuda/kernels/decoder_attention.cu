@@ -104,27 +104,25 @@ int64_t SegmentChunks(const HeadLayout& heads) {
   return (heads.num_heads / heads.num_kv_heads + kSegmentHeads - 1) / kSegmentHeads;
 }
 
-// Of the fixed order: 4096 positions of 1000 KV heads of four query heads, say.
-int64_t SegmentSlots(const HeadLayout& heads) {
-  constexpr int64_t kSlotBytes = int64_t{32} << 20;
-  return std::max(kSlotBytes / (ItemHeads(heads) * (heads.head_dim + 2) * 4),
-                  int64_t{kSegmentWarps} * NumMultiprocessors());
-}
-
+// Of the fixed order.
 int64_t SlotBytes(const HeadLayout& heads) {
-  return SegmentSlots(heads) * ItemHeads(heads) * (heads.head_dim + 2) * 4;
+  return int64_t{4} *
+         SegmentSlotFloats(static_cast<int>(ItemHeads(heads)), static_cast<int>(heads.head_dim));
 }
+// For 4096 positions of 1000 KV heads of four query heads, say.
+int64_t SegmentSlots(const HeadLayout& heads) { return (int64_t{32} << 20) / SlotBytes(heads); }
 
 template <int D, typename T>
 void LaunchSegments(cudaStream_t stream, const AttentionArgs& args, uint8_t* workspace) {
   const HeadLayout& heads = args.heads;
-  const SegmentProblem<T> problem = {MakePagedAttention<T>(args),
-                                     static_cast<int>(heads.num_heads / heads.num_kv_heads),
-                                     static_cast<int>(SegmentChunks(heads)),
-                                     static_cast<int>(ItemHeads(heads)),
-                                     static_cast<int>(SegmentSlots(heads)),
-                                     reinterpret_cast<unsigned*>(workspace + SlotBytes(heads)),
-                                     reinterpret_cast<float*>(workspace)};
+  const SegmentProblem<T> problem = {
+      MakePagedAttention<T>(args),
+      static_cast<int>(heads.num_heads / heads.num_kv_heads),
+      static_cast<int>(SegmentChunks(heads)),
+      static_cast<int>(ItemHeads(heads)),
+      static_cast<int>(SegmentSlots(heads)),
+      reinterpret_cast<unsigned*>(workspace + SegmentSlots(heads) * SlotBytes(heads)),
+      reinterpret_cast<float*>(workspace)};
   const int64_t rows = args.kv.num_elements() / D;
   PENSTOCK_CHECK_LE(rows, INT32_MAX);
   const CUtensorMap map =
@@ -139,7 +137,7 @@ void LaunchSegments(cudaStream_t stream, const AttentionArgs& args, uint8_t* wor
 
 int64_t DecoderAttentionWorkspace(const HeadLayout& heads, int64_t max_rows, SumOrder order) {
   const bool fixed = order == SumOrder::kFixed;
-  return (fixed ? SlotBytes(heads) : PartialBytes(heads)) +
+  return (fixed ? SegmentSlots(heads) * SlotBytes(heads) : PartialBytes(heads)) +
          max_rows * heads.num_kv_heads * (fixed ? SegmentChunks(heads) : Chunks(heads)) *
              static_cast<int64_t>(sizeof(unsigned));
 }

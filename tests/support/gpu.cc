@@ -91,6 +91,8 @@ Tensor GpuCall::In(const Tensor& host) const {
     copy = {nullptr, const_cast<void*>(host.raw()), Extent(host), false};
     CUDA_CHECK(cudaMalloc(&copy.device, copy.bytes));
     CUDA_CHECK(cudaMemcpy(copy.device, copy.host, copy.bytes, cudaMemcpyHostToDevice));
+    // It returns once the bytes are staged, and the call's stream does not wait for this one.
+    CUDA_CHECK(cudaStreamSynchronize(cudaStreamLegacy));
   }
   if (host.is_contiguous()) {
     return Tensor::Borrow(copy.device, host.type(), host.shape(), Device::kCuda);
