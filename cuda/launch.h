@@ -117,6 +117,14 @@ void ForElementType(DataType type, const Body& body) {
   }
 }
 
+// Calls body(S()) with the type of the residual stream beside activations of type T: f32, or T too.
+template <typename T, typename Body>
+void ForResidualType(DataType type, const Body& body) {
+  if (type == DataType::kF32) return body(float());
+  PENSTOCK_CHECK_EQ(Name(type), Name(DataTypeOf<T>()));
+  body(T());
+}
+
 // Whether elements can be loaded 16 bytes at a time: every row begins and ends at a multiple of 16.
 inline bool IsWide(const Tensor& tensor, int64_t row_elements) {
   const int64_t bytes = Info(tensor.type()).block_bytes;

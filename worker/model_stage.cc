@@ -127,7 +127,7 @@ absl::StatusOr<StageInfo> ModelStage::LoadModel(const StageOptions& options,
                      [&](const WeightStream& packed) { return backend_->PlaceWeight(packed); });
   if (options.num_stages > 1) {
     PENSTOCK_ASSIGN_OR_RETURN(
-        rows_, Tensor::Make(options.precision, {options.max_step_tokens, config.hidden_size},
+        rows_, Tensor::Make(DataType::kF32, {options.max_step_tokens, config.hidden_size},
                             backend_->inputs()));
     memory.residual = backend_->KernelView(rows_);
   }

@@ -38,7 +38,7 @@ class StageExecutor {
   // of memory made while loading: any thread may ask for them, their bytes belong to the thread of
   // Execute. An executor that only ever runs whole models needs none of these.
 
-  // [num_tokens, hidden] on the host, in the stage's precision, the residual stream: what goes into
+  // [num_tokens, hidden] f32 on the host, the residual stream: what goes into
   // the first layer (all stages but the first; put there before Execute) and what has come out of
   // the last one (all but the last).
   virtual Tensor Rows(int64_t /*num_tokens*/) { return {}; }

@@ -43,8 +43,7 @@ class Model {
   // Runs the batch through the stage's layers and fills their keys and values into the cache.
   virtual void Forward(const StepBatch& batch, const KvCache& cache) = 0;
 
-  // What crosses from stage to stage: the residual stream [num_tokens, hidden] of a batch, in the
-  // precision of activations,
+  // What crosses from stage to stage: the residual stream [num_tokens, hidden] f32 of a batch,
   // after one layer's FFN has been added to it and before the next layer's norm. Of all stages but
   // the first it has to be here before Forward; of all but the last it is here after it. Memory of
   // the model, the same at each call. REQUIRES: num_tokens <= the limits' max_tokens.

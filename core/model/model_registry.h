@@ -19,7 +19,7 @@ struct ModelMemory {
   BaseAllocator& workspace;
   BaseAllocator& packing;
   WeightLoader::Place place_weight;
-  // [max_tokens, hidden] in the limits' precision, as kernels see it: the residual stream of a
+  // [max_tokens, hidden] f32, as kernels see it: the residual stream of a
   // stage that takes it from another or hands it on. Empty: in the workspace.
   Tensor residual;
 };

@@ -6,28 +6,29 @@
 namespace penstock::cuda {
 namespace {
 
-// A block a row. The sum is rounded to T, as it is stored, before it is squared: the norm is that
-// of the residual which the next layer will read. It stays in shared memory as f32 meanwhile.
-template <typename T, int N>
-__global__ void FusedResidualNormKernel(T* residual, int64_t residual_stride, const T* x,
+// A block a row. The sum is rounded to its own type, as it is stored, before it is squared: the
+// norm is that of the residual which the next layer will read. It stays in shared memory as f32
+// meanwhile.
+template <typename Residual, typename T, int N>
+__global__ void FusedResidualNormKernel(Residual* residual, int64_t residual_stride, const T* x,
                                         int64_t x_stride, const T* bias, const T* gain,
                                         int64_t hidden, float eps, T* out, int64_t out_stride) {
   extern __shared__ float row[];  // [hidden]
   LetNextBegin();
   PrefetchGain(gain, hidden);
   WaitForInputs();
-  auto* sums = reinterpret_cast<Pack<T, N>*>(residual + blockIdx.x * residual_stride);
+  auto* sums = reinterpret_cast<Pack<Residual, N>*>(residual + blockIdx.x * residual_stride);
   const auto* in = reinterpret_cast<const Pack<T, N>*>(x + blockIdx.x * x_stride);
   const auto* shift = reinterpret_cast<const Pack<T, N>*>(bias);
   float squares = 0;
   for (int64_t i = threadIdx.x; i < hidden / N; i += blockDim.x) {
-    Pack<T, N> sum = sums[i];
+    Pack<Residual, N> sum = sums[i];
     const Pack<T, N> added = in[i];
 #pragma unroll
     for (int j = 0; j < N; ++j) {
       float value = ToFloat(sum.at[j]) + ToFloat(added.at[j]);
       if (shift != nullptr) value += ToFloat(shift[i].at[j]);
-      sum.at[j] = FromFloat<T>(value);
+      sum.at[j] = FromFloat<Residual>(value);
       value = ToFloat(sum.at[j]);
       row[i * N + j] = value;
       squares += value * value;
@@ -53,12 +54,15 @@ void LaunchFusedResidualNorm(cudaStream_t stream, const Tensor& residual, const 
   ForElementType(x.type(), [&](auto element) {
     using T = decltype(element);
     const T* shift = bias.empty() ? nullptr : Elements<const T>(bias);
-    ForWidth<T>(wide, [&](auto width) {
-      const auto kernel = FusedResidualNormKernel<T, decltype(width)::value>;
-      AllowShared(kernel, shared);
-      Launch(stream, {dim3(Blocks(x.dim(0))), dim3(kThreads), shared}, kernel,
-             Elements<T>(residual), residual.stride(0), Elements<const T>(x), x.stride(0), shift,
-             Elements<const T>(weight), hidden, eps, Elements<T>(out), out.stride(0));
+    ForResidualType<T>(residual.type(), [&](auto stored) {
+      using Residual = decltype(stored);
+      ForWidth<T>(wide, [&](auto width) {
+        const auto kernel = FusedResidualNormKernel<Residual, T, decltype(width)::value>;
+        AllowShared(kernel, shared);
+        Launch(stream, {dim3(Blocks(x.dim(0))), dim3(kThreads), shared}, kernel,
+               Elements<Residual>(residual), residual.stride(0), Elements<const T>(x), x.stride(0),
+               shift, Elements<const T>(weight), hidden, eps, Elements<T>(out), out.stride(0));
+      });
     });
   });
 }

@@ -7,17 +7,17 @@ namespace penstock::cuda {
 namespace {
 
 // A block a row. x is read once from device memory or level 2 and kept in shared memory as f32.
-template <typename T, int N>
-__global__ void RmsNormKernel(const T* x, int64_t x_stride, const T* gain, int64_t hidden,
+template <typename From, typename T, int N>
+__global__ void RmsNormKernel(const From* x, int64_t x_stride, const T* gain, int64_t hidden,
                               float eps, T* out, int64_t out_stride) {
   extern __shared__ float row[];  // [hidden]
   LetNextBegin();
   PrefetchGain(gain, hidden);
   WaitForInputs();
-  const auto* in = reinterpret_cast<const Pack<T, N>*>(x + blockIdx.x * x_stride);
+  const auto* in = reinterpret_cast<const Pack<From, N>*>(x + blockIdx.x * x_stride);
   float squares = 0;
   for (int64_t i = threadIdx.x; i < hidden / N; i += blockDim.x) {
-    const Pack<T, N> pack = in[i];
+    const Pack<From, N> pack = in[i];
 #pragma unroll
     for (int j = 0; j < N; ++j) {
       const float value = ToFloat(pack.at[j]);
@@ -37,13 +37,17 @@ void LaunchRmsNorm(cudaStream_t stream, const Tensor& x, const Tensor& weight, f
   PENSTOCK_CHECK(out.shape() == x.shape());
   const bool wide = IsWide(x, hidden) && IsWide(weight, hidden) && IsWide(out, hidden);
   const size_t shared = static_cast<size_t>(hidden) * sizeof(float);
-  ForElementType(x.type(), [&](auto element) {
+  ForElementType(out.type(), [&](auto element) {
     using T = decltype(element);
-    ForWidth<T>(wide, [&](auto width) {
-      const auto kernel = RmsNormKernel<T, decltype(width)::value>;
-      AllowShared(kernel, shared);
-      Launch(stream, {dim3(Blocks(x.dim(0))), dim3(kThreads), shared}, kernel, Elements<const T>(x),
-             x.stride(0), Elements<const T>(weight), hidden, eps, Elements<T>(out), out.stride(0));
+    ForResidualType<T>(x.type(), [&](auto from) {
+      using From = decltype(from);
+      ForWidth<T>(wide, [&](auto width) {
+        const auto kernel = RmsNormKernel<From, T, decltype(width)::value>;
+        AllowShared(kernel, shared);
+        Launch(stream, {dim3(Blocks(x.dim(0))), dim3(kThreads), shared}, kernel,
+               Elements<const From>(x), x.stride(0), Elements<const T>(weight), hidden, eps,
+               Elements<T>(out), out.stride(0));
+      });
     });
   });
 }

@@ -29,9 +29,10 @@ void RunRmsNorm(Backend backend, const Tensor& x, const Tensor& weight, float ep
   }
 }
 
-void CheckAgainstFloat64(const Target& target, int64_t hidden, bool with_bias) {
+void CheckAgainstFloat64(const Target& target, int64_t hidden, bool with_bias,
+                         DataType residual_type) {
   const int64_t tokens = 33;
-  const Tensor residual = As(target.type, Random({tokens, hidden}, 1));
+  const Tensor residual = As(residual_type, Random({tokens, hidden}, 1));
   const Tensor x = As(target.type, Random({tokens, hidden}, 2));
   const Tensor bias = with_bias ? As(target.type, Random({hidden}, 3)) : Tensor();
   const Tensor weight = As(target.type, Random({hidden}, 4));
@@ -58,14 +59,17 @@ void CheckAgainstFloat64(const Target& target, int64_t hidden, bool with_bias) {
                        gain[static_cast<size_t>(i)]);
     }
   }
-  EXPECT_LE(RelativeError(residual, sums), Tolerance(target.type)) << target << " " << hidden;
+  EXPECT_LE(RelativeError(residual, sums), Tolerance(residual_type)) << target << " " << hidden;
   EXPECT_LE(RelativeError(out, normed), Tolerance(target.type)) << target << " " << hidden;
 }
 
 TEST(FusedResidualNorm, MatchesFloat64) {
   for (const Target& target : Targets()) {
     for (const bool with_bias : {false, true}) {
-      for (const int64_t hidden : {1, 100, 4096}) CheckAgainstFloat64(target, hidden, with_bias);
+      for (const int64_t hidden : {1, 100, 4096}) {
+        CheckAgainstFloat64(target, hidden, with_bias, target.type);
+        CheckAgainstFloat64(target, hidden, with_bias, DataType::kF32);
+      }
     }
   }
 }
@@ -73,14 +77,16 @@ TEST(FusedResidualNorm, MatchesFloat64) {
 // What the next layer reads and what was normalised are the same numbers.
 TEST(FusedResidualNorm, NormsTheResidualAsItIsStored) {
   for (const Target& target : Targets()) {
-    const Tensor residual = As(target.type, Random({5, 96}, 1));
-    const Tensor weight = As(target.type, Random({96}, 3));
-    const Tensor out = Poisoned({5, 96}, target.type);
-    RunOn(target.backend, residual, As(target.type, Random({5, 96}, 2)), Tensor(), weight, 1e-5f,
-          out);
-    const Tensor again = Poisoned({5, 96}, target.type);
-    RunRmsNorm(target.backend, residual, weight, 1e-5f, again);
-    EXPECT_EQ(ToVector(out), ToVector(again)) << target;
+    for (const DataType residual_type : {target.type, DataType::kF32}) {
+      const Tensor residual = As(residual_type, Random({5, 96}, 1));
+      const Tensor weight = As(target.type, Random({96}, 3));
+      const Tensor out = Poisoned({5, 96}, target.type);
+      RunOn(target.backend, residual, As(target.type, Random({5, 96}, 2)), Tensor(), weight, 1e-5f,
+            out);
+      const Tensor again = Poisoned({5, 96}, target.type);
+      RunRmsNorm(target.backend, residual, weight, 1e-5f, again);
+      EXPECT_EQ(ToVector(out), ToVector(again)) << target << ", residual " << Name(residual_type);
+    }
   }
 }
 

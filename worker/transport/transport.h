@@ -27,7 +27,7 @@
 namespace penstock {
 
 enum class LaneKind : uint8_t {
-  kRows,    // activations, to the next stage: [num_tokens, hidden]
+  kRows,    // activations, to the next stage: [num_tokens, hidden] f32
   kTokens,  // sampled tokens, from the last stage to the first: [num_samples, 4] i64
 };
 

@@ -51,7 +51,8 @@ class Llama final : public Model {
   std::optional<PaddedAttention> padded_;  // if the limits ask for it
 
   // Workspace, rows for the largest batch; a step uses the first num_tokens of each.
-  Tensor residual_;   // [max_tokens, hidden]
+  // f32 in every precision: of what each layer adds, nothing is lost to rounding.
+  Tensor residual_;   // [max_tokens, hidden] f32
   Tensor norm_;       // [max_tokens, hidden]
   Tensor rope_;       // [max_tokens, head_dim] f32: cosines and sines of the step's positions
   Tensor delta_;      // [max_tokens, hidden]
@@ -76,9 +77,9 @@ absl::Status Llama::MakeWorkspace(const ModelLimits& limits, BaseAllocator& allo
   const int64_t tokens = limits.max_tokens;
   residual_ = std::move(residual);
   if (residual_.empty()) {
-    PENSTOCK_RETURN_IF_ERROR(make(residual_, tokens, config_.hidden_size));
+    PENSTOCK_RETURN_IF_ERROR(make_as(DataType::kF32, residual_, tokens, config_.hidden_size));
   }
-  PENSTOCK_CHECK(residual_.type() == limits.precision);
+  PENSTOCK_CHECK_EQ(Name(residual_.type()), Name(DataType::kF32));
   PENSTOCK_CHECK(residual_.dim(0) == tokens && residual_.dim(1) == config_.hidden_size);
   PENSTOCK_RETURN_IF_ERROR(make(norm_, tokens, config_.hidden_size));
   PENSTOCK_RETURN_IF_ERROR(make_as(DataType::kF32, rope_, tokens, config_.head_dim));

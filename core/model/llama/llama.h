@@ -13,8 +13,8 @@ namespace penstock {
 
 // Takes loaded weights of a slice of layers, not empty. A slice without the first layer takes rows
 // of the residual stream, one without the last leaves them; the hand-over changes no bit of an
-// answer. `ops` and `allocator` must outlive the model. `residual` [max_tokens, hidden], in the
-// limits' precision, is where the residual stream is; empty: made here. Errors: the allocator's,
+// answer. `ops` and `allocator` must outlive the model. `residual` [max_tokens, hidden] f32
+// is where the residual stream is; empty: made here. Errors: the allocator's,
 // and those of PaddedAttention::Make if the limits ask for it.
 absl::StatusOr<std::unique_ptr<Model>> MakeLlama(const ModelConfig& config, LlamaWeight weight,
                                                  const ModelLimits& limits, Ops& ops,
