@@ -57,12 +57,6 @@ int32_t BlockManager::OldestCached() const {
   return blocks_.back().next;
 }
 
-const BlockManager::Block& BlockManager::At(int32_t block) const {
-  PENSTOCK_CHECK_GE(block, 0);
-  PENSTOCK_CHECK_LT(block, num_blocks());
-  return blocks_[block];
-}
-
 // As the youngest of the cached.
 void BlockManager::Link(int32_t block) {
   const auto head = static_cast<int32_t>(num_blocks());

@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/base/check.h"
 #include "core/base/kv_block.h"
 
 namespace penstock {
@@ -56,7 +57,11 @@ class BlockManager {
     int32_t next = -1;
   };
 
-  const Block& At(int32_t block) const;
+  const Block& At(int32_t block) const {
+    PENSTOCK_CHECK_GE(block, 0);
+    PENSTOCK_CHECK_LT(block, num_blocks());
+    return blocks_[static_cast<size_t>(block)];
+  }
   Block& At(int32_t block) { return const_cast<Block&>(std::as_const(*this).At(block)); }
   void Link(int32_t block);
   void Unlink(int32_t block);

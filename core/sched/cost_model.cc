@@ -21,6 +21,16 @@ constexpr double kMostScale = 1e4;
 constexpr double kFading = 0.98;
 constexpr double kLeastWeight = 0.01;
 
+// By age, until the floor.
+const std::vector<double>& Fading() {
+  static const auto* const kWeights = [] {
+    auto* weights = new std::vector<double>;
+    for (double weight = 1; weight > kLeastWeight; weight *= kFading) weights->push_back(weight);
+    return weights;
+  }();
+  return *kWeights;
+}
+
 constexpr int kIterations = 2;     // of reweighting; each observation goes on from the last
 constexpr int kSweeps = 30;        // of Gauss-Seidel over the three scales
 constexpr double kExact = 0.02;    // relative errors below it count alike
@@ -91,6 +101,7 @@ void StageCost::Observe(const PlanShape& shape, int64_t compute_ns) {
 
 void StageCost::Refit() {
   const Parts present = scales_;
+  const std::vector<double>& fading = Fading();
   for (int iteration = 0; iteration < kIterations; ++iteration) {
     // Of the scales s, the sum of weight * (share . s - 1)^2, as normal equations.
     std::array<Parts, kParts> left = {};
@@ -102,9 +113,9 @@ void StageCost::Refit() {
         const Parts& share = each.share;
         double error = -1;
         for (size_t i = 0; i < kParts; ++i) error += share[i] * scales_[i];
-        const double age = static_cast<double>(observed_ - each.number);
+        const auto age = static_cast<size_t>(observed_ - each.number);
         const double weight =
-            std::max(std::pow(kFading, age), kLeastWeight) / std::max(std::abs(error), kExact);
+            (age < fading.size() ? fading[age] : kLeastWeight) / std::max(std::abs(error), kExact);
         for (size_t i = 0; i < kParts; ++i) {
           right[i] += weight * share[i];
           for (size_t j = 0; j < kParts; ++j) left[i][j] += weight * share[i] * share[j];

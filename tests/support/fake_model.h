@@ -48,20 +48,22 @@ class FakeModel {
 
   // The token that follows `history`.
   static int32_t Next(const std::vector<int32_t>& history, uint64_t seed, int32_t vocab_size) {
-    uint64_t hash = seed + 0x9e3779b97f4a7c15u;
-    for (int32_t token : history) hash = Mix(hash, token);
-    return static_cast<int32_t>(hash % static_cast<uint64_t>(vocab_size));
+    uint64_t prefix = 0;
+    for (int32_t token : history) prefix = Mix(prefix, token);
+    return Follow(prefix, seed, vocab_size);
   }
 
   // What a request gets when nothing runs beside it; it ends before bad_token.
-  std::vector<int32_t> Alone(std::vector<int32_t> prompt, int64_t max_tokens, uint64_t seed,
+  std::vector<int32_t> Alone(const std::vector<int32_t>& prompt, int64_t max_tokens, uint64_t seed,
                              const std::set<int32_t>& end_ids) const {
     std::vector<int32_t> answer;
+    uint64_t prefix = 0;
+    for (int32_t token : prompt) prefix = Mix(prefix, token);
     while (static_cast<int64_t>(answer.size()) < max_tokens) {
-      const int32_t next = Next(prompt, seed, options_.vocab_size);
+      const int32_t next = Follow(prefix, seed, options_.vocab_size);
       if (next == options_.bad_token) break;
       answer.push_back(next);
-      prompt.push_back(next);
+      prefix = Mix(prefix, next);
       if (end_ids.count(next) != 0) break;
     }
     return answer;
@@ -139,7 +141,7 @@ class FakeModel {
     uint64_t prefix = 0;           // over the tokens that its rows have fed or found
     bool sampled = false;          // since its admission
     bool ended = false;
-    std::vector<int32_t> read;  // the history as read back
+    std::vector<int32_t> read;  // the history as read back, where it is needed
   };
   struct Letter {  // of a mailbox
     uint64_t plan = 0;
@@ -156,6 +158,11 @@ class FakeModel {
   static uint64_t Mix(uint64_t hash, int32_t token) {
     hash = (hash ^ static_cast<uint64_t>(token)) * 0xff51afd7ed558ccdu;
     return hash ^ (hash >> 29);
+  }
+  // The token behind a history, of which `prefix` is the hash.
+  static int32_t Follow(uint64_t prefix, uint64_t seed, int32_t vocab_size) {
+    const uint64_t hash = Mix(Mix(prefix + seed + 0x9e3779b97f4a7c15u, 1), 2);
+    return static_cast<int32_t>(hash % static_cast<uint64_t>(vocab_size));
   }
   static absl::Status Wrong(const StepPlan& plan, const char* what) {
     return absl::FailedPreconditionError(absl::StrCat("plan ", plan.number, ": ", what));
@@ -272,7 +279,7 @@ class FakeModel {
       if (entry.position != position || entry.prefix != prefix) {
         return Wrong(plan, "a block holds what another sequence wrote");
       }
-      slot.read.push_back(entry.token);
+      if (slot.needs_history) slot.read.push_back(entry.token);
     }
     slot.prefix = prefix;
     return absl::OkStatus();
@@ -310,7 +317,7 @@ class FakeModel {
   }
   void Sample(Slot& slot, SampledToken& sample) const {
     slot.sampled = true;
-    sample.token = Next(slot.read, slot.seed, options_.vocab_size);
+    sample.token = Follow(slot.prefix, slot.seed, options_.vocab_size);
     if (sample.token == options_.bad_token) {
       sample.token = kNoToken;
       slot.ended = true;
