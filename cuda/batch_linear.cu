@@ -13,14 +13,13 @@ using Bf16 = __nv_bfloat16;
 using Slab = SwizzledTile<64>;  // of 64 k's: rows of 128 bytes
 
 constexpr int kSlabK = Slab::kColumns;
-constexpr int kMaxSlots = 16;
+constexpr int kMaxSlots = 24;
 constexpr int kMaxCluster = 4;
-constexpr int kRingBytes =
-    (227 << 10) - 1024 - 2 * kMaxSlots * 8;  // slots begin at multiples of 1 KiB
-constexpr int kSharedBytes = (227 << 10);
-constexpr int kMostRowsOfPairs =
-    168;                 // where a warpgroup has two times 64 tokens, for its registers
-constexpr int kPad = 8;  // floats behind a token's row of partial sums, for the banks
+constexpr int kMaxBurst = 4;
+constexpr int kSharedBytes = 227 << 10;
+constexpr int kBarrierBytes = 512;
+constexpr int kRoomBytes = kSharedBytes - 1024 - kBarrierBytes;  // for the ring, then the parts
+static_assert((2 * kMaxSlots + 1) * 8 <= kBarrierBytes);
 
 struct BatchProblem {
   Bf16* out;
@@ -32,11 +31,16 @@ struct BatchProblem {
   int slots;   // of the ring
   int split;
   int sharers;
+  int burst;
 };
+
+// Sums go by columns of eight rows of the weight: those of each part's block.
+__host__ __device__ constexpr int FirstColumn(int columns, int part, int split) {
+  return columns * part / split;
+}
 
 // What this block does: its place in the cluster, its slabs of k, its tiles.
 struct BatchShare {
-  int rank;
   int part;    // of k
   int sharer;  // among those with the same k's
   int first_slab;
@@ -48,7 +52,7 @@ struct BatchShare {
   __device__ BatchShare(const BatchProblem& problem, int rows) {
     const int size = problem.split * problem.sharers;
     const int cluster = static_cast<int>(blockIdx.x) / size;
-    rank = static_cast<int>(blockIdx.x) % size;
+    const int rank = static_cast<int>(blockIdx.x) % size;
     part = rank / problem.sharers;
     sharer = rank % problem.sharers;
     first_slab = problem.slabs * part / problem.split;
@@ -60,8 +64,10 @@ struct BatchShare {
     end_tile = groups * problem.sharers;
     step = static_cast<int>(gridDim.x) / size * problem.sharers;
   }
-  __device__ __forceinline__ int Tiles() const {
-    return first_tile < end_tile ? (end_tile - first_tile + step - 1) / step : 0;
+  // Slabs that pass through the ring.
+  __device__ __forceinline__ int Slabs() const {
+    const int tiles = first_tile < end_tile ? (end_tile - first_tile + step - 1) / step : 0;
+    return tiles * (end_slab - first_slab);
   }
 };
 
@@ -102,70 +108,85 @@ template <int kRows>
 __device__ void FillBatchRing(const BatchProblem& problem, const BatchShare& share,
                               const BatchRing& ring, const CUtensorMap& weights,
                               const CUtensorMap& activations) {
-  const int total = share.Tiles() * (share.end_slab - share.first_slab);
+  const int total = share.Slabs();
   const int x_bytes = problem.x_rows * Slab::kRowBytes;
   const int x_rows = problem.x_rows / problem.sharers;  // that this block brings
   const unsigned peers = ((1U << problem.sharers) - 1) << (share.part * problem.sharers);
+  const uint64_t policy = EvictFirst();
   const auto load_weights = [&](int slot, const SlabPlace& at) {
     if (ElectOne()) {
       ArriveExpecting(&ring.full[slot], kRows * Slab::kRowBytes + x_bytes);
       TensorLoad(ring.weights + slot * kRows * Slab::kRowBytes, &weights, at.slab * kSlabK,
-                 at.tile * kRows, &ring.full[slot]);
+                 at.tile * kRows, &ring.full[slot], policy);
+    }
+    __syncwarp();
+  };
+  const auto load_x = [&](int slot, const SlabPlace& at) {
+    if (ElectOne()) {
+      const int row = share.sharer * x_rows;
+      uint8_t* to = ring.x + slot * x_bytes + row * Slab::kRowBytes;
+      if (problem.sharers > 1) {
+        TensorLoadToAll(to, &activations, at.slab * kSlabK, row, &ring.full[slot], peers);
+      } else {
+        TensorLoad(to, &activations, at.slab * kSlabK, row, &ring.full[slot]);
+      }
     }
     __syncwarp();
   };
   const SlabPlace first = {share.first_tile, share.first_slab};
   const int ahead = min(total, problem.slots);
-  SlabPlace at = first;
-  for (int i = 0; i < ahead; ++i) {
-    load_weights(i, at);
-    at.Next(share);
+  SlabPlace next = first;
+  for (int slot = 0; slot < ahead; ++slot) {
+    load_weights(slot, next);
+    next.Next(share);
   }
   WaitForInputs();
-  if (problem.sharers > 1) WaitForCluster();  // their barriers are made
-  at = first;
-  SlotPlace place;
-  for (int i = 0; i < total; ++i) {
-    if (i >= ahead) {
-      Wait(&ring.empty[place.slot], place.parity ^ 1);
-      load_weights(place.slot, at);
-    }
-    if (ElectOne()) {
-      const int row = share.sharer * x_rows;
-      uint8_t* to = ring.x + place.slot * x_bytes + row * Slab::kRowBytes;
-      if (problem.sharers > 1) {
-        TensorLoadToAll(to, &activations, at.slab * kSlabK, row, &ring.full[place.slot], peers);
-      } else {
-        TensorLoad(to, &activations, at.slab * kSlabK, row, &ring.full[place.slot]);
-      }
-    }
-    __syncwarp();
+  if (problem.split * problem.sharers > 1) WaitForCluster();  // all barriers are made
+  SlabPlace at = first;
+  for (int slot = 0; slot < ahead; ++slot) {
+    load_x(slot, at);
     at.Next(share);
-    place.Next(problem.slots);
+  }
+  SlotPlace place;  // of what is to be emptied
+  for (int i = ahead; i < total; i += problem.burst) {
+    const int count = min(problem.burst, total - i);
+    SlotPlace slots = place;
+    for (int j = 0; j < count; ++j) {
+      Wait(&ring.empty[slots.slot], slots.parity);
+      slots.Next(problem.slots);
+    }
+    slots = place;
+    for (int j = 0; j < count; ++j) {
+      load_weights(slots.slot, next);
+      next.Next(share);
+      slots.Next(problem.slots);
+    }
+    for (int j = 0; j < count; ++j) {
+      load_x(place.slot, at);
+      at.Next(share);
+      place.Next(problem.slots);
+    }
   }
 }
 
-// One warpgroup's tokens: 64 for each of kTiles.
-template <int kRows, int kGroups, int kTiles>
+// One warpgroup's 64 tokens.
+template <int kRows, int kGroups>
 struct BatchSums {
   static constexpr int kThreads = kGroups * 128;
+  static constexpr int kColumns = kRows / 8;
 
-  float c[kTiles][kRows / 2];
+  float c[kRows / 2];
 
-  __device__ __forceinline__ void Hold() {
-#pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) HoldRegisters(c[tile]);
-  }
-
-  // Sums up the slabs of one tile of rows.
+  // Sums up the slabs of one tile of rows. `left`: slabs that this block has still to release.
   __device__ __forceinline__ void Run(const BatchProblem& problem, const BatchShare& share,
-                                      const BatchRing& ring, SlotPlace& place) {
-    const int group = threadIdx.x / 128;
+                                      const BatchRing& ring, SlotPlace& place, int& left) {
     const int lane = threadIdx.x % 32;
-    const uint32_t x = SharedAddress(ring.x) + group * kTiles * 64 * Slab::kRowBytes;
+    const uint32_t x = SharedAddress(ring.x) + threadIdx.x / 128 * 64 * Slab::kRowBytes;
     const uint32_t weights = SharedAddress(ring.weights);
     const int x_bytes = problem.x_rows * Slab::kRowBytes;
+    // Only a slot that will be filled again: whoever is told waits for it, and has not ended.
     const auto release = [&](int slot) {
+      if (left-- <= problem.slots) return;
       if (problem.sharers == 1) {
         if (lane == 0) Arrive(&ring.empty[slot]);
       } else if (lane < problem.sharers) {
@@ -173,24 +194,17 @@ struct BatchSums {
       }
     };
 #pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) {
-#pragma unroll
-      for (int i = 0; i < kRows / 2; ++i) c[tile][i] = 0;
-    }
+    for (int i = 0; i < kRows / 2; ++i) c[i] = 0;
     int before = -1;
     for (int slab = share.first_slab; slab < share.end_slab; ++slab) {
       Wait(&ring.full[place.slot], place.parity);
       const uint32_t a = x + place.slot * x_bytes;
       const uint32_t b = weights + place.slot * kRows * Slab::kRowBytes;
-      Hold();
+      HoldRegisters(c);
       FenceProducts();
 #pragma unroll
       for (int k = 0; k < kSlabK; k += 16) {
-#pragma unroll
-        for (int tile = 0; tile < kTiles; ++tile) {
-          MultiplyTokens<kRows>(c[tile], Slab::AlongRows(a + tile * 64 * Slab::kRowBytes + k * 2),
-                                Slab::AlongRows(b + k * 2));
-        }
+        MultiplyTokens<kRows>(c, Slab::AlongRows(a + k * 2), Slab::AlongRows(b + k * 2));
       }
       CommitProducts();
       WaitForProducts<1>();
@@ -199,133 +213,135 @@ struct BatchSums {
       place.Next(problem.slots);
     }
     WaitForProducts<0>();
-    Hold();
+    HoldRegisters(c);
     if (before >= 0) release(before);
   }
 
-  // body(token, row in the tile, c's of that row and the next), for this thread's.
-  template <typename Body>
-  __device__ __forceinline__ void ForEachPair(const Body& body) const {
-    const int lane = threadIdx.x % 32;
+  // Of eight rows of the weight, this thread's: two tokens, 8 apart, of two rows each.
+  __device__ __forceinline__ void Store(const BatchProblem& problem, int first_row, int column,
+                                        const float (&sum)[4]) const {
+    const int token = threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4;
+    const int row = first_row + column * 8 + threadIdx.x % 4 * 2;
+    if (row >= problem.out_features) return;
 #pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) {
-      const int token =
-          (threadIdx.x / 128 * kTiles + tile) * 64 + threadIdx.x % 128 / 32 * 16 + lane / 4;
+    for (int half = 0; half < 2; ++half) {
+      if (token + half * 8 < problem.num_tokens) {
+        *reinterpret_cast<__nv_bfloat162*>(problem.out + (token + half * 8) * problem.out_stride +
+                                           row) =
+            __floats2bfloat162_rn(sum[half * 2], sum[half * 2 + 1]);
+      }
+    }
+  }
+  __device__ __forceinline__ void Store(const BatchProblem& problem, int first_row) const {
 #pragma unroll
-      for (int i = 0; i < kRows / 2; i += 2) {
-        body(token + i / 2 % 2 * 8, i / 4 * 8 + lane % 4 * 2, c[tile][i], c[tile][i + 1]);
+    for (int column = 0; column < kColumns; ++column) {
+      Store(problem, first_row, column,
+            {c[column * 4], c[column * 4 + 1], c[column * 4 + 2], c[column * 4 + 3]});
+    }
+  }
+
+  // The sums of other parts' columns go to their blocks, thread to thread: [sender][column -
+  // first][thread], senders without the receiver.
+  __device__ __forceinline__ void Send(const BatchProblem& problem, const BatchShare& share,
+                                       const float4* parts, uint64_t* come) const {
+    for (int away = 1; away < problem.split; ++away) {
+      const int to = (share.part + away) % problem.split;
+      const int first = FirstColumn(kColumns, to, problem.split);
+      const int end = FirstColumn(kColumns, to + 1, problem.split);
+      const int sender = share.part - (share.part > to ? 1 : 0);
+      const int rank = to * problem.sharers + share.sharer;
+      const float4* begin = parts + sender * (end - first) * kThreads + threadIdx.x;
+      const uint32_t there = AddressIn(SharedAddress(begin), rank);
+      const uint32_t barrier = AddressIn(SharedAddress(come), rank);
+#pragma unroll
+      for (int column = 0; column < kColumns; ++column) {
+        if (column < first || column >= end) continue;
+        StoreAt(there + (column - first) * kThreads * 16, c[column * 4], c[column * 4 + 1],
+                c[column * 4 + 2], c[column * 4 + 3], barrier);
       }
     }
   }
 
-  __device__ __forceinline__ void Store(const BatchProblem& problem, int first_row) const {
-    ForEachPair([&](int token, int row, float c0, float c1) {
-      if (token < problem.num_tokens && first_row + row < problem.out_features) {
-        *reinterpret_cast<__nv_bfloat162*>(problem.out + token * problem.out_stride + first_row +
-                                           row) = __floats2bfloat162_rn(c0, c1);
-      }
-    });
-  }
-
-  // This block's part of the sums, [token][kRows + kPad], for the cluster to see.
-  __device__ __forceinline__ void Lay(const BatchProblem& problem, float* partial) const {
-    ForEachPair([&](int token, int row, float c0, float c1) {
-      if (token < problem.num_tokens) {
-        *reinterpret_cast<float2*>(partial + token * (kRows + kPad) + row) = make_float2(c0, c1);
-      }
-    });
-  }
-
-  // Of this block's share of the tokens, what the blocks of the cluster have laid down.
+  // Adds up this part's columns, in the order of the parts, and stores them.
   __device__ __forceinline__ void AddUp(const BatchProblem& problem, const BatchShare& share,
-                                        const float* partial, int first_row) const {
-    const int first = problem.num_tokens * share.part / problem.split;
-    const int count = problem.num_tokens * (share.part + 1) / problem.split - first;
-    constexpr int kPacks = kRows / 4;
-    const uint32_t mine = SharedAddress(partial);
-    for (int i = threadIdx.x; i < count * kPacks; i += kThreads) {
-      const int token = first + i / kPacks;
-      const int row = i % kPacks * 4;
-      if (first_row + row >= problem.out_features) continue;
-      const uint32_t at = mine + (token * (kRows + kPad) + row) * 4;
-      float4 parts[kMaxCluster];
+                                        const float4* parts, int first_row) const {
+    const int first = FirstColumn(kColumns, share.part, problem.split);
+    const int end = FirstColumn(kColumns, share.part + 1, problem.split);
 #pragma unroll
-      for (int part = 0; part < kMaxCluster; ++part) {
-        if (part < problem.split) {
-          parts[part] = LoadFrom(AddressIn(at, part * problem.sharers + share.sharer));
+    for (int column = 0; column < kColumns; ++column) {
+      if (column < first || column >= end) continue;
+      float sum[4] = {};
+      for (int part = 0; part < problem.split; ++part) {
+        float4 add = {c[column * 4], c[column * 4 + 1], c[column * 4 + 2], c[column * 4 + 3]};
+        if (part != share.part) {
+          const int sender = part - (part > share.part ? 1 : 0);
+          add = parts[(sender * (end - first) + column - first) * kThreads + threadIdx.x];
         }
+        sum[0] += add.x;
+        sum[1] += add.y;
+        sum[2] += add.z;
+        sum[3] += add.w;
       }
-      float4 sum = parts[0];
-#pragma unroll
-      for (int part = 1; part < kMaxCluster; ++part) {
-        if (part < problem.split) {
-          sum.x += parts[part].x;
-          sum.y += parts[part].y;
-          sum.z += parts[part].z;
-          sum.w += parts[part].w;
-        }
-      }
-      const Pack<Bf16, 4> result = {__float2bfloat16_rn(sum.x), __float2bfloat16_rn(sum.y),
-                                    __float2bfloat16_rn(sum.z), __float2bfloat16_rn(sum.w)};
-      *reinterpret_cast<Pack<Bf16, 4>*>(problem.out + token * problem.out_stride + first_row +
-                                        row) = result;
+      Store(problem, first_row, column, sum);
     }
   }
 };
 
-template <int kRows, int kGroups, int kTiles>
+template <int kRows, int kGroups>
 __global__ void __launch_bounds__(kGroups * 128 + 32, 1)
     BatchLinearKernel(const __grid_constant__ BatchProblem problem,
                       const __grid_constant__ CUtensorMap weights,
                       const __grid_constant__ CUtensorMap activations) {
   extern __shared__ uint8_t bytes[];
-  using Sums = BatchSums<kRows, kGroups, kTiles>;
-  uint8_t* slots = bytes + (-SharedAddress(bytes) & 1023);  // swizzling goes by the address
+  using Sums = BatchSums<kRows, kGroups>;
+  uint8_t* room = bytes + (-SharedAddress(bytes) & 1023);  // swizzling goes by the address
   BatchRing ring;
-  ring.x = slots;
-  ring.weights = slots + problem.slots * problem.x_rows * Slab::kRowBytes;
-  ring.full = reinterpret_cast<uint64_t*>(slots + kRingBytes);
+  ring.x = room;
+  ring.weights = room + problem.slots * problem.x_rows * Slab::kRowBytes;
+  const auto* parts =
+      reinterpret_cast<const float4*>(ring.weights + problem.slots * kRows * Slab::kRowBytes);
+  ring.full = reinterpret_cast<uint64_t*>(room + kRoomBytes);
   ring.empty = ring.full + kMaxSlots;
+  uint64_t* come = ring.empty + kMaxSlots;  // the other parts
   const BatchShare share(problem, kRows);
+  const bool is_cluster = problem.split * problem.sharers > 1;
   LetNextBegin();
   if (threadIdx.x == 0) {
     for (int slot = 0; slot < problem.slots; ++slot) {
       MakeBarrier(&ring.full[slot], 1);
       MakeBarrier(&ring.empty[slot], kGroups * 4 * problem.sharers);
     }
+    MakeBarrier(come, 1);
     FenceBarriers();
+    if (problem.split > 1) {
+      const int columns = FirstColumn(Sums::kColumns, share.part + 1, problem.split) -
+                          FirstColumn(Sums::kColumns, share.part, problem.split);
+      ArriveExpecting(come, (problem.split - 1) * columns * Sums::kThreads * 16);
+    }
   }
   __syncthreads();
-  if (problem.sharers > 1) ArriveAtCluster();
+  if (is_cluster) ArriveAtCluster();
   if (threadIdx.x >= Sums::kThreads) {
+    if (ElectOne()) PrefetchMap(&activations);
+    __syncwarp();
     FillBatchRing<kRows>(problem, share, ring, weights, activations);
-    if (problem.split > 1) {
-      ArriveAtCluster();
-      WaitForCluster();
-    }
   } else {
     Sums sums;
     SlotPlace place;
+    int left = share.Slabs();
     WaitForInputs();
-    if (problem.sharers > 1) WaitForCluster();
+    if (is_cluster) WaitForCluster();
     if (problem.split > 1) {  // one tile
-      float* partial = reinterpret_cast<float*>(slots);
-      sums.Run(problem, share, ring, place);
-      asm volatile("bar.sync 1, %0;" ::"n"(Sums::kThreads) : "memory");  // nobody reads the ring
-      sums.Lay(problem, partial);
-      ArriveAtCluster();
-      WaitForCluster();
-      sums.AddUp(problem, share, partial, share.first_tile * kRows);
+      sums.Run(problem, share, ring, place, left);
+      sums.Send(problem, share, parts, come);
+      WaitForStores(come, 0);
+      sums.AddUp(problem, share, parts, share.first_tile * kRows);
     } else {
       for (int tile = share.first_tile; tile < share.end_tile; tile += share.step) {
-        sums.Run(problem, share, ring, place);
+        sums.Run(problem, share, ring, place, left);
         sums.Store(problem, tile * kRows);
       }
     }
-  }
-  if (problem.split * problem.sharers > 1) {  // nobody ends while others reach into its memory
-    ArriveAtCluster();
-    WaitForCluster();
   }
 }
 
@@ -351,7 +367,7 @@ int ClustersAtATime(int size) {
   static std::atomic<int> known[kMaxCluster + 1];
   int count = known[size].load(std::memory_order_relaxed);
   if (count == 0) {
-    const auto kernel = BatchLinearKernel<64, 1, 1>;
+    const auto kernel = BatchLinearKernel<64, 1>;
     AllowShared(kernel, kSharedBytes);
     cudaLaunchAttribute attributes[2] = {};
     const cudaLaunchConfig_t config = ClusterConfig(nullptr, size, 160, size, attributes);
@@ -370,15 +386,23 @@ int SlotTokens(int64_t tokens, int sharers) {
   return static_cast<int>((tokens + unit - 1) / unit * unit);
 }
 
-template <int kRows, int kGroups, int kTiles>
+// What fits beside the other parts' sums of one's columns, 16 bytes for each thread and column.
+int Slots(const BatchPlan& plan, int64_t tokens) {
+  const int columns = (plan.rows / 8 + plan.split - 1) / plan.split;
+  const int parts = (plan.split - 1) * columns * (tokens <= 64 ? 128 : 256) * 16;
+  const int slot = (plan.rows + SlotTokens(tokens, plan.sharers)) * Slab::kRowBytes;
+  return std::min((kRoomBytes - parts) / slot, kMaxSlots);
+}
+
+template <int kRows, int kGroups>
 void LaunchForm(cudaStream_t stream, const BatchProblem& problem, const CUtensorMap& weights,
                 const CUtensorMap& activations) {
-  const auto kernel = BatchLinearKernel<kRows, kGroups, kTiles>;
+  const auto kernel = BatchLinearKernel<kRows, kGroups>;
   AllowShared(kernel, kSharedBytes);
   const int size = problem.split * problem.sharers;
   const int64_t groups =
       (Tiles(problem.out_features, kRows) + problem.sharers - 1) / problem.sharers;
-  const int clusters = static_cast<int>(
+  const auto clusters = static_cast<int>(
       problem.split > 1 ? groups : std::min<int64_t>(groups, ClustersAtATime(size)));
   cudaLaunchAttribute attributes[2] = {};
   const cudaLaunchConfig_t config =
@@ -390,14 +414,9 @@ template <int kRows>
 void LaunchRows(cudaStream_t stream, const BatchProblem& problem, const CUtensorMap& weights,
                 const CUtensorMap& activations) {
   if (problem.num_tokens <= 64) {
-    return LaunchForm<kRows, 1, 1>(stream, problem, weights, activations);
+    return LaunchForm<kRows, 1>(stream, problem, weights, activations);
   }
-  if constexpr (kRows <= kMostRowsOfPairs) {
-    if (problem.num_tokens > 128) {
-      return LaunchForm<kRows, 2, 2>(stream, problem, weights, activations);
-    }
-  }
-  LaunchForm<kRows, 2, 1>(stream, problem, weights, activations);
+  LaunchForm<kRows, 2>(stream, problem, weights, activations);
 }
 
 }  // namespace
@@ -405,12 +424,10 @@ void LaunchRows(cudaStream_t stream, const BatchProblem& problem, const CUtensor
 bool IsBatchPlan(const BatchPlan& plan, int64_t num_tokens, int64_t out_features) {
   const int size = plan.split * plan.sharers;
   if (size != 1 && size != 2 && size != 4) return false;
-  if (num_tokens > 128 && plan.rows > kMostRowsOfPairs) return false;
+  if (plan.burst < 1 || plan.burst > kMaxBurst) return false;
+  if (Slots(plan, num_tokens) < 2 * plan.burst) return false;
   const int64_t groups = (Tiles(out_features, plan.rows) + plan.sharers - 1) / plan.sharers;
-  const int slot = (plan.rows + SlotTokens(num_tokens, plan.sharers)) * Slab::kRowBytes;
-  const int slots = std::min(kRingBytes / slot, kMaxSlots);
-  const int64_t partial = num_tokens * (plan.rows + kPad) * 4;
-  return plan.split == 1 || (groups <= ClustersAtATime(size) && partial <= slots * slot);
+  return plan.split == 1 || groups <= ClustersAtATime(size);
 }
 
 BatchPlan ChooseBatchPlan(int64_t num_tokens, int64_t out_features, int64_t in_features) {
@@ -418,20 +435,17 @@ BatchPlan ChooseBatchPlan(int64_t num_tokens, int64_t out_features, int64_t in_f
   double least = 0;
   for (const int rows : kBatchRows) {
     for (const int split : {1, 2, 4}) {
-      for (const int sharers : {1, 2, 4}) {
-        const BatchPlan plan = {rows, split, sharers};
-        if (split * sharers > 4 || !IsBatchPlan(plan, num_tokens, out_features)) continue;
-        const int64_t groups = (Tiles(out_features, rows) + sharers - 1) / sharers;
-        const int64_t clusters = ClustersAtATime(split * sharers);
-        const auto rounds = static_cast<double>((groups + clusters - 1) / clusters);
-        const double k = static_cast<double>(in_features) / split;
-        // What a multiprocessor reads, x from level 2; then the partial sums.
-        double cost = rounds * k * (rows + 0.3 * static_cast<double>(num_tokens) / sharers);
-        if (split > 1) cost += static_cast<double>(num_tokens) * rows + 30000;
-        if (best.rows == 0 || cost < least) {
-          best = plan;
-          least = cost;
-        }
+      const BatchPlan plan = {rows, split};
+      if (!IsBatchPlan(plan, num_tokens, out_features)) continue;
+      const int64_t clusters = ClustersAtATime(split);
+      const int64_t rounds = (Tiles(out_features, rows) + clusters - 1) / clusters;
+      // What a multiprocessor reads, x from level 2; then the sums that it exchanges.
+      double cost = static_cast<double>(rounds) * static_cast<double>(in_features) / split *
+                    (rows + 0.3 * static_cast<double>(num_tokens));
+      if (split > 1) cost += static_cast<double>(num_tokens) * rows + 60000;
+      if (best.rows == 0 || cost < least) {
+        best = plan;
+        least = cost;
       }
     }
   }
@@ -455,16 +469,16 @@ void LaunchBatchLinear(cudaStream_t stream, const Tensor& x, const Tensor& weigh
   PENSTOCK_CHECK_EQ(out.dim(1), weight.dim(0));
   PENSTOCK_CHECK(IsBatchPlan(plan, x.dim(0), weight.dim(0)));
   const int x_rows = SlotTokens(x.dim(0), plan.sharers);
-  const int slot_bytes = (plan.rows + x_rows) * Slab::kRowBytes;
   const BatchProblem problem = {Elements<Bf16>(out),
                                 out.stride(0),
                                 static_cast<int>(x.dim(0)),
                                 static_cast<int>(weight.dim(0)),
                                 static_cast<int>((x.dim(1) + kSlabK - 1) / kSlabK),
                                 x_rows,
-                                std::min(kRingBytes / slot_bytes, kMaxSlots),
+                                Slots(plan, x.dim(0)),
                                 plan.split,
-                                plan.sharers};
+                                plan.sharers,
+                                plan.burst};
   const CUtensorMap weights = MakeTensorMap(Elements<const Bf16>(weight), DataType::kBF16,
                                             weight.dim(0), weight.dim(1), plan.rows, kSlabK);
   const CUtensorMap activations =

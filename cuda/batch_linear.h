@@ -2,7 +2,7 @@
 // warpgroup's tensor cores.
 //   out[t, n] = sum_k x[t, k] * weight[n, k]
 // x [num_tokens, in_features], weight [out_features, in_features], out [num_tokens, out_features]
-// bf16, sums in f32; num_tokens <= 256, features multiples of 8; weight dense, rows of x and out
+// bf16, sums in f32; num_tokens <= 128, features multiples of 8; weight dense, rows of x and out
 // may be strided.
 //
 // What lives where. A block has up to 256 rows of the weight and all tokens. Slabs of 64 k's of
@@ -10,9 +10,10 @@
 // Tokens are the 64 rows of a product and the weight's rows its columns, so that a block's share of
 // rows can be any multiple of 8: what a multiprocessor reads is what decides. Weights wait for
 // nobody: the ring fills with them while the kernel before still runs (programmatic dependent
-// launch). Blocks of a cluster may split k, where rows are few: each sums its part, then they add
-// up through each other's shared memory, in the order of their ranks. And blocks with other rows
-// and the same k's may share the copies of x, each bringing a part of it to all.
+// launch).
+// Blocks of a cluster may split k, where rows are few: each sums its part and stores the sums of a
+// range of rows into the block that has them, which adds up in the order of the parts. And blocks
+// with other rows and the same k's may share the copies of x, each bringing a part of it to all.
 //
 // The same tensors give the same bits. An element's order of summation depends on the sizes, by the
 // split of k.
@@ -26,17 +27,18 @@ struct CUstream_st;
 
 namespace penstock::cuda {
 
-inline constexpr int64_t kBatchTokens = 256;
+inline constexpr int64_t kBatchTokens = 128;
 
-// How the work is spread. REQUIRES: split * sharers <= 4.
+// How the work is spread. split * sharers is 1, 2 or 4, burst 1, 2 or 4.
 struct BatchPlan {
   int rows = 0;     // of the weight, a block's at a time
   int split = 1;    // blocks that have parts of k
   int sharers = 1;  // blocks that share the copies of x
+  int burst = 1;    // slabs that are asked for together: the longer are the pieces of a row
 };
 
-// The widths that a plan may have for so many tokens, and whether it can be run as it says: the
-// blocks that split k have one tile each.
+// The widths that a plan may have, and whether it can be run: the blocks that split k have one tile
+// each.
 inline constexpr int kBatchRows[] = {64, 96, 128, 168, 192, 224, 256};
 bool IsBatchPlan(const BatchPlan& plan, int64_t num_tokens, int64_t out_features);
 

@@ -151,20 +151,24 @@ void Bench(const CudaStream& stream, LtLinear& lt, const Chain& chain,
         stream.Synchronize();
         Check(xs[i], weights[i][0], outs[i], "skinny_linear");
       }
-      const Tensor batch = Uninitialized(DataType::kBF16, {tokens, gemm.out});
-      cuda::LaunchBatchLinear(stream.get(), xs[i], weights[i][0], batch);
-      stream.Synchronize();
-      Check(xs[i], weights[i][0], batch, "batch_linear");
+      if (tokens <= cuda::kBatchTokens) {
+        const Tensor batch = Uninitialized(DataType::kBF16, {tokens, gemm.out});
+        cuda::LaunchBatchLinear(stream.get(), xs[i], weights[i][0], batch);
+        stream.Synchronize();
+        Check(xs[i], weights[i][0], batch, "batch_linear");
+      }
       algorithms.push_back(lt.Tune(stream, xs[i], weights[i], outs[i]));
       lt.Run(stream, xs[i], weights[i][1], outs[i], algorithms[i]);
       stream.Synchronize();
       Check(xs[i], weights[i][1], outs[i], "cuBLASLt");
     }
     const auto skinny = [&] {
-      for (size_t layer = 0; layer < static_cast<size_t>(chain.layers); ++layer) {
-        for (size_t i = 0; i < xs.size(); ++i) {
-          cuda::LaunchSkinnyLinear(stream.get(), xs[i], weights[i][layer], outs[i]);
-        }
+      const size_t count = xs.size();
+      const size_t all = count * static_cast<size_t>(chain.layers);
+      for (size_t at = 0; at < all; ++at) {
+        const size_t next = (at + 1) % all;
+        cuda::LaunchSkinnyLinear(stream.get(), xs[at % count], weights[at % count][at / count],
+                                 outs[at % count], weights[next % count][next / count]);
       }
     };
     const auto batch = [&] {
@@ -206,18 +210,18 @@ void Bench(const CudaStream& stream, LtLinear& lt, const Chain& chain,
     // In turns, there and back; 0 where a product does not take the shape.
     double us[4] = {INFINITY, INFINITY, INFINITY, INFINITY};
     const std::function<void()> runs[] = {skinny, batch, theirs, chained};
-    const bool has[] = {tokens <= cuda::kSkinnyTokens, true, true, has_chain};
+    const bool has[] = {tokens <= cuda::kSkinnyTokens, tokens <= cuda::kBatchTokens, true, true};
     for (const size_t i : {0, 1, 2, 3, 3, 2, 1, 0}) {
       us[i] = has[i] ? std::min(us[i], GraphMicroseconds(stream, runs[i])) : 0;
     }
     const auto share = [&](double all) { return all > 0 ? bytes / all * 1e6 / bandwidth : 0; };
     std::printf(
-        "{\"chain\": \"%s\", \"tokens\": %ld, \"mb\": %.1f, \"skinny_us\": %.2f, \"batch_us\": "
-        "%.2f, "
-        "\"lt_us\": %.2f, \"chain_us\": %.2f, \"skinny_share\": %.3f, \"batch_share\": %.3f, "
-        "\"lt_share\": %.3f}\n",
+        "{\"chain\": \"%s\", \"tokens\": %ld, \"mb\": %.1f, \"skinny_us\": %.2f, "
+        "\"batch_us\": %.2f, \"lt_us\": %.2f, \"skinny_share\": %.3f, \"batch_share\": %.3f, "
+        "\"lt_share\": %.3f, \"chain_us\": %.2f, \"all_chain\": %d}\n",
         chain.name, tokens, bytes / chain.layers * 1e-6, us[0] / chain.layers, us[1] / chain.layers,
-        us[2] / chain.layers, us[3] / chain.layers, share(us[0]), share(us[1]), share(us[2]));
+        us[2] / chain.layers, share(us[0]), share(us[1]), share(us[2]), us[3] / chain.layers,
+        has_chain);
     std::fflush(stdout);
   }
 }
@@ -249,18 +253,20 @@ void BenchPlans(const CudaStream& stream, LtLinear& lt, const Gemm& gemm, int la
                 gemm.out, gemm.in, tokens, lt_us, bytes / lt_us * 1e6 / bandwidth);
     const cuda::BatchPlan chosen = cuda::ChooseBatchPlan(tokens, gemm.out, gemm.in);
     std::printf(", \"chosen\": \"%d/%d/%d\"", chosen.rows, chosen.split, chosen.sharers);
+    const auto plans = [&](const cuda::BatchPlan& plan) {
+      if (!cuda::IsBatchPlan(plan, tokens, gemm.out)) return;
+      const Tensor fresh = Uninitialized(DataType::kBF16, {tokens, gemm.out});
+      cuda::LaunchBatchLinear(stream.get(), x, weights[0], fresh, plan);
+      stream.Synchronize();
+      Check(x, weights[0], fresh, "batch_linear");
+      const double us =
+          time([&](const Tensor& w) { cuda::LaunchBatchLinear(stream.get(), x, w, out, plan); });
+      std::printf(", \"%d/%d/%d/%d\": %.2f", plan.rows, plan.split, plan.sharers, plan.burst, us);
+    };
     for (const int rows : cuda::kBatchRows) {
       for (const int split : {1, 2, 4}) {
-        for (const int sharers : {1, 2, 4}) {
-          const cuda::BatchPlan plan = {rows, split, sharers};
-          if (!cuda::IsBatchPlan(plan, tokens, gemm.out)) continue;
-          const Tensor fresh = Uninitialized(DataType::kBF16, {tokens, gemm.out});
-          cuda::LaunchBatchLinear(stream.get(), x, weights[0], fresh, plan);
-          stream.Synchronize();
-          Check(x, weights[0], fresh, "batch_linear");
-          const double us = time(
-              [&](const Tensor& w) { cuda::LaunchBatchLinear(stream.get(), x, w, out, plan); });
-          std::printf(", \"%d/%d/%d\": %.2f", rows, split, sharers, us);
+        for (const int sharers : {1, 2}) {
+          for (const int burst : {1, 2, 4}) plans({rows, split, sharers, burst});
         }
       }
     }
@@ -282,7 +288,7 @@ int Run(bool plans) {
   const Gemm qkv7{12288, 4096}, o{4096, 4096}, up7{22016, 4096}, down7{4096, 11008};
   const Gemm qkv8{6144, 4096}, up8{28672, 4096}, down8{4096, 14336};
   if (plans) {
-    const std::vector<int64_t> batches = {16, 64, 128, 256};
+    const std::vector<int64_t> batches = {16, 64, 128};
     BenchPlans(stream, lt, qkv7, 8, batches, bandwidth);
     BenchPlans(stream, lt, o, 16, batches, bandwidth);
     BenchPlans(stream, lt, up7, 6, batches, bandwidth);
@@ -294,10 +300,10 @@ int Run(bool plans) {
     BenchPlans(stream, lt, {128256, 4096}, 3, batches, bandwidth);
     return 0;
   }
-  const std::vector<int64_t> all = {1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256};
+  const std::vector<int64_t> all = {1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128};
   Bench(stream, lt, {"7B layer", {qkv7, o, up7, down7}, 8}, all, bandwidth);
   Bench(stream, lt, {"8B layer", {qkv8, o, up8, down8}, 8}, all, bandwidth);
-  const std::vector<int64_t> some = {1, 8, 16, 32, 64, 128, 256};
+  const std::vector<int64_t> some = {1, 8, 16, 32, 64, 128};
   Bench(stream, lt, {"12288 x 4096", {qkv7}, 16}, some, bandwidth);
   Bench(stream, lt, {"6144 x 4096", {qkv8}, 24}, some, bandwidth);
   Bench(stream, lt, {"4096 x 4096", {o}, 32}, some, bandwidth);

@@ -1,5 +1,7 @@
 #include "cuda/batch_linear.h"
 
+#include <map>
+
 #include "tests/support/gpu.h"
 #include "tests/support/tensors.h"
 
@@ -43,44 +45,55 @@ std::vector<cuda::BatchPlan> Plans(int64_t tokens, int64_t out_features) {
   for (const int rows : cuda::kBatchRows) {
     for (const int split : {1, 2, 4}) {
       for (const int sharers : {1, 2, 4}) {
-        const cuda::BatchPlan plan = {rows, split, sharers};
-        if (cuda::IsBatchPlan(plan, tokens, out_features)) plans.push_back(plan);
+        for (const int burst : {1, 2, 4}) {
+          const cuda::BatchPlan plan = {rows, split, sharers, burst};
+          if (cuda::IsBatchPlan(plan, tokens, out_features)) plans.push_back(plan);
+        }
       }
     }
   }
   return plans;
 }
 
+std::string Text(const cuda::BatchPlan& plan) {
+  return std::to_string(plan.rows) + " rows, split " + std::to_string(plan.split) + ", shared " +
+         std::to_string(plan.sharers) + ", burst " + std::to_string(plan.burst);
+}
+
 // Every plan: rows that no tile ends with, tiles for fewer blocks than a cluster has and for more
 // than there are; k's of less than a slab, of parts without any, of more than the ring holds. Each
-// element is held tightly: few wrong rows are lost in a whole tensor's tolerance.
+// element is held tightly: few wrong rows are lost in a whole tensor's tolerance. And nothing but
+// the split of k changes a bit.
 TEST_F(BatchLinear, EveryPlanMatchesFloat64) {
   struct Size {
     int64_t tokens, out, in;
   };
   for (const Size& size :
        {Size{1, 8, 8}, Size{9, 200, 72}, Size{16, 4096, 136}, Size{17, 520, 2056}, Size{33, 72, 64},
-        Size{64, 264, 1024}, Size{65, 96, 576}, Size{100, 344, 256}, Size{128, 304, 1536},
-        Size{129, 136, 320}, Size{200, 128, 1024}, Size{256, 264, 200}, Size{24, 36000, 64}}) {
+        Size{64, 264, 1024}, Size{65, 96, 576}, Size{100, 344, 4096}, Size{128, 304, 1536},
+        Size{24, 36000, 64}}) {
     const Tensor x = As(kType, Random({size.tokens, size.in}, 1));
     const Tensor weight = As(kType, Random({size.out, size.in}, 2));
     const std::vector<double> reference = Float64(x, weight);
     const double usual = std::sqrt(static_cast<double>(size.in));
     const std::vector<cuda::BatchPlan> plans = Plans(size.tokens, size.out);
     ASSERT_FALSE(plans.empty());
+    std::map<int, std::vector<float>> of_split;
     for (const cuda::BatchPlan& plan : plans) {
       const Tensor out = Poisoned({size.tokens, size.out}, kType);
       Multiply(x, weight, out, plan);
       const std::vector<float> values = ToVector(out);
-      double worst = 0;
+      size_t wrong = 0;
       for (size_t i = 0; i < values.size(); ++i) {
         const double error = std::abs(values[i] - reference[i]);
-        // NaN counts.
-        if (!(error <= 0.01 * usual + 0.01 * std::abs(reference[i]))) worst = INFINITY;
+        const bool near = error <= 0.01 * usual + 0.01 * std::abs(reference[i]);
+        wrong += near ? 0 : 1;  // NaN counts
       }
-      EXPECT_EQ(worst, 0) << size.tokens << " x " << size.out << " x " << size.in << " by "
-                          << plan.rows << " rows, split " << plan.split << ", shared "
-                          << plan.sharers;
+      const std::string what = std::to_string(size.tokens) + " x " + std::to_string(size.out) +
+                               " x " + std::to_string(size.in) + ", " + Text(plan);
+      ASSERT_EQ(wrong, 0) << what;
+      const auto [first, is_first] = of_split.try_emplace(plan.split, values);
+      ASSERT_TRUE(values == first->second) << what;
     }
   }
 }
@@ -103,14 +116,14 @@ TEST_F(BatchLinear, RowsMayBeStrided) {
       out.insert(out.end(), row.begin(), row.begin() + 96);
       for (size_t n = 96; n < row.size(); ++n) EXPECT_TRUE(std::isnan(row[n])) << n;
     }
-    EXPECT_LE(RelativeError(FromVector(out), reference), Tolerance(kType)) << plan.rows;
+    EXPECT_LE(RelativeError(FromVector(out), reference), Tolerance(kType)) << Text(plan);
   }
 }
 
 // A chain in one stream, without a wait between: what depends on what came before is read after it,
 // slots are not filled while they are read, and the same products have the same bits run after run.
 TEST_F(BatchLinear, ChainsHaveTheSameBits) {
-  for (const int64_t tokens : {16, 64, 128, 256}) {
+  for (const int64_t tokens : {16, 64, 128}) {
     const Tensor x = As(kType, Random({tokens, 1024}, 1));
     const Tensor up = As(kType, Random({4096, 1024}, 2, 0.05f));
     const Tensor down = As(kType, Random({1024, 4096}, 3, 0.05f));
@@ -133,7 +146,7 @@ TEST_F(BatchLinear, ChainsHaveTheSameBits) {
         EXPECT_LE(RelativeError(middle, Float64(x, up)), Tolerance(kType)) << tokens;
         EXPECT_LE(RelativeError(out, Float64(middle, down)), Tolerance(kType)) << tokens;
       }
-      ASSERT_EQ(ToVector(out), first) << tokens << ", run " << run;
+      ASSERT_TRUE(ToVector(out) == first) << tokens << ", run " << run;
     }
   }
 }

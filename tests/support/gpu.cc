@@ -91,6 +91,9 @@ Tensor GpuCall::In(const Tensor& host) const {
     copy = {nullptr, const_cast<void*>(host.raw()), Extent(host), false};
     CUDA_CHECK(cudaMalloc(&copy.device, copy.bytes));
     CUDA_CHECK(cudaMemcpy(copy.device, copy.host, copy.bytes, cudaMemcpyHostToDevice));
+    // From pageable memory it may return while the last of it is still under way, and this object's
+    // stream does not wait for the default one.
+    CUDA_CHECK(cudaStreamSynchronize(nullptr));
   }
   if (host.is_contiguous()) {
     return Tensor::Borrow(copy.device, host.type(), host.shape(), Device::kCuda);
