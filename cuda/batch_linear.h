@@ -42,7 +42,8 @@ struct BatchPlan {
 inline constexpr int kBatchRows[] = {64, 96, 128, 168, 192, 224, 256};
 bool IsBatchPlan(const BatchPlan& plan, int64_t num_tokens, int64_t out_features);
 
-// The plan of the least time by what was measured (tests/bench/results/2026-11-30_batch_linear.md).
+// The plan of the least time, by a model of what a multiprocessor reads
+// (tests/bench/results/2026-11-30_batch_linear.md has what it was held against). Shares no x.
 BatchPlan ChooseBatchPlan(int64_t num_tokens, int64_t out_features, int64_t in_features);
 
 // Whether these tensors are of the form above.

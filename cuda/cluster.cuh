@@ -8,12 +8,6 @@
 
 namespace penstock::cuda {
 
-__device__ __forceinline__ int ClusterRank() {
-  int rank;
-  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-  return rank;
-}
-
 // Every thread of every block arrives, then waits: barriers that were made and fenced before
 // (FenceBarriers) can be used after. Nothing else is made visible: a release would wait for all of
 // a thread's stores, device memory's too.
