@@ -97,12 +97,10 @@ class CudaBackend final : public Backend {
                          " KiB of the GPU"));
   }
   PoolAllocatorStats MemoryStats() const override { return memory_->stats(); }
+  int64_t DeviceBytesFree() const override { return Memory().first; }
   int64_t DeviceBytesInUse() const override {
-    size_t free = 0;
-    size_t total = 0;
-    CUDA_CHECK(cudaSetDevice(options_.ordinal));
-    CUDA_CHECK(cudaMemGetInfo(&free, &total));
-    return static_cast<int64_t>(total - free);
+    const auto [free, total] = Memory();
+    return total - free;
   }
   uint64_t TuningHash() const override { return table_hash_; }
 
@@ -111,6 +109,15 @@ class CudaBackend final : public Backend {
       : options_(options), memory_(std::move(memory)), inputs_(*memory_) {}
 
   absl::Status UseGemmTable();
+
+  // Free, and all, by whomever it is used.
+  std::pair<int64_t, int64_t> Memory() const {
+    size_t free = 0;
+    size_t total = 0;
+    CUDA_CHECK(cudaSetDevice(options_.ordinal));
+    CUDA_CHECK(cudaMemGetInfo(&free, &total));
+    return {static_cast<int64_t>(free), static_cast<int64_t>(total)};
+  }
 
   const CudaBackendOptions options_;
   const std::unique_ptr<PoolAllocator> memory_;

@@ -40,7 +40,7 @@ class RuntimeFlags {
   void Apply(RuntimeOptions* options) const;
 
  private:
-  int64_t kv_memory_mib_ = 1024;
+  int64_t kv_memory_mib_ = 0;
   std::string prefill_attention_ = "flash";
   int64_t padded_memory_mib_ = 2048;
   bool no_graphs_ = false;

@@ -50,15 +50,27 @@ absl::Status CheckStageOptions(const StageOptions& options, const ModelConfig& c
 }
 
 absl::StatusOr<int64_t> StageBlocks(const StageOptions& options, const ModelConfig& config,
-                                    int64_t block_bytes) {
+                                    int64_t block_bytes, int64_t kv_bytes) {
   if (options.num_blocks > 0) return options.num_blocks;
-  const int64_t num_blocks =
-      std::min<int64_t>(options.kv_memory_bytes / block_bytes,
-                        options.max_sequences * BlocksFor(config.context_length));
+  const int64_t num_blocks = std::min<int64_t>(
+      kv_bytes / block_bytes, options.max_sequences * BlocksFor(config.context_length));
   if (num_blocks >= 1) return num_blocks;
-  return absl::InvalidArgumentError(absl::StrCat(
-      "one KV block of this model takes ", block_bytes, " bytes, but the KV memory is ",
-      options.kv_memory_bytes, " bytes: raise --kv-memory-mib"));
+  return absl::InvalidArgumentError(absl::StrCat("one KV block of this model takes ", block_bytes,
+                                                 " bytes, but the KV memory is ", kv_bytes,
+                                                 " bytes: raise --kv-memory-mib"));
 }
+
+absl::Status CheckRoom(const StageOptions& options, int64_t weight_bytes, int64_t kv_bytes,
+                       int64_t free_bytes) {
+  if (free_bytes == 0 || weight_bytes + kv_bytes <= free_bytes) return absl::OkStatus();
+  const auto mib = [](int64_t bytes) { return absl::StrCat(bytes >> 20, " MiB"); };
+  return absl::ResourceExhaustedError(absl::StrCat(
+      options.device, " has ", mib(free_bytes), " free, but stage ", options.stage, " needs ",
+      mib(weight_bytes), " for weights and ", mib(kv_bytes),
+      " for KV: lower --kv-memory-mib, share the layers over more GPUs with --stages, or end what "
+      "else uses this one"));
+}
+
+int64_t KvBytesOf(int64_t free_bytes) { return free_bytes / 10 * 9; }
 
 }  // namespace penstock

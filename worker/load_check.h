@@ -18,9 +18,18 @@ LayerRange StageLayers(const StageOptions& options, const ModelConfig& config);
 absl::Status CheckStageOptions(const StageOptions& options, const ModelConfig& config,
                                uint64_t model_hash);
 
-// How many KV blocks of `block_bytes` the stage makes. Errors: INVALID_ARGUMENT with the setting if
-// the memory holds none.
+// How many KV blocks of `block_bytes` the stage makes; `kv_bytes` is the memory for them, where the
+// options do not say how many. Errors: INVALID_ARGUMENT with the setting if it holds none.
 absl::StatusOr<int64_t> StageBlocks(const StageOptions& options, const ModelConfig& config,
-                                    int64_t block_bytes);
+                                    int64_t block_bytes, int64_t kv_bytes);
+
+// Whether weights and KV find room on a device with so many bytes free (0: it has no memory of its
+// own). What else a stage needs is small beside them. Errors: RESOURCE_EXHAUSTED with the numbers.
+absl::Status CheckRoom(const StageOptions& options, int64_t weight_bytes, int64_t kv_bytes,
+                       int64_t free_bytes);
+
+// The memory for KV where nobody says how much: of what is free once weights and workspace are
+// there.
+int64_t KvBytesOf(int64_t free_bytes);
 
 }  // namespace penstock

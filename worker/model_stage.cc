@@ -3,6 +3,7 @@
 #include <atomic>
 #include <chrono>
 #include <optional>
+#include <thread>
 #include <vector>
 
 #include "core/base/log.h"
@@ -53,6 +54,8 @@ class ModelStage final : public StageExecutor {
  private:
   absl::StatusOr<StageInfo> LoadModel(const StageOptions& options,
                                       const ProgressCallback& progress);
+  absl::Status WaitForRoom(const StageOptions& options, int64_t weight_bytes,
+                           int64_t kv_bytes) const;
   absl::Status MakeRoom(const StageOptions& options, const ModelConfig& config, int64_t num_blocks);
   absl::Status Warm();
   absl::Status WarmStep(int64_t tokens, int64_t each);
@@ -111,14 +114,21 @@ absl::StatusOr<StageInfo> ModelStage::LoadModel(const StageOptions& options,
   is_first_ = layers_.first == 0;
   is_last_ = layers_.last == config.num_layers;
   const int64_t block_bytes = KvCache::BlockBytes(config, layers_.count(), options.precision);
-  PENSTOCK_ASSIGN_OR_RETURN(const int64_t num_blocks, StageBlocks(options, config, block_bytes));
+  const bool is_told = options.num_blocks > 0 || options.kv_memory_bytes > 0;
+  int64_t num_blocks = 0;
+  if (is_told) {
+    PENSTOCK_ASSIGN_OR_RETURN(num_blocks,
+                              StageBlocks(options, config, block_bytes, options.kv_memory_bytes));
+  }
 
   PENSTOCK_ASSIGN_OR_RETURN(backend_, MakeBackend(options, config));
+  const int64_t total = NumParameters(config, layers_);
+  PENSTOCK_RETURN_IF_ERROR(
+      WaitForRoom(options, total * Info(options.precision).block_bytes, num_blocks * block_bytes));
   ModelCheck check;
   if (!options.check_file.empty()) {
     PENSTOCK_ASSIGN_OR_RETURN(check, ReadModelCheck(options.check_file));
   }
-  const int64_t total = NumParameters(config, layers_);
   const WatchedSource weights(*file.weights, options.check_file.empty() ? nullptr : &check.tensors,
                               [&](std::string_view tensor, int64_t done) {
                                 progress({done, total, std::string(tensor)});
@@ -137,6 +147,12 @@ absl::StatusOr<StageInfo> ModelStage::LoadModel(const StageOptions& options,
                 {options.max_step_tokens, SampleRows(options.max_sequences),
                  options.prefill_attention, options.padded_memory_bytes, options.precision},
                 backend_->ops(), memory));
+  if (!is_told) {
+    const int64_t left = backend_->DeviceBytesFree();
+    PENSTOCK_ASSIGN_OR_RETURN(
+        num_blocks,
+        StageBlocks(options, config, block_bytes, left > 0 ? KvBytesOf(left) : kDefaultKvBytes));
+  }
   PENSTOCK_RETURN_IF_ERROR(MakeRoom(options, config, num_blocks));
   model_ = std::move(model);
   PENSTOCK_RETURN_IF_ERROR(Warm());
@@ -150,6 +166,18 @@ absl::StatusOr<StageInfo> ModelStage::LoadModel(const StageOptions& options,
   info.block_bytes = block_bytes;
   info.gemm_table_hash = backend_->TuningHash();
   return info;
+}
+
+// A stage that takes a dead one's place may be here before the memory of that is free.
+absl::Status ModelStage::WaitForRoom(const StageOptions& options, int64_t weight_bytes,
+                                     int64_t kv_bytes) const {
+  constexpr int64_t kPatienceNs = 3'000'000'000;
+  const int64_t until = NowNs() + (options.num_blocks > 0 ? kPatienceNs : 0);
+  while (true) {
+    absl::Status room = CheckRoom(options, weight_bytes, kv_bytes, backend_->DeviceBytesFree());
+    if (room.ok() || NowNs() >= until) return room;
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
 }
 
 // What plans need beside the model.

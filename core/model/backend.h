@@ -63,6 +63,8 @@ class Backend {
   virtual void EndWarming() = 0;
   // Of memory(); zeros where it has no pools.
   virtual PoolAllocatorStats MemoryStats() const = 0;
+  // What is free of a device that has memory of its own, in bytes; else 0.
+  virtual int64_t DeviceBytesFree() const = 0;
   // What is in use of a device that has memory of its own, by whomever, in bytes; else 0.
   virtual int64_t DeviceBytesInUse() const = 0;
   // Of the table of measured algorithms that matrix products follow; 0: none.

@@ -29,6 +29,7 @@ class CpuBackend final : public Backend {
   void FetchOutputs() override {}
   void EndWarming() override {}
   PoolAllocatorStats MemoryStats() const override { return {}; }
+  int64_t DeviceBytesFree() const override { return 0; }
   int64_t DeviceBytesInUse() const override { return 0; }
 
  private:

@@ -15,10 +15,14 @@ namespace penstock {
 // The most that StageOptions::plans_ahead may be.
 inline constexpr int32_t kMaxPlansAhead = 64;
 
+inline constexpr int64_t kDefaultKvBytes = int64_t{1} << 30;
+
 // All limits are settings of the front end.
 struct StageOptions {
-  std::string model;              // path of the model file
-  int64_t kv_memory_bytes = 0;    // for the KV blocks of this stage's layers
+  std::string model;  // path of the model file
+  // For the KV blocks of this stage's layers; 0: on a GPU nine tenths of what is left of its
+  // memory, on the CPU kDefaultKvBytes.
+  int64_t kv_memory_bytes = 0;
   int64_t max_step_tokens = 512;  // tokens of one plan
   int64_t max_sequences = 64;     // slots; also rows sampled in one plan
   int threads = 0;                // 0: one a core

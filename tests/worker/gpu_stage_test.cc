@@ -284,6 +284,21 @@ TEST_F(InvariantStageTest, RefusesWhatItHasNoKernelsFor) {
                     {"--invariant", "--prefill-attention padded"}));
 }
 
+TEST_F(GpuStageTest, TakesWhatIsLeftForKv) {
+  const TempFile file(TinyModel().Build());
+  StageOptions options = Options(file.path(), "cuda:0", DataType::kBF16);
+  options.kv_memory_bytes = 0;
+  const auto stage = MakeModelStage();
+  const absl::StatusOr<StageInfo> info = stage->Load(options);
+  ASSERT_TRUE(IsOk(info));
+  EXPECT_EQ(info->num_blocks, 8 * BlocksFor(kTinyContext));  // all that requests can use
+  options.kv_memory_bytes = int64_t{1} << 50;
+  options.max_sequences = 4000;
+  options.num_blocks = int64_t{1} << 40;
+  EXPECT_TRUE(Fails(MakeModelStage()->Load(options), absl::StatusCode::kResourceExhausted,
+                    {"cuda:0 has", "MiB for KV", "--kv-memory-mib"}));
+}
+
 TEST_F(GpuStageTest, RefusesWhatAGpuCannotDo) {
   const TempFile file(TinyModel().Build());
   StageOptions options = Options(file.path(), "cuda:77", DataType::kF32);

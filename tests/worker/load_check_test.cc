@@ -100,18 +100,16 @@ TEST(LoadCheck, AnotherModelIsRefusedWithBothHashes) {
 TEST(LoadCheck, BlocksAreTheNumberAskedForOrWhatTheMemoryHolds) {
   StageOptions options;
   options.max_sequences = 3;
-  options.kv_memory_bytes = 1050;
-  EXPECT_EQ(*StageBlocks(options, Config(), 300), 3);
+  EXPECT_EQ(*StageBlocks(options, Config(), 300, 1050), 3);
   // No more than all sequences can use.
-  options.kv_memory_bytes = 1 << 20;
-  EXPECT_EQ(*StageBlocks(options, Config(), 300), 3 * BlocksFor(100));
+  EXPECT_EQ(*StageBlocks(options, Config(), 300, 1 << 20), 3 * BlocksFor(100));
   options.num_blocks = 17;
-  EXPECT_EQ(*StageBlocks(options, Config(), 300), 17);
-  options.kv_memory_bytes = 0;
-  EXPECT_EQ(*StageBlocks(options, Config(), 300), 17);
+  EXPECT_EQ(*StageBlocks(options, Config(), 300, 1 << 20), 17);
+  EXPECT_EQ(*StageBlocks(options, Config(), 300, 0), 17);
   options.num_blocks = 0;
-  EXPECT_TRUE(Fails(StageBlocks(options, Config(), 300), absl::StatusCode::kInvalidArgument,
+  EXPECT_TRUE(Fails(StageBlocks(options, Config(), 300, 299), absl::StatusCode::kInvalidArgument,
                     {"300 bytes", "--kv-memory-mib"}));
+  EXPECT_EQ(KvBytesOf(1000), 900);
 }
 
 // What a stage of a slice says of itself, and that the checks are asked.
@@ -166,6 +164,19 @@ TEST(LoadCheck, AStageSaysWhatItHasLoaded) {
   options.layers = {1, 4};
   EXPECT_TRUE(
       Fails(MakeModelStage()->Load(options), absl::StatusCode::kInvalidArgument, {"last layer"}));
+}
+
+TEST(LoadCheck, TellsWhatAGpuHasAndWhatIsNeeded) {
+  constexpr int64_t kGib = int64_t{1} << 30;
+  StageOptions options;
+  options.device = "cuda:1";
+  options.stage = 2;
+  EXPECT_TRUE(IsOk(CheckRoom(options, 13 * kGib, 3 * kGib, 16 * kGib)));
+  EXPECT_TRUE(IsOk(CheckRoom(options, 13 * kGib, 3 * kGib, 0)));  // no memory of its own
+  EXPECT_TRUE(Fails(CheckRoom(options, 13 * kGib, 3 * kGib, 16 * kGib - 1),
+                    absl::StatusCode::kResourceExhausted,
+                    {"cuda:1 has 16383 MiB free", "stage 2 needs 13312 MiB for weights",
+                     "3072 MiB for KV", "--kv-memory-mib", "--stages"}));
 }
 
 }  // namespace
