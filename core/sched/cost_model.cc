@@ -23,12 +23,12 @@ constexpr double kLeastWeight = 0.01;
 
 // By age, until the floor.
 const std::vector<double>& Fading() {
-  static const auto* const kWeights = [] {
-    auto* weights = new std::vector<double>;
-    for (double weight = 1; weight > kLeastWeight; weight *= kFading) weights->push_back(weight);
-    return weights;
+  static const auto* const weights = [] {
+    auto* made = new std::vector<double>;
+    for (double weight = 1; weight > kLeastWeight; weight *= kFading) made->push_back(weight);
+    return made;
   }();
-  return *kWeights;
+  return *weights;
 }
 
 constexpr int kIterations = 2;     // of reweighting; each observation goes on from the last
