@@ -36,6 +36,10 @@ void CudaOps::Linear(const Tensor& x, const Tensor& weight, const Tensor& out) {
   LaunchLinear(blas_, stream_.get(), x, weight, out);
 }
 
+void CudaOps::LinearAdd(const Tensor& x, const Tensor& weight, const Tensor& sum) {
+  LaunchLinearAdd(blas_, stream_.get(), x, weight, sum);
+}
+
 void CudaOps::RopeTable(std::span<const float> frequencies, const Tensor& positions,
                         const Tensor& table) {
   LaunchRopeTable(stream_.get(), frequencies, positions, table);

@@ -41,6 +41,10 @@ void CpuOps::Linear(const Tensor& x, const Tensor& weight, const Tensor& out) {
   cpu::Linear(pool_, x, weight, out);
 }
 
+void CpuOps::LinearAdd(const Tensor& x, const Tensor& weight, const Tensor& sum) {
+  cpu::LinearAdd(pool_, x, weight, sum);
+}
+
 void CpuOps::RopeTable(std::span<const float> frequencies, const Tensor& positions,
                        const Tensor& table) {
   cpu::RopeTable(pool_, frequencies, positions, table);

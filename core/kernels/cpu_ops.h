@@ -17,6 +17,7 @@ class CpuOps : public Ops {
   void FusedResidualNorm(const Tensor& residual, const Tensor& x, const Tensor& bias,
                          const Tensor& weight, float eps, const Tensor& out) override;
   void Linear(const Tensor& x, const Tensor& weight, const Tensor& out) override;
+  void LinearAdd(const Tensor& x, const Tensor& weight, const Tensor& sum) override;
   void RopeTable(std::span<const float> frequencies, const Tensor& positions,
                  const Tensor& table) override;
   void BiasRope(const BiasRopeArgs& args) override;

@@ -33,6 +33,8 @@ void LaunchFusedResidualNorm(StreamHandle stream, const Tensor& residual, const 
 // The weight is of x's element type; out is of it too, or f32.
 void LaunchLinear(Blas& blas, StreamHandle stream, const Tensor& x, const Tensor& weight,
                   const Tensor& out);
+void LaunchLinearAdd(Blas& blas, StreamHandle stream, const Tensor& x, const Tensor& weight,
+                     const Tensor& sum);
 void LaunchRopeTable(StreamHandle stream, std::span<const float> frequencies,
                      const Tensor& positions, const Tensor& table);
 void LaunchBiasRope(StreamHandle stream, const BiasRopeArgs& args);
