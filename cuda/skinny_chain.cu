@@ -153,6 +153,9 @@ __device__ void EmptyRing(const ChainProblem<Out>& problem, const uint8_t* ring,
     mine.Next(warp < groups ? warp : 0, problem.stages);
     for (int k = 0; k < problem.in_features; k += kStageK) {
       if (warp < groups) {
+        // Copies do not come in their order: the slot's last stage, another warp's, may not be
+        // there yet, where its barrier's parity is the same as at the end of this one.
+        Wait(&empty[mine.slot], mine.parity ^ 1);
         Wait(&full[mine.slot], mine.parity);
         const uint32_t weights = of_weights + mine.slot * kStageBytes;
         const int steps = min(kStageK, problem.in_features - k) / 16;

@@ -102,7 +102,7 @@ TEST_F(FixedOrderTest, AddsTheChainForAnyNumberOfTokens) {
       cuda::Blas blas;
       blas.set_sum_order(SumOrder::kFixed);
       for (int64_t tokens = 1; tokens <= kMost; tokens += tokens < 34 ? 1 : 19) {
-        const Tensor sum = Random(shape, 13, 100.0f).Slice(0, tokens);
+        const Tensor sum = Random({tokens, product.out}, 13, 100.0f);
         {
           const GpuCall gpu;
           cuda::LaunchLinearAdd(blas, gpu.stream(), gpu.In(x.Slice(0, tokens)), gpu.In(weight),
