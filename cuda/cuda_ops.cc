@@ -109,6 +109,10 @@ void CudaOps::RemovePadding(const Tensor& padded, const Tensor& offsets, const T
   LaunchRemovePadding(stream_.get(), padded, offsets, ragged);
 }
 
+void CudaOps::Dequantize(const Tensor& stored, const Tensor& out) {
+  LaunchDequantize(stream_.get(), stored, out);
+}
+
 void CudaOps::Gemv(const Tensor& weight, const Tensor& x, const Tensor& y) {
   LaunchGemv(stream_.get(), weight, x, y);
 }

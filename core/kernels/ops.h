@@ -49,6 +49,9 @@ class Ops {
   virtual void MaskScaleSoftmax(const Tensor& scores, const Tensor& mask, float scale) = 0;
   virtual void RemovePadding(const Tensor& padded, const Tensor& offsets, const Tensor& ragged) = 0;
 
+  // By which weights come into the activations' type while loading.
+  virtual void Dequantize(const Tensor& stored, const Tensor& out) = 0;
+
   // Library kernels: no model needs them.
   virtual void FusedResidualNorm(const Tensor& residual, const Tensor& x, const Tensor& bias,
                                  const Tensor& weight, float eps, const Tensor& out) = 0;

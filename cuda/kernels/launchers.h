@@ -77,6 +77,9 @@ void LaunchMaskScaleSoftmax(StreamHandle stream, const Tensor& scores, const Ten
 void LaunchRemovePadding(StreamHandle stream, const Tensor& padded, const Tensor& offsets,
                          const Tensor& ragged);
 
+// By which weights come into the activations' type while loading.
+void LaunchDequantize(StreamHandle stream, const Tensor& stored, const Tensor& out);
+
 // Library kernels: no model needs them.
 void LaunchGemv(StreamHandle stream, const Tensor& weight, const Tensor& x, const Tensor& y);
 void LaunchSgemm(StreamHandle stream, float alpha, const Tensor& a, const Tensor& b, float beta,
