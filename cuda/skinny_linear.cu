@@ -1,6 +1,7 @@
 #include "cuda/bulk_copy.cuh"
 #include "cuda/launch.h"
 #include "cuda/skinny_linear.h"
+#include "cuda/swiglu.cuh"
 
 namespace penstock::cuda {
 namespace {
@@ -10,24 +11,28 @@ using Bf16 = __nv_bfloat16;
 constexpr int kGroupRows = 16;  // of the weight: the m of one tensor core instruction
 constexpr int kGroups = 2;      // whose sums a warp holds at once
 constexpr int kStageK = 512;    // of a group's rows: 16 KiB, rows of 1 KiB
-constexpr int kStagesOfX = 8;   // a warp's registers hold x for so many stages: 4096 k's
-constexpr int kPassK = kStageK * kStagesOfX;
+constexpr int kPassStages = 4;  // of k, that a pass goes through with each group: 2048 k's
+constexpr int kPassK = kStageK * kPassStages;
+constexpr int kBuffers = 2;  // a warp's registers hold x for so many passes: 4096 k's
 constexpr int kChunkK = 32;  // a lane's 16 bytes of each row, twice the k of one instruction
 // Rows lie half a bank cycle apart, so that the eight lanes that are served together, four in each
 // of two rows, meet all banks once.
 constexpr int kRowBytes = kStageK * 2 + 64;
 constexpr int kStageBytes = kRowBytes * kGroupRows;
-constexpr int kStages = 12;
-constexpr int64_t kPrefetchBytes = 16 << 10;  // of the next weight, a block
-constexpr int kRingBytes = kStages * kStageBytes;
-// Two warpgroups compute. Of a third one warp loads; all of it is there to give its registers away.
-constexpr int kWarps = 8;
-constexpr int kBlockThreads = (kWarps + 4) * 32;
+constexpr int64_t kPrefetchBytes = 16 << 10;         // of the next weight, a block
+constexpr int kWarps = 8;                            // that compute; one more loads
 constexpr int kChunks = kStageK / kWarps / kChunkK;  // a warp's of a stage
 
-// Made twice: for up to 8 tokens, and up to 16.
+// Made twice. Up to 8 tokens a block leaves registers and shared memory to the small kernels
+// between two products, so that its own beginning, the filled ring, stands beside them. Up to 16
+// tokens x takes all registers; of the loader's warpgroup all is there, to give its own away.
 template <int kTokens>
 struct Form {
+  static constexpr bool kAlone = kTokens > 8;
+  static constexpr int kThreads = (kWarps + (kAlone ? 4 : 1)) * 32;
+  static constexpr int kBoundThreads = kAlone ? kThreads : 512;  // 128 registers a thread
+  static constexpr int kStages = kAlone ? 12 : 10;
+  static constexpr int kRingBytes = kStages * kStageBytes;
   static constexpr int kSums = kWarps * kGroups * kTokens * kGroupRows;
   static constexpr int kSharedBytes = kRingBytes + kSums * 4 + 2 * kStages * 8;
 };
@@ -36,11 +41,16 @@ struct SkinnyProblem {
   const Bf16* x;
   const Bf16* weight;
   Bf16* out;
+  float* out_f32;  // in its place, or nullptr
   int num_tokens;
   int in_features;
   int64_t x_stride;
   int64_t out_stride;
-  int num_groups;           // of rows of the weight
+  int num_groups;  // of rows of the weight
+  // From a group's first row to the next group's, and to its own ninth: 16 and 8, or for a gated
+  // product 8 and the rows of gate: eight rows of gate then meet the same of up.
+  int group_step;
+  int lower_apart;
   const Bf16* next_weight;  // or nullptr
   int next_in_features;
   int next_groups;
@@ -57,26 +67,36 @@ __device__ __forceinline__ Share BlockShare(int num_groups) {
 }
 
 // The order in which stages pass through the ring, the same for who fills and who empties it: two
-// groups at a time; of them, 4096 k's at a time; group by group; stage by stage.
-// body(group - base, stage in the pass, its first k)
-template <bool kWhole, typename Begin, typename Body>
-__device__ __forceinline__ void ForEachStage(int base, int last, int in_features,
-                                             const Begin& begin_pass, const Body& body) {
-  const int stages = (in_features + kStageK - 1) / kStageK;
-  for (int pass = 0; pass < stages; pass += kStagesOfX) {
-    begin_pass(pass * kStageK);
+// groups at a time; of them, a pass of k's at a time; group by group; stage by stage.
+// body(group - base, its place in the registers of x, its first k); end_first(pass, place in the
+// registers of the other buffer), once the first group has met the pass.
+template <bool kWhole, int kBuffer, typename Body, typename EndFirst>
+__device__ __forceinline__ void OnePass(int base, int last, int stages, int pass, const Body& body,
+                                        const EndFirst& end_first) {
 #pragma unroll
-    for (int group = 0; group < kGroups; ++group) {
-      if (base + group >= last) break;
+  for (int group = 0; group < kGroups; ++group) {
+    if (base + group >= last) break;
 #pragma unroll
-      for (int stage = 0; stage < kStagesOfX; ++stage) {
-        if (!kWhole && pass + stage >= stages) break;
-        body(group, stage, (pass + stage) * kStageK);
-      }
+    for (int i = 0; i < kPassStages; ++i) {
+      const int stage = pass * kPassStages + i;
+      if (!kWhole && stage >= stages) break;
+      body(group, kBuffer * kPassStages + i, stage * kStageK);
     }
+    if (group == 0) end_first(pass, (1 - kBuffer) * kPassStages);
+  }
+}
+template <bool kWhole, typename Body, typename EndFirst>
+__device__ __forceinline__ void ForEachStage(int base, int last, int in_features, const Body& body,
+                                             const EndFirst& end_first) {
+  const int stages = (in_features + kStageK - 1) / kStageK;
+  const int passes = (stages + kPassStages - 1) / kPassStages;
+  for (int pass = 0; pass < passes; pass += kBuffers) {
+    OnePass<kWhole, 0>(base, last, stages, pass, body, end_first);
+    if (pass + 1 < passes) OnePass<kWhole, 1>(base, last, stages, pass + 1, body, end_first);
   }
 }
 
+template <int kStages>
 struct RingPlace {
   int slot = 0;
   unsigned parity = 0;
@@ -107,27 +127,31 @@ __device__ void FillRing(const SkinnyProblem& problem, uint8_t* ring, uint64_t* 
   using F = Form<kTokens>;
   const Share share = BlockShare(problem.num_groups);
   const uint64_t policy = EvictFirst();
-  RingPlace place;
+  RingPlace<F::kStages> place;
   for (int base = share.first; base < share.last; base += kGroups) {
     ForEachStage<kWhole>(
-        base, share.last, problem.in_features, [](int) {},
+        base, share.last, problem.in_features,
         [&](int group, int, int k) {
           Wait(&empty[place.slot], place.parity ^ 1);
           const unsigned bytes = min(kStageK, problem.in_features - k) * 2;
           if (ElectOne()) {
             ArriveExpecting(&full[place.slot], bytes * kGroupRows);
-            const Bf16* from =
-                problem.weight + int64_t{base + group} * kGroupRows * problem.in_features + k;
+            const Bf16* from = problem.weight +
+                               int64_t{base + group} * problem.group_step * problem.in_features + k;
+            const int64_t apart = int64_t{problem.lower_apart} * problem.in_features;
             uint8_t* to = ring + place.slot * kStageBytes;
 #pragma unroll
-            for (int row = 0; row < kGroupRows; ++row) {
+            for (int row = 0; row < kGroupRows / 2; ++row) {
               BulkLoad(to, from, bytes, &full[place.slot], policy);
+              BulkLoad(to + kGroupRows / 2 * kRowBytes, from + apart, bytes, &full[place.slot],
+                       policy);
               to += kRowBytes;
               from += problem.in_features;
             }
           }
           place.Next();
-        });
+        },
+        [](int, int) {});
   }
   // The last of this weight is on its way: device memory goes on with the next one's beginning.
   if (problem.next_weight != nullptr && ElectOne()) {
@@ -142,29 +166,72 @@ __device__ void FillRing(const SkinnyProblem& problem, uint8_t* ring, uint64_t* 
   }
 }
 
-// A warp's x for 4096 k's.
+// A warp's x for two passes.
 template <int kTokens>
 struct Activations {
-  uint4 of[kStagesOfX][kChunks][kTokens / 8];
+  uint4 of[kBuffers * kPassStages][kChunks][kTokens / 8];
 
-  __device__ __forceinline__ void Load(const SkinnyProblem& problem, int first_k, int warp,
+  // One pass, into the registers from `place` on, a constant.
+  __device__ __forceinline__ void Load(const SkinnyProblem& problem, int pass, int place, int warp,
                                        int lane) {
 #pragma unroll
-    for (int stage = 0; stage < kStagesOfX; ++stage) {
+    for (int stage = 0; stage < kPassStages; ++stage) {
 #pragma unroll
       for (int chunk = 0; chunk < kChunks; ++chunk) {
-        const int k = first_k + stage * kStageK + (warp * kChunks + chunk) * kChunkK;
+        const int k = pass * kPassK + stage * kStageK + (warp * kChunks + chunk) * kChunkK;
 #pragma unroll
         for (int half = 0; half < kTokens / 8; ++half) {
           const int token = half * 8 + lane / 4;
           const bool in = token < problem.num_tokens && k < problem.in_features;
           const Bf16* from = problem.x + token * problem.x_stride + k + lane % 4 * 8;
-          of[stage][chunk][half] = in ? __ldcg(reinterpret_cast<const uint4*>(from)) : uint4{};
+          of[place + stage][chunk][half] =
+              in ? __ldcg(reinterpret_cast<const uint4*>(from)) : uint4{};
         }
       }
     }
   }
 };
+
+// What a warp of the epilogue makes of the sums of `token` for two groups from `base` on. Of a
+// gated product both are rounded as if they had been stored, and so is what swiglu makes of them.
+template <int kTokens>
+__device__ __forceinline__ void StoreSums(const SkinnyProblem& problem, const float* sums, int base,
+                                          int last) {
+  constexpr int kLine = kGroups * kGroupRows;
+  constexpr int kThreads = kWarps * 32;
+  const auto total = [&](int at) {
+    float sum = 0;
+#pragma unroll
+    for (int w = 0; w < kWarps; ++w) sum += sums[w * kTokens * kLine + at];
+    return sum;
+  };
+  if (problem.group_step < kGroupRows) {
+    constexpr int kHalf = kGroupRows / 2;
+    for (int i = threadIdx.x; i < kTokens * kLine / 2; i += kThreads) {
+      const int token = i / (kLine / 2);
+      const int group = i / kHalf % kGroups;
+      const int at = token * kLine + group * kGroupRows + i % kHalf;
+      if (token >= problem.num_tokens || base + group >= last) continue;
+      const auto gate = ToFloat(__float2bfloat16_rn(total(at)));
+      const auto up = ToFloat(__float2bfloat16_rn(total(at + kHalf)));
+      problem.out[token * problem.out_stride + (base + group) * kHalf + i % kHalf] =
+          __float2bfloat16_rn(Swiglu(gate, up));
+    }
+    return;
+  }
+  for (int at = threadIdx.x; at < kTokens * kLine; at += kThreads) {
+    const int token = at / kLine;
+    const int row = base * kGroupRows + at % kLine;
+    if (token >= problem.num_tokens || row >= last * kGroupRows) continue;
+    const int64_t to = token * problem.out_stride + row;
+    const float sum = total(at);
+    if (problem.out_f32 != nullptr) {
+      problem.out_f32[to] = sum;
+    } else {
+      problem.out[to] = __float2bfloat16_rn(sum);
+    }
+  }
+}
 
 template <int kTokens, bool kWhole>
 __device__ void EmptyRing(const SkinnyProblem& problem, const uint8_t* ring, float* sums,
@@ -173,19 +240,21 @@ __device__ void EmptyRing(const SkinnyProblem& problem, const uint8_t* ring, flo
   const Share share = BlockShare(problem.num_groups);
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
-  const bool one_pass = problem.in_features <= kPassK;
+  const bool stays = problem.in_features <= kBuffers * kPassK;
   Activations<kTokens> x;
   WaitForInputs();
-  if (one_pass) x.Load(problem, 0, warp, lane);
-  RingPlace place;
+  RingPlace<F::kStages> place;
   for (int base = share.first; base < share.last; base += kGroups) {
     // Two chains for each group and eight tokens, for the tensor cores' latency.
     float c[kGroups][kTokens / 8][2][4] = {};
+    if (!stays || base == share.first) {
+#pragma unroll
+      for (int pass = 0; pass < kBuffers; ++pass) {
+        x.Load(problem, pass, pass * kPassStages, warp, lane);
+      }
+    }
     ForEachStage<kWhole>(
         base, share.last, problem.in_features,
-        [&](int k) {
-          if (!one_pass) x.Load(problem, k, warp, lane);
-        },
         [&](int group, int stage, int first_k) {
           Wait(&full[place.slot], place.parity);
           const uint8_t* row = ring + place.slot * kStageBytes + lane / 4 * kRowBytes;
@@ -207,6 +276,13 @@ __device__ void EmptyRing(const SkinnyProblem& problem, const uint8_t* ring, flo
           FenceReadsBeforeBulkWrites();
           Arrive(&empty[place.slot]);  // each lane for its own reads
           place.Next();
+        },
+        // The next pass's x, while the second group meets this one's: asked for only now that all
+        // of this one's is there, since who waits for some loads waits for later ones too.
+        [&](int pass, int buffer) {
+          if (pass > 0 && (pass + 1) * kPassK < problem.in_features) {
+            x.Load(problem, pass + 1, buffer, warp, lane);
+          }
         });
 
     // The warps' slices of k meet, in the order of the warps. sums [warp][token][row]
@@ -226,31 +302,22 @@ __device__ void EmptyRing(const SkinnyProblem& problem, const uint8_t* ring, flo
       }
     }
     all_warps();
-    for (int at = threadIdx.x; at < kTokens * kLine; at += kWarps * 32) {
-      const int token = at / kLine;
-      const int row = base * kGroupRows + at % kLine;
-      float sum = 0;
-#pragma unroll
-      for (int w = 0; w < kWarps; ++w) sum += sums[w * kTokens * kLine + at];
-      if (token < problem.num_tokens && row < share.last * kGroupRows) {
-        problem.out[token * problem.out_stride + row] = __float2bfloat16_rn(sum);
-      }
-    }
+    StoreSums<kTokens>(problem, sums, base, share.last);
     all_warps();
   }
 }
 
 template <int kTokens, bool kWhole>
-__global__ void __launch_bounds__(kBlockThreads, 1)
+__global__ void __launch_bounds__(Form<kTokens>::kBoundThreads, 1)
     SkinnyLinearKernel(const __grid_constant__ SkinnyProblem problem) {
   using F = Form<kTokens>;
   extern __shared__ __align__(128) uint8_t shared[];
-  float* sums = reinterpret_cast<float*>(shared + kRingBytes);
+  float* sums = reinterpret_cast<float*>(shared + F::kRingBytes);
   auto* full = reinterpret_cast<uint64_t*>(sums + F::kSums);
-  uint64_t* empty = full + kStages;
+  uint64_t* empty = full + F::kStages;
   LetNextBegin();
   if (threadIdx.x == 0) {
-    for (int slot = 0; slot < kStages; ++slot) {
+    for (int slot = 0; slot < F::kStages; ++slot) {
       MakeBarrier(&full[slot], 1);
       MakeBarrier(&empty[slot], kWarps * 32);
     }
@@ -258,11 +325,11 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
   }
   __syncthreads();
   if (threadIdx.x >= kWarps * 32) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
+    if constexpr (F::kAlone) asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
     if (threadIdx.x / 32 != kWarps) return;
     FillRing<kTokens, kWhole>(problem, shared, full, empty);
   } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+    if constexpr (F::kAlone) asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
     EmptyRing<kTokens, kWhole>(problem, shared, sums, full, empty);
   }
 }
@@ -272,8 +339,37 @@ void LaunchForm(cudaStream_t stream, const SkinnyProblem& problem) {
   using F = Form<kTokens>;
   AllowShared(SkinnyLinearKernel<kTokens, kWhole>, F::kSharedBytes);
   const int blocks = std::min(NumMultiprocessors(), problem.num_groups);
-  Launch(stream, {dim3(Blocks(blocks)), dim3(kBlockThreads), F::kSharedBytes},
+  Launch(stream, {dim3(Blocks(blocks)), dim3(F::kThreads), F::kSharedBytes},
          SkinnyLinearKernel<kTokens, kWhole>, problem);
+}
+
+void LaunchProblem(cudaStream_t stream, const SkinnyProblem& problem) {
+  const bool whole = problem.in_features % kPassK == 0;
+  if (problem.num_tokens <= 8) {
+    whole ? LaunchForm<8, true>(stream, problem) : LaunchForm<8, false>(stream, problem);
+  } else {
+    whole ? LaunchForm<16, true>(stream, problem) : LaunchForm<16, false>(stream, problem);
+  }
+}
+
+SkinnyProblem MakeProblem(const Tensor& x, const Tensor& weight, const Tensor& out) {
+  PENSTOCK_CHECK(IsSkinny(x, weight, out));
+  PENSTOCK_CHECK_EQ(x.dim(1), weight.dim(1));
+  PENSTOCK_CHECK_EQ(out.dim(0), x.dim(0));
+  const bool is_f32 = out.type() == DataType::kF32;
+  SkinnyProblem problem = {};
+  problem.x = Elements<const Bf16>(x);
+  problem.weight = Elements<const Bf16>(weight);
+  problem.out = is_f32 ? nullptr : Elements<Bf16>(out);
+  problem.out_f32 = is_f32 ? Elements<float>(out) : nullptr;
+  problem.num_tokens = static_cast<int>(x.dim(0));
+  problem.in_features = static_cast<int>(x.dim(1));
+  problem.x_stride = x.stride(0);
+  problem.out_stride = out.stride(0);
+  problem.num_groups = static_cast<int>(weight.dim(0) / kGroupRows);
+  problem.group_step = kGroupRows;
+  problem.lower_apart = kGroupRows / 2;
+  return problem;
 }
 
 }  // namespace
@@ -281,36 +377,32 @@ void LaunchForm(cudaStream_t stream, const SkinnyProblem& problem) {
 bool IsSkinny(const Tensor& x, const Tensor& weight, const Tensor& out) {
   const int64_t features = weight.dim(1);
   return x.type() == DataType::kBF16 && weight.type() == DataType::kBF16 &&
-         out.type() == DataType::kBF16 && x.dim(0) <= kSkinnyTokens && features % kChunkK == 0 &&
-         features <= INT32_MAX / 2 && weight.dim(0) % kGroupRows == 0 &&
-         weight.dim(0) <= INT32_MAX / 2 && weight.is_contiguous() && IsWide(x, features) &&
-         IsWide(weight, features);
+         (out.type() == DataType::kBF16 || out.type() == DataType::kF32) &&
+         x.dim(0) <= kSkinnyTokens && features % kChunkK == 0 && features <= INT32_MAX / 2 &&
+         weight.dim(0) % kGroupRows == 0 && weight.dim(0) <= INT32_MAX / 2 &&
+         weight.is_contiguous() && IsWide(x, features) && IsWide(weight, features);
 }
 
 void LaunchSkinnyLinear(cudaStream_t stream, const Tensor& x, const Tensor& weight,
                         const Tensor& out, const Tensor& next_weight) {
-  PENSTOCK_CHECK(IsSkinny(x, weight, out));
-  PENSTOCK_CHECK_EQ(x.dim(1), weight.dim(1));
-  PENSTOCK_CHECK_EQ(out.dim(0), x.dim(0));
   PENSTOCK_CHECK_EQ(out.dim(1), weight.dim(0));
-  const bool has_next = !next_weight.empty();
-  const SkinnyProblem problem = {Elements<const Bf16>(x),
-                                 Elements<const Bf16>(weight),
-                                 Elements<Bf16>(out),
-                                 static_cast<int>(x.dim(0)),
-                                 static_cast<int>(x.dim(1)),
-                                 x.stride(0),
-                                 out.stride(0),
-                                 static_cast<int>(weight.dim(0) / kGroupRows),
-                                 has_next ? Elements<const Bf16>(next_weight) : nullptr,
-                                 has_next ? static_cast<int>(next_weight.dim(1)) : 0,
-                                 has_next ? static_cast<int>(next_weight.dim(0) / kGroupRows) : 0};
-  const bool whole = problem.in_features % kPassK == 0;
-  if (problem.num_tokens <= 8) {
-    whole ? LaunchForm<8, true>(stream, problem) : LaunchForm<8, false>(stream, problem);
-  } else {
-    whole ? LaunchForm<16, true>(stream, problem) : LaunchForm<16, false>(stream, problem);
+  SkinnyProblem problem = MakeProblem(x, weight, out);
+  if (!next_weight.empty()) {
+    problem.next_weight = Elements<const Bf16>(next_weight);
+    problem.next_in_features = static_cast<int>(next_weight.dim(1));
+    problem.next_groups = static_cast<int>(next_weight.dim(0) / kGroupRows);
   }
+  LaunchProblem(stream, problem);
+}
+
+void LaunchSkinnyGated(cudaStream_t stream, const Tensor& x, const Tensor& weight,
+                       const Tensor& out) {
+  PENSTOCK_CHECK(out.type() == DataType::kBF16);
+  PENSTOCK_CHECK_EQ(2 * out.dim(1), weight.dim(0));
+  SkinnyProblem problem = MakeProblem(x, weight, out);
+  problem.group_step = kGroupRows / 2;
+  problem.lower_apart = static_cast<int>(out.dim(1));
+  LaunchProblem(stream, problem);
 }
 
 }  // namespace penstock::cuda

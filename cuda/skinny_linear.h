@@ -33,4 +33,10 @@ bool IsSkinny(const Tensor& x, const Tensor& weight, const Tensor& out);
 void LaunchSkinnyLinear(CUstream_st* stream, const Tensor& x, const Tensor& weight,
                         const Tensor& out, const Tensor& next_weight = Tensor());
 
+// The linear layer and swiglu in one: weight [gate's rows, then up's], out [num_tokens, half of
+// them] bf16. The bits of LaunchSkinnyLinear and swiglu behind each other.
+// REQUIRES: IsSkinny.
+void LaunchSkinnyGated(CUstream_st* stream, const Tensor& x, const Tensor& weight,
+                       const Tensor& out);
+
 }  // namespace penstock::cuda

@@ -1,5 +1,6 @@
 #include "core/kernels/linear.h"
 #include "cuda/blas.h"
+#include "cuda/kernels/fused_launchers.h"
 #include "cuda/kernels/launchers.h"
 #include "cuda/launch.h"
 #include "cuda/skinny_chain.h"
@@ -32,6 +33,16 @@ void LaunchLinear(Blas& blas, cudaStream_t stream, const Tensor& x, const Tensor
     return LaunchSkinnyLinear(stream, x, weight, out);
   }
   blas.Linear(stream, x, weight, out);
+}
+
+bool LaunchGatedLinear(const Blas& blas, cudaStream_t stream, const Tensor& x, const Tensor& weight,
+                       const Tensor& out) {
+  if (blas.sum_order() != SumOrder::kFastest || out.type() != DataType::kBF16 ||
+      !IsSkinny(x, weight, out) || !SkinnyWins(x)) {
+    return false;
+  }
+  LaunchSkinnyGated(stream, x, weight, out);
+  return true;
 }
 
 }  // namespace penstock::cuda
