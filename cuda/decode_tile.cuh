@@ -2,9 +2,7 @@
 // memory, filled by bulk copies, and meet up to 16 query heads on the tensor cores.
 //
 // What lives where. A multiprocessor has two blocks, each with a ring of 96 KiB of pages of keys
-// and of values in turn; one warp fills it and runs ahead over the borders of items. Or, where
-// there is little to read, one block with a ring of 33 KiB, which stands beside a block of
-// skinny_linear: the product before is still there, and the one behind fills its ring meanwhile.
+// and of values in turn; one warp fills it and runs ahead over the borders of items.
 // What earlier steps wrote waits for nobody: the ring fills while the kernel before still runs
 // (programmatic dependent launch). The new token's key and value come out of qkv, are put in their
 // place in the ring, and go to the cache from there. Queries and sums stay in registers. Each of
@@ -21,14 +19,14 @@ namespace penstock::cuda {
 // A page lies in the ring as eight groups of eight tokens, 16 bytes between the groups. Token
 // 8 g + j has place 8 j + g in the order of scores and weights: the eight tokens that ldmatrix
 // reads at once are of eight groups, and meet all banks once.
-template <int D, int kBlocks>  // blocks a multiprocessor
+template <int D>
 struct DecodeRing {
   static constexpr int kGroups = 8;
   static constexpr int kGroupTokens = kPage / kGroups;
   static constexpr int kTokenBytes = D * 2;
   static constexpr int kGroupBytes = kGroupTokens * kTokenBytes + 16;
   static constexpr int kStageBytes = kGroups * kGroupBytes;
-  static constexpr int kStages = (kBlocks == 1 ? 33280 : 99840) / kStageBytes;
+  static constexpr int kStages = 99840 / kStageBytes;
 
   static constexpr int kLine = kPage + 8;  // of weights, whose rows lie in banks of their own
 
@@ -56,9 +54,9 @@ struct DecodePlace {
 };
 
 // One warp, which waits for no earlier kernel of the step.
-template <typename T, int D, int kBlocks>
-__device__ void FillDecodeRing(const DecodeLine<T>& line, DecodeRing<D, kBlocks>& ring) {
-  using R = DecodeRing<D, kBlocks>;
+template <typename T, int D>
+__device__ void FillDecodeRing(const DecodeLine<T>& line, DecodeRing<D>& ring) {
+  using R = DecodeRing<D>;
   const PagedAttention<T>& paged = line.problem.paged;
   const int lane = threadIdx.x % 32;
   const uint64_t policy = EvictFirst();
@@ -108,9 +106,9 @@ __device__ __forceinline__ void Turn(float& a, float& b, float cosine, float sin
 }
 
 // What the four warps do with an item.
-template <typename T, int D, int kBlocks>
+template <typename T, int D>
 struct DecodeTile {
-  using R = DecodeRing<D, kBlocks>;
+  using R = DecodeRing<D>;
   static constexpr int kWarpBlocks = D / 4 / 8;  // a warp's share of the head dim, in columns of 8
 
   const DecodeLine<T>& line;
@@ -380,10 +378,10 @@ struct DecodeTile {
   }
 };
 
-template <typename T, int D, int kBlocks>
+template <typename T, int D>
 __global__ void __launch_bounds__(kDecodeThreads + 32, 2)
     DecodeTileKernel(const __grid_constant__ DecodeProblem<T> problem) {
-  using R = DecodeRing<D, kBlocks>;
+  using R = DecodeRing<D>;
   extern __shared__ __align__(128) uint8_t shared[];
   auto& ring = *reinterpret_cast<R*>(shared);
   LetNextBegin();
@@ -401,7 +399,7 @@ __global__ void __launch_bounds__(kDecodeThreads + 32, 2)
     return;
   }
   bool has_waited = false;
-  DecodeTile<T, D, kBlocks> tile(line, ring);
+  DecodeTile<T, D> tile(line, ring);
   line.ForEachPiece([&](const DecodePiece& piece) {
     if (!has_waited) WaitForInputs();
     has_waited = true;

@@ -1,4 +1,3 @@
-#include <cstdlib>
 
 #include "core/kernels/decoder_attention.h"
 #include "cuda/decode_share.cuh"
@@ -81,20 +80,12 @@ void LaunchPlain(cudaStream_t stream, const DecodeProblem<T>& problem) {
          DecodePlainKernel<T>, problem);
 }
 
-template <int D, int kBlocks, typename T>
-void LaunchTiles(cudaStream_t stream, const DecodeProblem<T>& problem) {
-  const size_t shared = sizeof(DecodeRing<D, kBlocks>);
-  AllowShared(DecodeTileKernel<T, D, kBlocks>, shared);
-  Launch(stream, {dim3(Blocks(kBlocks * NumMultiprocessors())), dim3(kDecodeThreads + 32), shared},
-         DecodeTileKernel<T, D, kBlocks>, problem);
-}
-
 template <int D, typename T>
 void LaunchTile(cudaStream_t stream, const DecodeProblem<T>& problem) {
-  static const int small = getenv("SMALL_ITEMS") ? atoi(getenv("SMALL_ITEMS")) : 8;
-  const int items = problem.paged.rows * problem.paged.num_kv_heads * problem.chunks;
-  if (items <= small) return LaunchTiles<D, 1>(stream, problem);
-  LaunchTiles<D, 2>(stream, problem);
+  const size_t shared = sizeof(DecodeRing<D>);
+  AllowShared(DecodeTileKernel<T, D>, shared);
+  Launch(stream, {dim3(Blocks(2 * NumMultiprocessors())), dim3(kDecodeThreads + 32), shared},
+         DecodeTileKernel<T, D>, problem);
 }
 
 int64_t Chunks(const HeadLayout& heads) {
