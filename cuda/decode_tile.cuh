@@ -2,13 +2,15 @@
 // memory, filled by bulk copies, and meet up to 16 query heads on the tensor cores.
 //
 // What lives where. A multiprocessor has two blocks, each with a ring of 96 KiB of pages of keys
-// and of values in turn; one warp fills it and runs ahead over the borders of items.
-// What earlier steps wrote waits for nobody: the ring fills while the kernel before still runs
-// (programmatic dependent launch). The new token's key and value come out of qkv, are put in their
-// place in the ring, and go to the cache from there. Queries and sums stay in registers. Each of
-// four warps scores 16 of a page's tokens; then they exchange tops and weights through shared
-// memory, and each has a quarter of the head dim of the output, so that no sums meet at an item's
-// end. Every byte of keys and values is read from device memory once and from shared memory once.
+// and of values in turn; one warp fills it and runs ahead over the borders of items. What earlier
+// steps wrote waits for nobody: the ring fills while the kernel before still runs (programmatic
+// dependent launch). The new token's key and value, which that kernel makes, come out of qkv into
+// registers, from there into the cache, and into their page once it is in the ring. Queries and
+// keys may still have to be turned by their positions: then bias_rope needs no launch of its own.
+// Queries and sums stay in registers. Each of four warps scores 16 of a page's tokens; then they
+// exchange tops and weights through shared memory, and each has a quarter of the head dim of the
+// output, so that no sums meet at an item's end. Every byte of keys and values is read from device
+// memory once and from shared memory once.
 #pragma once
 
 #include "cuda/decode_share.cuh"
@@ -98,10 +100,11 @@ __device__ __forceinline__ float2 UnpackTwo(uint32_t two) {
   return {ToFloat(pack.at[0]), ToFloat(pack.at[1])};
 }
 
-// (a, b) turned by an angle, as bias_rope does it.
+// (a, b) turned by an angle, rounded where the compiler rounds it in bias_rope, whose bits these
+// are to be (DecoderAttention.TurnsQueriesAndKeysAsBiasRopeDoes).
 __device__ __forceinline__ void Turn(float& a, float& b, float cosine, float sine) {
-  const float turned = a * cosine - b * sine;
-  b = b * cosine + a * sine;
+  const float turned = __fmaf_rn(a, cosine, -__fmul_rn(b, sine));
+  b = __fmaf_rn(a, sine, __fmul_rn(b, cosine));
   a = turned;
 }
 

@@ -1,6 +1,5 @@
-// The device code of skinny_linear, for kernels of one product (skinny_linear.cu) and of several
-// behind each other (layer_tail.cu): a block's weights through a ring in shared memory that one
-// warp fills and eight warps empty.
+// The device code of skinny_linear: a block's weights through a ring in shared memory that one warp
+// fills and eight warps empty.
 #pragma once
 
 #include "cuda/bulk_copy.cuh"
@@ -220,8 +219,8 @@ struct Activations {
   }
 };
 
-// What becomes of the sums of two groups from `base` on. Of a
-// gated product both are rounded as if they had been stored, and so is what swiglu makes of them.
+// What becomes of the sums of two groups from `base` on. Those of a gated product are rounded as if
+// they had been stored for swiglu to read.
 template <int kTokens>
 __device__ __forceinline__ void StoreSums(const SkinnyProblem& problem, const float* sums, int base,
                                           int last) {

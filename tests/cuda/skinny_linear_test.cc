@@ -48,7 +48,7 @@ TEST_F(SkinnyLinear, MatchesFloat64) {
   const Tensor next = As(kType, Random({48, 4096}, 9));
   for (const Size& size :
        {Size{16, 32}, Size{48, 96}, Size{272, 512}, Size{2608, 544}, Size{64, 4096}, Size{32, 4128},
-        Size{48, 11008}, Size{4288, 6144}, Size{2144, 8224}}) {
+        Size{48, 11008}, Size{64, 6144}, Size{4288, 4128}}) {
     for (const int64_t tokens : {1, 2, 7, 8, 9, 16}) {
       const Tensor x = As(kType, Random({tokens, size.in}, 1));
       const Tensor weight = As(kType, Random({size.out, size.in}, 2));
