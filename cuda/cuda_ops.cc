@@ -1,6 +1,7 @@
 #include "cuda/cuda_ops.h"
 
 #include "cuda/cuda_check.h"
+#include "cuda/kernels/fused_launchers.h"
 #include "cuda/kernels/launchers.h"
 
 namespace penstock::cuda {
@@ -67,6 +68,20 @@ void CudaOps::DecoderAttention(const AttentionArgs& args) {
 
 void CudaOps::Swiglu(const Tensor& gate_up, const Tensor& out) {
   LaunchSwiglu(stream_.get(), gate_up, out);
+}
+
+void CudaOps::GatedLinear(const Tensor& x, const Tensor& weight, const Tensor& gate_up,
+                          const Tensor& out) {
+  if (LaunchGatedLinear(blas_, stream_.get(), x, weight, out)) return;
+  Ops::GatedLinear(x, weight, gate_up, out);
+}
+
+void CudaOps::RopeDecoderAttention(const BiasRopeArgs& rope, const AttentionArgs& args) {
+  const bool only_turns = rope.bias.empty() && rope.q_gain.empty() && rope.k_gain.empty();
+  if (!only_turns || order_ != SumOrder::kFastest || !HasRopeDecoderAttention(args)) {
+    return Ops::RopeDecoderAttention(rope, args);
+  }
+  LaunchRopeDecoderAttention(stream_.get(), rope.rope_table, args, decoder_workspace_);
 }
 
 void CudaOps::TopK(const Tensor& x, const Tensor& values, const Tensor& indices) {

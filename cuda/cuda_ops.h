@@ -40,6 +40,9 @@ class CudaOps final : public Ops {
   void FlashAttention(const AttentionArgs& args) override;
   void DecoderAttention(const AttentionArgs& args) override;
   void Swiglu(const Tensor& gate_up, const Tensor& out) override;
+  void GatedLinear(const Tensor& x, const Tensor& weight, const Tensor& gate_up,
+                   const Tensor& out) override;
+  void RopeDecoderAttention(const BiasRopeArgs& rope, const AttentionArgs& args) override;
   void TopK(const Tensor& x, const Tensor& values, const Tensor& indices) override;
   void Sampling(const Tensor& logits, std::span<const SamplingRow> rows,
                 const SamplingOutput& out) override;

@@ -26,6 +26,8 @@ struct DecodeProblem {
   int chunks;          // items a KV head: of up to kDecodeHeads query heads each
   unsigned* counters;  // [rows * num_kv_heads * chunks] arrivals, zero between launches
   float* partials;     // [blocks][2][SlotFloats()]
+  const float* rope;  // rope_table of the rows, [rows, head_dim]: queries and new keys are still to
+  int64_t rope_stride;  // be turned; or nullptr
 
   __device__ __forceinline__ int SlotFloats() const { return kDecodeHeads * (paged.head_dim + 2); }
   // A block's partial result of the item that it begins (1) or goes on with (0): the sums
@@ -242,6 +244,22 @@ __device__ void FinishItem(const DecodeLine<T>& line, const DecodePiece& piece,
     float sums[N] = {};
     for (int base = 0; base < parts; base += DecodeMeeting::kParts) {
       const int count = min(parts - base, DecodeMeeting::kParts);
+      constexpr int kAhead = 16;  // loads under way: no branch between them and their uses
+      static_assert(DecodeMeeting::kParts % kAhead == 0);
+      Pack<float, N> packs[kAhead];
+      const auto load = [&](int part) {
+#pragma unroll
+        for (int j = 0; j < kAhead; ++j) {
+          const float* from = slot(base + min(part + j, count - 1)) + (has_work ? i : 0);
+          if constexpr (N == 4) {
+            const float4 four = __ldcg(reinterpret_cast<const float4*>(from));
+            packs[j] = {four.x, four.y, four.z, four.w};
+          } else {
+            packs[j] = {__ldcg(from)};
+          }
+        }
+      };
+      load(0);              // beside the tops
       SyncDecodeThreads();  // whoever still reads the last ones
       LoadTops(meeting, count,
                [&](int part) { return slot(base + part) + kDecodeHeads * head_dim; });
@@ -256,20 +274,8 @@ __device__ void FinishItem(const DecodeLine<T>& line, const DecodePiece& piece,
       total *= factor;
 #pragma unroll
       for (int n = 0; n < N; ++n) sums[n] *= factor;
-      constexpr int kAhead = 12;  // loads under way: no branch between them and their uses
-      static_assert(DecodeMeeting::kParts % kAhead == 0);
       for (int part = 0; part < count; part += kAhead) {
-        Pack<float, N> packs[kAhead];
-#pragma unroll
-        for (int j = 0; j < kAhead; ++j) {
-          const float* from = slot(base + min(part + j, count - 1)) + i;
-          if constexpr (N == 4) {
-            const float4 four = __ldcg(reinterpret_cast<const float4*>(from));
-            packs[j] = {four.x, four.y, four.z, four.w};
-          } else {
-            packs[j] = {__ldcg(from)};
-          }
-        }
+        if (part > 0) load(part);
 #pragma unroll
         for (int j = 0; j < kAhead; ++j) {
           const float weight = exp2f(meeting.tops[part + j][head] - reference);

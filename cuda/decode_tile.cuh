@@ -2,11 +2,15 @@
 // memory, filled by bulk copies, and meet up to 16 query heads on the tensor cores.
 //
 // What lives where. A multiprocessor has two blocks, each with a ring of 96 KiB of pages of keys
-// and of values in turn; one warp fills it and runs ahead over the borders of items. Queries and
-// sums stay in registers. Each of four warps scores 16 of a page's tokens; then they exchange tops
-// and weights through shared memory, and each has a quarter of the head dim of the output, so that
-// no sums meet at an item's end. Every byte of keys and values is read from device memory once and
-// from shared memory once.
+// and of values in turn; one warp fills it and runs ahead over the borders of items. What earlier
+// steps wrote waits for nobody: the ring fills while the kernel before still runs (programmatic
+// dependent launch). The new token's key and value, which that kernel makes, come out of qkv into
+// registers, from there into the cache, and into their page once it is in the ring. Queries and
+// keys may still have to be turned by their positions: then bias_rope needs no launch of its own.
+// Queries and sums stay in registers. Each of four warps scores 16 of a page's tokens; then they
+// exchange tops and weights through shared memory, and each has a quarter of the head dim of the
+// output, so that no sums meet at an item's end. Every byte of keys and values is read from device
+// memory once and from shared memory once.
 #pragma once
 
 #include "cuda/decode_share.cuh"
@@ -38,27 +42,27 @@ struct DecodeRing {
   DecodeMeeting meeting;
 };
 
-template <int D>
+template <int kStages>
 struct DecodePlace {
   int slot = 0;
   unsigned parity = 0;
 
   __device__ __forceinline__ void Next() {
-    if (++slot == DecodeRing<D>::kStages) {
+    if (++slot == kStages) {
       slot = 0;
       parity ^= 1;
     }
   }
 };
 
-// One warp.
+// One warp, which waits for no earlier kernel of the step.
 template <typename T, int D>
 __device__ void FillDecodeRing(const DecodeLine<T>& line, DecodeRing<D>& ring) {
   using R = DecodeRing<D>;
   const PagedAttention<T>& paged = line.problem.paged;
   const int lane = threadIdx.x % 32;
   const uint64_t policy = EvictFirst();
-  DecodePlace<D> place;
+  DecodePlace<R::kStages> place;
   const auto load = [&](const T* from, Range groups) {
     Wait(&ring.empty[place.slot], place.parity ^ 1);
     if (ElectOne()) {
@@ -73,35 +77,35 @@ __device__ void FillDecodeRing(const DecodeLine<T>& line, DecodeRing<D>& ring) {
     place.Next();
   };
   line.ForEachPiece([&](const DecodePiece& piece) {
-    // The new token's key and value, 16 bytes a lane. Each block of the KV head that reads their
-    // page writes them before it does, the same bytes.
-    constexpr int kPacks = R::kTokenBytes / 16;
-    static_assert(2 * kPacks <= 32);
-    const bool has_pack = piece.Last() && lane < 2 * kPacks;
-    const int pack_head = lane < kPacks ? piece.kv_head : paged.num_kv_heads + piece.kv_head;
-    uint4 pack = {};
-    if (has_pack) {
-      pack = reinterpret_cast<const uint4*>(paged.NewKey(piece.row, pack_head))[lane % kPacks];
-    }
     for (int base = 0; base < piece.count; base += 32) {
       const int pages = min(piece.count - base, 32);
       const int mine = lane < pages ? paged.Block(piece.row, piece.page + base + lane) : 0;
       for (int i = 0; i < pages; ++i) {
         const int block = __shfl_sync(~0u, mine, i);
         const Range seen = SeenOfPage(paged, piece.context, piece.page + base + i);
+        // At the new token's place lies anything.
         const Range groups = {seen.begin / R::kGroupTokens,
                               (seen.end + R::kGroupTokens - 1) / R::kGroupTokens};
-        if (piece.Last() && base + i + 1 == piece.count) {
-          T* to = paged.Keys(block, pack_head) + (seen.end - 1) * D;
-          if (has_pack) reinterpret_cast<uint4*>(to)[lane % kPacks] = pack;
-          FenceGlobalWritesBeforeBulkReads();
-          __syncwarp();
-        }
         load(paged.Keys(block, piece.kv_head), groups);
         load(paged.Values(block, piece.kv_head), groups);
       }
     }
   });
+}
+
+// The two elements that one register holds (PackTwo).
+template <typename T>
+__device__ __forceinline__ float2 UnpackTwo(uint32_t two) {
+  const auto pack = *reinterpret_cast<const Pack<T, 2>*>(&two);
+  return {ToFloat(pack.at[0]), ToFloat(pack.at[1])};
+}
+
+// (a, b) turned by an angle, rounded where the compiler rounds it in bias_rope, whose bits these
+// are to be (DecoderAttention.TurnsQueriesAndKeysAsBiasRopeDoes).
+__device__ __forceinline__ void Turn(float& a, float& b, float cosine, float sine) {
+  const float turned = __fmaf_rn(a, cosine, -__fmul_rn(b, sine));
+  b = __fmaf_rn(a, sine, __fmul_rn(b, cosine));
+  a = turned;
 }
 
 // What the four warps do with an item.
@@ -112,7 +116,7 @@ struct DecodeTile {
 
   const DecodeLine<T>& line;
   R& ring;
-  DecodePlace<D> place;
+  DecodePlace<R::kStages> place;
   int warp = threadIdx.x / 32;
   int lane = threadIdx.x % 32;
 
@@ -120,6 +124,7 @@ struct DecodeTile {
   float sums[kWarpBlocks][4];
   float top[2];    // of rows lane / 4 and + 8, the same in all warps
   float total[2];  // this thread's part
+  uint4 pack;      // the new token's, of the first warp's lanes: its key, then its value
 
   __device__ DecodeTile(const DecodeLine<T>& l, R& r) : line(l), ring(r) {}
 
@@ -140,6 +145,8 @@ struct DecodeTile {
         queries[k][i] = head < piece.num_heads ? *reinterpret_cast<const uint32_t*>(from) : 0u;
       }
     }
+    if (piece.Last() && warp == 0) AppendToken(piece);
+    if (line.problem.rope != nullptr) TurnQueries(piece);
 #pragma unroll
     for (int block = 0; block < kWarpBlocks; ++block) {
 #pragma unroll
@@ -149,11 +156,88 @@ struct DecodeTile {
     total[0] = total[1] = 0;
   }
 
-  __device__ void Page(Range seen) {
+  // A lane has elements of both halves of a head, which turn together.
+  __device__ __forceinline__ void TurnQueries(const DecodePiece& piece) {
+    const float* angles = line.problem.rope + piece.row * line.problem.rope_stride;
+#pragma unroll
+    for (int k = 0; k < D / 32; ++k) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int at = k * 16 + lane % 4 * 2 + half * 8;
+        const float2 cosine = *reinterpret_cast<const float2*>(angles + at);
+        const float2 sine = *reinterpret_cast<const float2*>(angles + D / 2 + at);
+#pragma unroll
+        for (int i = half * 2; i < half * 2 + 2; ++i) {
+          auto& first = queries[k][i];
+          auto& second = queries[k + D / 32][i];
+          float2 a = UnpackTwo<T>(first);
+          float2 b = UnpackTwo<T>(second);
+          Turn(a.x, b.x, cosine.x, sine.x);
+          Turn(a.y, b.y, cosine.y, sine.y);
+          first = PackTwo<T>(a.x, a.y);
+          second = PackTwo<T>(b.x, b.y);
+        }
+      }
+    }
+  }
+
+  // The new token's key and value, 16 bytes a lane, to the cache. Each block of the KV head that
+  // reads their page does it, with the same bytes.
+  static constexpr int kPacks = R::kTokenBytes / 16;
+  static_assert(2 * kPacks <= 32);
+  __device__ __forceinline__ void AppendToken(const DecodePiece& piece) {
+    if (lane >= 2 * kPacks) return;
+    const PagedAttention<T>& paged = line.problem.paged;
+    const bool is_key = lane < kPacks;
+    const int head = is_key ? piece.kv_head : paged.num_kv_heads + piece.kv_head;
+    const int at = lane % kPacks;
+    const auto* from = reinterpret_cast<const uint4*>(paged.NewKey(piece.row, head));
+    pack = from[at];
+    if (is_key && line.problem.rope != nullptr) {
+      constexpr int kHalf = kPacks / 2;
+      const bool is_low = at < kHalf;
+      const uint4 other = from[is_low ? at + kHalf : at - kHalf];
+      const float* angles =
+          line.problem.rope + piece.row * line.problem.rope_stride + at % kHalf * 8;
+      const uint32_t mine[4] = {pack.x, pack.y, pack.z, pack.w};
+      const uint32_t others[4] = {other.x, other.y, other.z, other.w};
+      uint32_t turned[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float2 cosine = *reinterpret_cast<const float2*>(angles + i * 2);
+        const float2 sine = *reinterpret_cast<const float2*>(angles + D / 2 + i * 2);
+        float2 low = UnpackTwo<T>(is_low ? mine[i] : others[i]);
+        float2 high = UnpackTwo<T>(is_low ? others[i] : mine[i]);
+        Turn(low.x, high.x, cosine.x, sine.x);
+        Turn(low.y, high.y, cosine.y, sine.y);
+        turned[i] = is_low ? PackTwo<T>(low.x, low.y) : PackTwo<T>(high.x, high.y);
+      }
+      pack = {turned[0], turned[1], turned[2], turned[3]};
+    }
+    const int position = piece.context - 1;
+    T* to = paged.Keys(paged.Block(piece.row, position / kPage), head) + position % kPage * D;
+    reinterpret_cast<uint4*>(to)[at] = pack;
+  }
+  // Into the stage that is next, of keys or of values.
+  __device__ __forceinline__ void PutToken(int token, bool is_key) {
+    if (warp != 0 || lane >= 2 * kPacks || (lane < kPacks) != is_key) return;
+    uint8_t* to = ring.stages[place.slot] + token / R::kGroupTokens * R::kGroupBytes +
+                  token % R::kGroupTokens * R::kTokenBytes;
+    reinterpret_cast<uint4*>(to)[lane % kPacks] = pack;
+  }
+
+  // `has_new`: its last place that is seen is the new token's.
+  __device__ void Page(Range seen, bool has_new) {
     float scores[2][4];
+    Wait(&ring.full[place.slot], place.parity);
+    if (has_new) {
+      PutToken(seen.end - 1, true);
+      SyncDecodeThreads();
+    }
     Score(seen, scores);
     Weigh(scores);
     Wait(&ring.full[place.slot], place.parity);
+    if (has_new) PutToken(seen.end - 1, false);
     if (seen.begin > 0 || seen.end < kPage) ClearUnseen(seen);
     SyncDecodeThreads();
     AddValues();
@@ -162,7 +246,6 @@ struct DecodeTile {
 
   // scores[i] of the places (2 warp + i) * 8 on, unseen ones -infinity.
   __device__ __forceinline__ void Score(Range seen, float (&scores)[2][4]) {
-    Wait(&ring.full[place.slot], place.parity);
     // Lanes of eight: group 2 warp (+ 1), columns of the first (second) half of 16.
     const uint32_t keys = SharedAddress(ring.stages[place.slot]) + lane % 8 * R::kGroupBytes +
                           (2 * warp + lane / 16) * R::kTokenBytes + lane / 8 % 2 * 16;
@@ -227,7 +310,6 @@ struct DecodeTile {
 
   // Nothing times what an unseen place may hold would not be nothing.
   __device__ void ClearUnseen(Range seen) {
-    constexpr int kPacks = R::kTokenBytes / 16;
     uint8_t* values = ring.stages[place.slot];
     for (int i = threadIdx.x; i < kPage * kPacks; i += kDecodeThreads) {
       const int token = i / kPacks;
@@ -302,31 +384,38 @@ struct DecodeTile {
 template <typename T, int D>
 __global__ void __launch_bounds__(kDecodeThreads + 32, 2)
     DecodeTileKernel(const __grid_constant__ DecodeProblem<T> problem) {
+  using R = DecodeRing<D>;
   extern __shared__ __align__(128) uint8_t shared[];
-  auto& ring = *reinterpret_cast<DecodeRing<D>*>(shared);
+  auto& ring = *reinterpret_cast<R*>(shared);
   LetNextBegin();
   if (threadIdx.x == 0) {
-    for (int slot = 0; slot < DecodeRing<D>::kStages; ++slot) {
+    for (int slot = 0; slot < R::kStages; ++slot) {
       MakeBarrier(&ring.full[slot], 1);
       MakeBarrier(&ring.empty[slot], kDecodeThreads);
     }
     FenceBarriers();
   }
-  WaitForInputs();
   CountPages(problem.paged, ring.rows);
   const DecodeLine<T> line(problem, ring.rows);
   if (threadIdx.x >= kDecodeThreads) {
     FillDecodeRing<T, D>(line, ring);
     return;
   }
+  bool has_waited = false;
   DecodeTile<T, D> tile(line, ring);
   line.ForEachPiece([&](const DecodePiece& piece) {
+    if (!has_waited) WaitForInputs();
+    has_waited = true;
     tile.Begin(piece);
     for (int i = 0; i < piece.count; ++i) {
-      tile.Page(SeenOfPage(problem.paged, piece.context, piece.page + i));
+      tile.Page(SeenOfPage(problem.paged, piece.context, piece.page + i),
+                piece.Last() && i + 1 == piece.count);
     }
     tile.End(piece);
   });
+  // Who has nothing to do makes room at once; but the kernel ends after the one before it, as the
+  // next one takes for granted.
+  if (!has_waited && blockIdx.x == 0) WaitForInputs();
 }
 
 }  // namespace penstock::cuda

@@ -40,7 +40,7 @@ __device__ __forceinline__ __nv_bfloat16 FromFloat<__nv_bfloat16>(float value) {
 }
 
 // Waits until the work before this kernel in the stream is done and its writes are visible. Before
-// it a kernel may read weights only, and write nothing.
+// it a kernel may read weights and what earlier steps or copies to here wrote, and write nothing.
 __device__ __forceinline__ void WaitForInputs() {
   asm volatile("griddepcontrol.wait;" ::: "memory");
 }

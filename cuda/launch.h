@@ -3,7 +3,7 @@
 //
 // Every kernel is launched so that it may begin while the work before it in the stream still runs
 // (programmatic dependent launch). It must therefore call WaitForInputs() (device.cuh) in every
-// thread that touches what other work writes or reads; weights alone may be read before that.
+// thread that touches what the step's other kernels write or read: before that, older things only.
 #pragma once
 
 #include <cuda_bf16.h>

@@ -9,9 +9,11 @@
 // stream through a ring of 192 KiB in its shared memory, filled by bulk copies and never by way of
 // registers. x stays in registers: each warp owns a slice of k and has it for all tokens, in the
 // layout in which the tensor cores take it, so that a weight is read from shared memory once and x
-// not at all. Weights wait for nobody: the ring fills while the kernel before still runs
-// (programmatic dependent launch), and a block whose last weights are on their way asks for the
-// beginning of the next kernel's, into level 2.
+// not at all; of more than 4096 k's the next 2048 come while the ones before are met. Up to 8
+// tokens a block leaves registers to the norms between two products: its own beginning, the filled
+// ring, stands beside them. Weights wait for nobody: the ring fills while the kernel before still
+// runs (programmatic dependent launch), and a block whose last weights are on their way asks for
+// the beginning of the next kernel's, into level 2.
 //
 // An element's order of summation depends on in_features alone, up to 8 tokens and from 9 on.
 // Bytes: the weight's, once. Flops: 2 * num_tokens * in_features * out_features.
@@ -28,9 +30,15 @@ inline constexpr int64_t kSkinnyTokens = 16;
 // Whether these tensors are of the form above.
 bool IsSkinny(const Tensor& x, const Tensor& weight, const Tensor& out);
 
-// `next_weight` is the weight of the next skinny_linear of the stream, or empty.
-// REQUIRES: IsSkinny.
+// `adds`: to what is in out, which is f32. `next_weight` is the weight of the next skinny_linear of
+// the stream, or empty. REQUIRES: IsSkinny.
 void LaunchSkinnyLinear(CUstream_st* stream, const Tensor& x, const Tensor& weight,
                         const Tensor& out, bool adds = false, const Tensor& next_weight = Tensor());
+
+// The linear layer and swiglu in one: weight [gate's rows, then up's], out [num_tokens, half of
+// them] bf16. The bits of LaunchSkinnyLinear and swiglu behind each other.
+// REQUIRES: IsSkinny.
+void LaunchSkinnyGated(CUstream_st* stream, const Tensor& x, const Tensor& weight,
+                       const Tensor& out);
 
 }  // namespace penstock::cuda

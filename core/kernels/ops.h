@@ -32,6 +32,17 @@ class Ops {
   virtual void FlashAttention(const AttentionArgs& args) = 0;
   virtual void DecoderAttention(const AttentionArgs& args) = 0;
   virtual void Swiglu(const Tensor& gate_up, const Tensor& out) = 0;
+  // Two kernels behind each other, of which a backend may make one, with the same bits. What lies
+  // between them, gate_up and the turned qkv, is undefined afterwards.
+  virtual void GatedLinear(const Tensor& x, const Tensor& weight, const Tensor& gate_up,
+                           const Tensor& out) {
+    Linear(x, weight, gate_up);
+    Swiglu(gate_up, out);
+  }
+  virtual void RopeDecoderAttention(const BiasRopeArgs& rope, const AttentionArgs& args) {
+    BiasRope(rope);
+    DecoderAttention(args);
+  }
   virtual void TopK(const Tensor& x, const Tensor& values, const Tensor& indices) = 0;
   virtual void Sampling(const Tensor& logits, std::span<const SamplingRow> rows,
                         const SamplingOutput& out) = 0;

@@ -1,6 +1,8 @@
+
 #include "core/kernels/decoder_attention.h"
 #include "cuda/decode_share.cuh"
 #include "cuda/decode_tile.cuh"
+#include "cuda/kernels/fused_launchers.h"
 #include "cuda/kernels/launchers.h"
 #include "cuda/plain_attention.cuh"
 #include "cuda/segment_decode.cuh"
@@ -142,8 +144,17 @@ int64_t DecoderAttentionWorkspace(const HeadLayout& heads, int64_t max_rows, Sum
              static_cast<int64_t>(sizeof(unsigned));
 }
 
-void LaunchDecoderAttention(cudaStream_t stream, const AttentionArgs& args, const Tensor& workspace,
-                            SumOrder order) {
+bool HasRopeDecoderAttention(const AttentionArgs& args) {
+  const int64_t dim = args.heads.head_dim;
+  return Info(args.kv.type()).block_bytes == 2 && IsWide(args) &&
+         (dim == 64 || dim == 96 || dim == 128);
+}
+
+namespace {
+
+// With a rope_table queries and keys are still to be turned.
+void LaunchAttention(cudaStream_t stream, const AttentionArgs& args, const Tensor& workspace,
+                     SumOrder order, const Tensor& rope_table) {
   const HeadLayout& heads = args.heads;
   const int64_t rows = args.context_lens.dim(0);
   PENSTOCK_CHECK_EQ(args.qkv.dim(0), rows);
@@ -163,11 +174,18 @@ void LaunchDecoderAttention(cudaStream_t stream, const AttentionArgs& args, cons
         return LaunchSegments<128, T>(stream, args, partials);
       }
     }
-    const DecodeProblem<T> problem = {MakePagedAttention<T>(args),
-                                      static_cast<int>(heads.num_heads / heads.num_kv_heads),
-                                      static_cast<int>(Chunks(heads)),
-                                      reinterpret_cast<unsigned*>(partials + PartialBytes(heads)),
-                                      reinterpret_cast<float*>(partials)};
+    DecodeProblem<T> problem = {};
+    problem.paged = MakePagedAttention<T>(args);
+    problem.group = static_cast<int>(heads.num_heads / heads.num_kv_heads);
+    problem.chunks = static_cast<int>(Chunks(heads));
+    problem.counters = reinterpret_cast<unsigned*>(partials + PartialBytes(heads));
+    problem.partials = reinterpret_cast<float*>(partials);
+    if (!rope_table.empty()) {
+      PENSTOCK_CHECK(HasRopeDecoderAttention(args) && IsWide(rope_table, heads.head_dim));
+      PENSTOCK_CHECK(rope_table.shape() == Shape({rows, heads.head_dim}));
+      problem.rope = Elements<const float>(rope_table);
+      problem.rope_stride = rope_table.stride(0);
+    }
     if constexpr (sizeof(T) == 2) {
       if (IsWide(args)) {
         if (heads.head_dim == 64) return LaunchTile<64>(stream, problem);
@@ -177,6 +195,19 @@ void LaunchDecoderAttention(cudaStream_t stream, const AttentionArgs& args, cons
     }
     LaunchPlain(stream, problem);
   });
+}
+
+}  // namespace
+
+void LaunchDecoderAttention(cudaStream_t stream, const AttentionArgs& args, const Tensor& workspace,
+                            SumOrder order) {
+  LaunchAttention(stream, args, workspace, order, Tensor());
+}
+
+void LaunchRopeDecoderAttention(cudaStream_t stream, const Tensor& rope_table,
+                                const AttentionArgs& args, const Tensor& workspace) {
+  PENSTOCK_CHECK(!rope_table.empty());
+  LaunchAttention(stream, args, workspace, SumOrder::kFastest, rope_table);
 }
 
 }  // namespace penstock::cuda

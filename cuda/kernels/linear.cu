@@ -1,5 +1,6 @@
 #include "core/kernels/linear.h"
 #include "cuda/blas.h"
+#include "cuda/kernels/fused_launchers.h"
 #include "cuda/kernels/launchers.h"
 #include "cuda/launch.h"
 #include "cuda/skinny_chain.h"
@@ -18,7 +19,7 @@ void Multiply(Blas& blas, cudaStream_t stream, const Tensor& x, const Tensor& we
   PENSTOCK_CHECK_EQ(out.dim(0), x.dim(0));
   PENSTOCK_CHECK_EQ(out.dim(1), weight.dim(0));
   PENSTOCK_CHECK_EQ(Name(weight.type()), Name(x.type()));
-  PENSTOCK_CHECK(out.type() == x.type() || out.type() == DataType::kF32);
+  PENSTOCK_CHECK((out.type() == x.type() && !adds) || out.type() == DataType::kF32);
   PENSTOCK_CHECK(weight.is_contiguous());
   for (const Tensor* tensor : {&x, &weight, &out}) {
     PENSTOCK_CHECK(tensor->device() == Device::kCuda);
@@ -42,6 +43,16 @@ void LaunchLinear(Blas& blas, cudaStream_t stream, const Tensor& x, const Tensor
 void LaunchLinearAdd(Blas& blas, cudaStream_t stream, const Tensor& x, const Tensor& weight,
                      const Tensor& sum) {
   Multiply(blas, stream, x, weight, sum, true);
+}
+
+bool LaunchGatedLinear(const Blas& blas, cudaStream_t stream, const Tensor& x, const Tensor& weight,
+                       const Tensor& out) {
+  if (blas.sum_order() != SumOrder::kFastest || out.type() != DataType::kBF16 ||
+      !IsSkinny(x, weight, out) || !SkinnyWins(x)) {
+    return false;
+  }
+  LaunchSkinnyGated(stream, x, weight, out);
+  return true;
 }
 
 }  // namespace penstock::cuda

@@ -1,6 +1,7 @@
 #include "core/kernels/swiglu.h"
 #include "cuda/kernels/launchers.h"
 #include "cuda/launch.h"
+#include "cuda/swiglu.cuh"
 
 namespace penstock::cuda {
 namespace {
@@ -19,8 +20,7 @@ __global__ void SwigluKernel(const T* gate_up, int64_t in_stride, int64_t rows, 
     Pack<T, N> result;
 #pragma unroll
     for (int j = 0; j < N; ++j) {
-      const float gate = ToFloat(gates.at[j]);
-      result.at[j] = FromFloat<T>(gate / (1.0f + __expf(-gate)) * ToFloat(ups.at[j]));
+      result.at[j] = FromFloat<T>(Swiglu(ToFloat(gates.at[j]), ToFloat(ups.at[j])));
     }
     reinterpret_cast<Pack<T, N>*>(out + t * out_stride)[i] = result;
   }

@@ -1,5 +1,6 @@
 #include "cuda/skinny_linear.h"
 
+#include "cuda/kernels/launchers.h"
 #include "tests/support/gpu.h"
 #include "tests/support/tensors.h"
 
@@ -45,8 +46,9 @@ TEST_F(SkinnyLinear, MatchesFloat64) {
     int64_t out, in;
   };
   const Tensor next = As(kType, Random({48, 4096}, 9));
-  for (const Size& size : {Size{16, 32}, Size{48, 96}, Size{272, 512}, Size{2608, 544},
-                           Size{64, 4096}, Size{32, 4128}, Size{48, 11008}}) {
+  for (const Size& size :
+       {Size{16, 32}, Size{48, 96}, Size{272, 512}, Size{2608, 544}, Size{64, 4096}, Size{32, 4128},
+        Size{48, 11008}, Size{64, 6144}, Size{4288, 4128}}) {
     for (const int64_t tokens : {1, 2, 7, 8, 9, 16}) {
       const Tensor x = As(kType, Random({tokens, size.in}, 1));
       const Tensor weight = As(kType, Random({size.out, size.in}, 2));
@@ -58,6 +60,54 @@ TEST_F(SkinnyLinear, MatchesFloat64) {
       Multiply(x, weight, exact, Tensor());
       EXPECT_LE(RelativeError(exact, Float64(x, weight)), Tolerance(DataType::kF32));
     }
+  }
+}
+
+// One launch for the product and swiglu: their bits, and what float64 makes of it. Of 16 rows, the
+// fewest, eight are gate's.
+TEST_F(SkinnyLinear, GatedIsTheProductAndSwiglu) {
+  struct Size {
+    int64_t out, in;
+  };
+  for (const Size& size : {Size{8, 32}, Size{24, 96}, Size{136, 512}, Size{1304, 544},
+                           Size{32, 4096}, Size{2200, 2048}, Size{16, 4128}, Size{24, 11008}}) {
+    for (const int64_t tokens : {1, 2, 7, 8, 9, 16}) {
+      const Tensor x = As(kType, Random({tokens, size.in}, 1));
+      const Tensor weight = As(kType, Random({2 * size.out, size.in}, 2, 0.05f));
+      const Tensor out = Poisoned({tokens, size.out}, kType);
+      const Tensor gate_up = Poisoned({tokens, 2 * size.out}, kType);
+      const Tensor apart = Poisoned({tokens, size.out}, kType);
+      {
+        const GpuCall gpu;
+        const Tensor in = gpu.In(x);
+        const Tensor rows = gpu.In(weight);
+        cuda::LaunchSkinnyGated(gpu.stream(), in, rows, gpu.Out(out));
+        cuda::LaunchSkinnyLinear(gpu.stream(), in, rows, gpu.Out(gate_up));
+        cuda::LaunchSwiglu(gpu.stream(), gpu.Out(gate_up), gpu.Out(apart));
+      }
+      EXPECT_EQ(ToVector(out), ToVector(apart)) << tokens << " x " << size.out << " x " << size.in;
+      const std::vector<double> sums = Float64(x, weight);
+      std::vector<double> gated;
+      const auto width = static_cast<size_t>(size.out);
+      for (size_t t = 0; t < sums.size(); t += 2 * width) {
+        for (size_t n = 0; n < width; ++n) {
+          gated.push_back(sums[t + n] / (1 + std::exp(-sums[t + n])) * sums[t + width + n]);
+        }
+      }
+      EXPECT_LE(RelativeError(out, gated), Tolerance(kType))
+          << tokens << " x " << size.out << " x " << size.in;
+    }
+  }
+}
+
+// The sums as they are, for logits.
+TEST_F(SkinnyLinear, SumsMayStayFloat) {
+  for (const int64_t tokens : {1, 8, 11}) {
+    const Tensor x = As(kType, Random({tokens, 576}, 1));
+    const Tensor weight = As(kType, Random({2128, 576}, 2));
+    const Tensor out = Poisoned({tokens, 2128});
+    Multiply(x, weight, out, Tensor());
+    EXPECT_LE(RelativeError(out, Float64(x, weight)), kFloatTolerance) << tokens;
   }
 }
 

@@ -1,6 +1,7 @@
 #include "core/kernels/decoder_attention.h"
 
 #include "core/kernels/flash_attention.h"
+#include "cuda/kernels/fused_launchers.h"
 #include "hwy/highway.h"
 #include "tests/support/fixed_order.h"
 #include "tests/support/paged_batch.h"
@@ -102,6 +103,81 @@ TEST(DecoderAttention, EveryTargetMatchesFloat64) {
     }
   }
 }
+
+#ifdef PENSTOCK_CUDA
+
+// With a table of angles it takes queries and keys as the product left them: the bits, of output
+// and cache, of bias_rope before it, and the CPU twins' values. Few rows and many, one query head a
+// KV head and more than the tensor cores take, contexts that begin a page.
+TEST(DecoderAttention, TurnsQueriesAndKeysAsBiasRopeDoes) {
+  std::vector<int32_t> many;
+  for (int32_t r = 0; r < 40; ++r) many.push_back(1 + r * 37 % 90);
+  for (const Target& target : Targets()) {
+    if (target.backend == Backend::kCpu || target.type == DataType::kF32) continue;
+    for (const HeadLayout& heads :
+         {HeadLayout{9, 3, 64}, HeadLayout{4, 4, 96}, HeadLayout{32, 8, 128},
+          HeadLayout{17, 1, 128}, HeadLayout{40, 2, 64}}) {
+      for (const std::vector<int32_t>& lens :
+           {std::vector<int32_t>{1}, std::vector<int32_t>{700}, std::vector<int32_t>{65, 64},
+            std::vector<int32_t>{2, 63, 130}, many}) {
+        if (lens.size() > 3 && heads.head_dim != 96) continue;
+        const auto rows = static_cast<int64_t>(lens.size());
+        std::vector<int32_t> positions;
+        for (const int32_t len : lens) positions.push_back(len - 1);
+        std::vector<float> frequencies;
+        for (int64_t i = 0; i < heads.head_dim / 2; ++i) {
+          frequencies.push_back(std::pow(0.9f, static_cast<float>(i)));
+        }
+        const Tensor table = Poisoned({rows, heads.head_dim});
+        cpu::RopeTable(Pool(), frequencies, FromVector(positions), table);
+        for (const int64_t window : {kNoWindow, int64_t{100}}) {
+          const auto run = [&](bool apart) {
+            const PagedBatch batch = Decode(heads, lens, target.type);
+            AttendOnGpu(target.type, batch.args(window),
+                        [&](const GpuCall& gpu, const AttentionArgs& args) {
+                          const Tensor workspace =
+                              Make(DataType::kU8, {cuda::DecoderAttentionWorkspace(heads, rows)});
+                          std::fill_n(static_cast<uint8_t*>(Tensor(workspace).raw()),
+                                      workspace.bytes(), uint8_t{0});
+                          const Tensor there = gpu.In(workspace);
+                          const Tensor angles = gpu.In(table);
+                          if (apart) {
+                            cuda::LaunchBiasRope(gpu.stream(), {args.qkv, Tensor(), Tensor(),
+                                                                Tensor(), 0, angles, heads});
+                            cuda::LaunchDecoderAttention(gpu.stream(), args, there);
+                          } else {
+                            ASSERT_TRUE(cuda::HasRopeDecoderAttention(args));
+                            cuda::LaunchRopeDecoderAttention(gpu.stream(), angles, args, there);
+                          }
+                        });
+            return batch;
+          };
+          const PagedBatch together = run(false);
+          const PagedBatch apart = run(true);
+          const auto bytes = [](const Tensor& tensor) {
+            return static_cast<size_t>(tensor.bytes());
+          };
+          EXPECT_EQ(0, std::memcmp(together.out().raw(), apart.out().raw(), bytes(apart.out())))
+              << target << ", rows " << rows << ", head dim " << heads.head_dim;
+          EXPECT_EQ(0, std::memcmp(together.kv().raw(), apart.kv().raw(), bytes(apart.kv())))
+              << target << ", rows " << rows << ", head dim " << heads.head_dim;
+
+          const PagedBatch twin = Decode(heads, lens, target.type);
+          const AttentionArgs args = twin.args(window);
+          cpu::BiasRope(Pool(), {args.qkv, Tensor(), Tensor(), Tensor(), 0, table, heads});
+          cpu::DecoderAttention(Pool(), args);
+          const std::vector<float> expected = ToVector(twin.out());
+          EXPECT_LE(
+              RelativeError(together.out(), std::vector<double>(expected.begin(), expected.end())),
+              Tolerance(target.type))
+              << target << ", rows " << rows << ", head dim " << heads.head_dim;
+        }
+      }
+    }
+  }
+}
+
+#endif  // PENSTOCK_CUDA
 
 TEST(DecoderAttention, LongContextsMatchFloat64) {
   for (const Target& target : Targets()) {

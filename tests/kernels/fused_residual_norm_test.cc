@@ -66,9 +66,30 @@ void CheckAgainstFloat64(const Target& target, int64_t hidden, bool with_bias,
 TEST(FusedResidualNorm, MatchesFloat64) {
   for (const Target& target : Targets()) {
     for (const bool with_bias : {false, true}) {
-      for (const int64_t hidden : {1, 100, 4096}) {
+      for (const int64_t hidden : {1, 100, 2056, 4096, 5120, 16384}) {
         CheckAgainstFloat64(target, hidden, with_bias, target.type);
         CheckAgainstFloat64(target, hidden, with_bias, DataType::kF32);
+      }
+    }
+  }
+}
+
+// Few rows and many, of any length: a row has the same bits among them.
+TEST(FusedResidualNorm, ARowHasTheSameBitsInABatchOfAnySize) {
+  for (const Target& target : Targets()) {
+    for (const DataType residual_type : {target.type, DataType::kF32}) {
+      for (const int64_t hidden : {64, 2056, 4096, 5120}) {
+        const int64_t tokens = 601;
+        const Tensor many = As(residual_type, Random({tokens, hidden}, 1));
+        const Tensor x = As(target.type, Random({tokens, hidden}, 2));
+        const Tensor weight = As(target.type, Random({hidden}, 4));
+        const Tensor few = As(residual_type, As(DataType::kF32, many.Slice(300, 3)));
+        const Tensor out = Poisoned({tokens, hidden}, target.type);
+        const Tensor few_out = Poisoned({3, hidden}, target.type);
+        RunOn(target.backend, many, x, Tensor(), weight, 1e-5f, out);
+        RunOn(target.backend, few, x.Slice(300, 3), Tensor(), weight, 1e-5f, few_out);
+        EXPECT_EQ(ToVector(out.Slice(300, 3)), ToVector(few_out)) << target << " " << hidden;
+        EXPECT_EQ(ToVector(many.Slice(300, 3)), ToVector(few)) << target << " " << hidden;
       }
     }
   }

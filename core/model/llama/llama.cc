@@ -160,18 +160,22 @@ void Llama::DecoderSelfAttention(const StepBatch& batch, const AttentionWeight& 
   const int64_t token = batch.num_prefill_tokens;
   const Tensor qkv = qkv_.Slice(token, rows);    // [num_rows, q + k + v]
   const Tensor rope = rope_.Slice(token, rows);  // [num_rows, head_dim]
-  ops_.BiasRope(BiasRope(weight, qkv, rope));
-  ops_.DecoderAttention({qkv, batch.row_starts.Slice(first, rows + 1),
-                         batch.context_lens.Slice(first, rows),
-                         batch.block_tables.Slice(first, rows), heads_, kv,
-                         attention_.Slice(token, rows), config_.sliding_window});
+  ops_.RopeDecoderAttention(
+      BiasRope(weight, qkv, rope),
+      {qkv, batch.row_starts.Slice(first, rows + 1), batch.context_lens.Slice(first, rows),
+       batch.block_tables.Slice(first, rows), heads_, kv, attention_.Slice(token, rows),
+       config_.sliding_window});
 }
 
 void Llama::Ffn(const FfnWeight& weight, const Tensor& norm, const Tensor& residual) {
   const Tensor gate_up = gate_up_.Slice(0, norm.dim(0));  // [num_tokens, 2 * intermediate]
   const Tensor gated = gated_.Slice(0, norm.dim(0));      // [num_tokens, intermediate]
-  Linear(norm, weight.gate_up, gate_up);
-  ops_.Swiglu(gate_up, gated);
+  if (weight.gate_up.tensors.size() == 1) {
+    ops_.GatedLinear(norm, weight.gate_up.tensors[0], gate_up, gated);
+  } else {
+    Linear(norm, weight.gate_up, gate_up);
+    ops_.Swiglu(gate_up, gated);
+  }
   ops_.LinearAdd(gated, weight.down, residual);
 }
 

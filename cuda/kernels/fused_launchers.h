@@ -1,0 +1,21 @@
+// Launchers of two stems in one kernel, beside those of launchers.h and by their rules. The bits
+// are those of the two behind each other. Only of the fastest order of sums.
+#pragma once
+
+#include "cuda/kernels/launchers.h"
+
+namespace penstock::cuda {
+
+// linear, then swiglu: weight [gate's rows, then up's], out [num_tokens, half of them]. Does
+// nothing and returns false where there is no such kernel for these tensors, or for `blas`'s order.
+bool LaunchGatedLinear(const Blas& blas, StreamHandle stream, const Tensor& x, const Tensor& weight,
+                       const Tensor& out);
+
+// bias_rope without bias and gains, then decoder_attention. args.qkv is as the product left it and
+// stays so; rope_table [num_rows, head_dim] f32. `workspace` as for decoder_attention, and the
+// same. REQUIRES: HasRopeDecoderAttention.
+bool HasRopeDecoderAttention(const AttentionArgs& args);
+void LaunchRopeDecoderAttention(StreamHandle stream, const Tensor& rope_table,
+                                const AttentionArgs& args, const Tensor& workspace);
+
+}  // namespace penstock::cuda
