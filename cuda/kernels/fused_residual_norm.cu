@@ -7,35 +7,29 @@ namespace penstock::cuda {
 namespace {
 
 // A block a row. The sum is rounded to its own type, as it is stored, before it is squared: the
-// norm is that of the residual which the next layer will read. It stays in shared memory as f32
-// meanwhile.
+// norm is that of the residual which the next layer will read.
 template <typename Residual, typename T, int N>
 __global__ void FusedResidualNormKernel(Residual* residual, int64_t residual_stride, const T* x,
-                                        int64_t x_stride, const T* bias, const T* gain,
-                                        int64_t hidden, float eps, T* out, int64_t out_stride) {
-  extern __shared__ float row[];  // [hidden]
+                                        int64_t x_stride, const T* bias, const T* gain, int hidden,
+                                        float eps, T* out, int64_t out_stride) {
+  extern __shared__ float shared[];
   LetNextBegin();
-  PrefetchGain(gain, hidden);
-  WaitForInputs();
   auto* sums = reinterpret_cast<Pack<Residual, N>*>(residual + blockIdx.x * residual_stride);
   const auto* in = reinterpret_cast<const Pack<T, N>*>(x + blockIdx.x * x_stride);
   const auto* shift = reinterpret_cast<const Pack<T, N>*>(bias);
-  float squares = 0;
-  for (int64_t i = threadIdx.x; i < hidden / N; i += blockDim.x) {
-    Pack<Residual, N> sum = sums[i];
-    const Pack<T, N> added = in[i];
+  NormRow<T, N>(shared, gain, hidden, eps, out + blockIdx.x * out_stride,
+                [&](int i, float(&values)[N]) {
+                  Pack<Residual, N> sum = sums[i];
+                  const Pack<T, N> added = in[i];
 #pragma unroll
-    for (int j = 0; j < N; ++j) {
-      float value = ToFloat(sum.at[j]) + ToFloat(added.at[j]);
-      if (shift != nullptr) value += ToFloat(shift[i].at[j]);
-      sum.at[j] = FromFloat<Residual>(value);
-      value = ToFloat(sum.at[j]);
-      row[i * N + j] = value;
-      squares += value * value;
-    }
-    sums[i] = sum;
-  }
-  NormalizeRow<T, N>(row, squares, gain, hidden, eps, out + blockIdx.x * out_stride);
+                  for (int j = 0; j < N; ++j) {
+                    float value = ToFloat(sum.at[j]) + ToFloat(added.at[j]);
+                    if (shift != nullptr) value += ToFloat(shift[i].at[j]);
+                    sum.at[j] = FromFloat<Residual>(value);
+                    values[j] = ToFloat(sum.at[j]);
+                  }
+                  sums[i] = sum;
+                });
 }
 
 }  // namespace
@@ -50,7 +44,7 @@ void LaunchFusedResidualNorm(cudaStream_t stream, const Tensor& residual, const 
   if (!bias.empty()) PENSTOCK_CHECK_EQ(bias.dim(0), hidden);
   const bool wide = IsWide(residual, hidden) && IsWide(x, hidden) && IsWide(weight, hidden) &&
                     IsWide(out, hidden) && (bias.empty() || IsWide(bias, hidden));
-  const size_t shared = static_cast<size_t>(hidden) * sizeof(float);
+  PENSTOCK_CHECK_LE(hidden, INT32_MAX);
   ForElementType(x.type(), [&](auto element) {
     using T = decltype(element);
     const T* shift = bias.empty() ? nullptr : Elements<const T>(bias);
@@ -58,10 +52,11 @@ void LaunchFusedResidualNorm(cudaStream_t stream, const Tensor& residual, const 
       using Residual = decltype(stored);
       ForWidth<T>(wide, [&](auto width) {
         const auto kernel = FusedResidualNormKernel<Residual, T, decltype(width)::value>;
-        AllowShared(kernel, shared);
-        Launch(stream, {dim3(Blocks(x.dim(0))), dim3(kThreads), shared}, kernel,
-               Elements<Residual>(residual), residual.stride(0), Elements<const T>(x), x.stride(0),
-               shift, Elements<const T>(weight), hidden, eps, Elements<T>(out), out.stride(0));
+        const LaunchShape shape = NormShape(x.dim(0), hidden, decltype(width)::value);
+        AllowShared(kernel, shape.shared_bytes);
+        Launch(stream, shape, kernel, Elements<Residual>(residual), residual.stride(0),
+               Elements<const T>(x), x.stride(0), shift, Elements<const T>(weight),
+               static_cast<int>(hidden), eps, Elements<T>(out), out.stride(0));
       });
     });
   });
