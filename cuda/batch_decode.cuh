@@ -19,18 +19,16 @@ __device__ __forceinline__ unsigned ArriveInBlock(unsigned* counter) {
 }
 
 template <typename T, int D>
-struct BatchTile : WarpTile<T, D, WarpLoader<T, D, BatchLine<T>>> {
-  using Loader = WarpLoader<T, D, BatchLine<T>>;
+struct BatchTile : WarpTile<T, D, WarpLoader<T, D, BatchLine<T, D>>> {
+  using Loader = WarpLoader<T, D, BatchLine<T, D>>;
   using Tile = WarpTile<T, D, Loader>;
   using Tile::lane;
   using Tile::paged;
   using Tile::warp;
 
-  const BatchLine<T>& line;
-  unsigned* come;
-
-  __device__ BatchTile(const BatchLine<T>& l, BatchShared<D>& shared, Loader& loader)
-      : Tile(l.problem.paged, shared.rings, loader), line(l), come(shared.come) {}
+  const BatchLine<T, D>& line;
+  __device__ BatchTile(const BatchLine<T, D>& l, Loader& loader)
+      : Tile(l.problem.paged, l.shared.rings, loader), line(l) {}
 
   __device__ void Run(const BatchWork& work) {
     this->BeginSums();
@@ -49,14 +47,14 @@ struct BatchTile : WarpTile<T, D, WarpLoader<T, D, BatchLine<T>>> {
   // A block's parts: of warp w the item that it goes on with (2 w), the one that it begins
   // (2 w + 1); of the block the same two, behind them.
   __device__ __forceinline__ int PartOf(int of, int item_begin) const {
-    return 2 * of + (item_begin >= line.border[of] ? 1 : 0);
+    return 2 * of + (item_begin >= line.shared.border[of] ? 1 : 0);
   }
 
   __device__ void LeavePart(const BatchWork& work, const float (&totals)[2]) {
     const BatchProblem<T>& problem = line.problem;
     const int block = blockIdx.x;
-    const int begin = line.border[0];
-    const int end = line.border[kAloneWarps];
+    const int begin = line.shared.border[0];
+    const int end = line.shared.border[kAloneWarps];
     const bool is_inside = work.item_begin >= begin && work.item_end <= end;
     const int of_block = 2 * kAloneWarps + (work.item_begin >= begin ? 1 : 0);
     const int first = line.WarpOf(max(work.item_begin, begin));
@@ -70,7 +68,7 @@ struct BatchTile : WarpTile<T, D, WarpLoader<T, D, BatchLine<T>>> {
     for (bool is_block = count == 1;; is_block = true) {
       unsigned* counter = problem.counters + work.item;
       if (!IsLast(is_block ? blocks : count, [&] {
-            return is_block ? ArriveInOrder(counter) : ArriveInBlock(&come[first]);
+            return is_block ? ArriveInOrder(counter) : ArriveInBlock(&line.shared.come[first]);
           })) {
         return;
       }
@@ -116,15 +114,16 @@ struct BatchTile : WarpTile<T, D, WarpLoader<T, D, BatchLine<T>>> {
 template <typename T, int D>
 __global__ void __launch_bounds__(kAloneWarps * 32, 1)
     BatchDecodeKernel(const __grid_constant__ BatchProblem<T> problem,
-                      const __grid_constant__ CUtensorMap map) {
+                      const __grid_constant__ CacheMaps maps) {
   extern __shared__ uint8_t bytes[];
   auto& shared = *reinterpret_cast<BatchShared<D>*>(bytes + (-SharedAddress(bytes) & 1023));
   LetNextBegin();
   if (threadIdx.x == 0) shared.rings.MakeBarriers();
-  const BatchLine<T> line(problem, shared);
-  WarpLoader<T, D, BatchLine<T>> loader(line, shared.rings, shared.queues[threadIdx.x / 32], map);
-  BatchTile<T, D> tile(line, shared, loader);
-  loader.Begin();
+  const BatchLine<T, D> line(problem, shared);
+  WarpLoader<T, D, BatchLine<T, D>> loader(line, shared.rings, shared.queues[threadIdx.x / 32],
+                                           maps);
+  BatchTile<T, D> tile(line, loader);
+  loader.Begin(kEarlySlabs);
   for (int i = 0; i < loader.taken; ++i) {
     const BatchWork work = loader.At(i);
     tile.LoadQueries(work);

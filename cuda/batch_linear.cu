@@ -11,6 +11,8 @@ using Bf16 = __nv_bfloat16;
 
 constexpr int kMaxCluster = 4;
 constexpr int kMaxBurst = 4;
+// Of weights, before the inputs are there. More stand before the loads of the small kernel ahead.
+constexpr int kEarlySlots = 2;
 
 cudaLaunchConfig_t ClusterConfig(cudaStream_t stream, int blocks, int threads, int cluster,
                                  cudaLaunchAttribute (&attributes)[2]) {
@@ -148,7 +150,8 @@ void LaunchBatchLinear(cudaStream_t stream, const Tensor& x, const Tensor& weigh
                                 Slots(plan, x.dim(0)),
                                 plan.split,
                                 plan.sharers,
-                                plan.burst};
+                                plan.burst,
+                                kEarlySlots};
   const CUtensorMap weights = MakeTensorMap(Elements<const Bf16>(weight), DataType::kBF16,
                                             weight.dim(0), weight.dim(1), plan.rows, kBatchSlabK);
   const CUtensorMap activations =

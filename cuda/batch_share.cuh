@@ -1,13 +1,15 @@
 // The works of decoder_attention's kernel for batches (batch_decode.cuh): the tiles (128 positions)
 // of all sequences and KV heads lie behind each other in one line, sequence by sequence, head by
-// head; an item is a sequence's KV head. Each block has an equal stretch of the line, whatever the
-// lengths, and each of its warps a stretch of that, whose border is moved to an item's where one is
-// near: what a multiprocessor reads decides, not what a warp does.
+// head; an item is a sequence's KV head. Each block has a stretch of the line, and each of its
+// warps a stretch of that.
 //
-// Where borders cut an item its parts are left in the workspace. The last warp of a block to leave
-// one adds up the block's, the last block to leave one those of the blocks, each in the line's
-// order: the same bits in every run, and nobody waits. A warp's cut works come first, so that most
-// parts are added up while memory is busy with whole items.
+// Where whole items share out evenly, as those of equal lengths do, nothing is cut. Else blocks
+// have equal stretches, whatever the lengths, and a warp's border is moved to an item's where one
+// is near: what a multiprocessor reads decides, not what a warp does. Of an item that is cut the
+// parts are left in the workspace. The last warp of a block to leave one adds up the block's, the
+// last block to leave one those of the blocks, each in the line's order: the same bits in every
+// run, and nobody waits. A warp's cut works come first, so that most parts are added up while
+// memory is busy with whole items.
 #pragma once
 
 #include "cuda/decode_share.cuh"
@@ -16,7 +18,11 @@
 namespace penstock::cuda {
 
 inline constexpr int kBatchParts = 2 * kAloneWarps + 2;  // a block's: its warps', its own
-inline constexpr int kWarpSnap = 4;  // a warp's border moves by up to this part of its stretch
+inline constexpr int kMaxBatchBlocks = kAloneWarps * 32 - 1;
+// Tiles that a block's stretch may be longer for the sake of whole items: what it takes to add up
+// parts behind the last tile. And the part of a warp's stretch that its border may move by.
+inline constexpr int kWholeTiles = 4;
+inline constexpr int kWarpSnap = 4;
 
 template <typename T>
 struct BatchProblem {
@@ -42,115 +48,135 @@ template <int D>
 struct BatchShared {
   WarpRings<D> rings;
   WarpQueue<BatchWork> queues[kAloneWarps];
-  int start[kMaxDecodeRows + 1];  // tiles that the rows before see, of one item
-  int border[kAloneWarps + 1];    // where the warps' stretches begin, and the block's ends
-  unsigned come[kAloneWarps];     // warps that left a part of the item cut behind this warp's
+  int context[kMaxDecodeRows];
+  int start[kMaxDecodeRows + 1];          // tiles that the rows before see, of one item
+  int block_border[kMaxBatchBlocks + 1];  // where the blocks' stretches begin, and the last ends
+  int border[kAloneWarps + 1];            // the same of this block's warps
+  int longest;                            // stretch of a block, were all of whole items
+  unsigned come[kAloneWarps];  // warps that left a part of the item cut behind this warp's
 };
 
 // Which tiles there are, and which are this block's and this warp's.
-template <typename T>
+template <typename T, int D>
 struct BatchLine {
   using Work = BatchWork;
   using Cursor = int;  // where the next work begins; -1: the one cut at its end comes
 
   const BatchProblem<T>& problem;
-  const int* start;
-  int* border;
-  int each;  // tiles of a block, the first `more` have one more
-  int more;
+  BatchShared<D>& shared;
 
   // REQUIRES: all threads of the block. Ends with them in step.
-  template <int D>
-  __device__ BatchLine(const BatchProblem<T>& p, BatchShared<D>& shared)
-      : problem(p), start(shared.start), border(shared.border) {
+  __device__ BatchLine(const BatchProblem<T>& p, BatchShared<D>& s) : problem(p), shared(s) {
     const PagedAttention<T>& paged = problem.paged;
-    for (int row = threadIdx.x; row < paged.rows; row += blockDim.x) {
+    const int blocks = static_cast<int>(gridDim.x);
+    const int thread = static_cast<int>(threadIdx.x);
+    for (int row = thread; row < paged.rows; row += blockDim.x) {
       const int context = paged.ContextOrNone(row);
       const int end = (context + kTileKeys - 1) / kTileKeys;
+      shared.context[row] = context;
       shared.start[row + 1] = context == 0 ? 0 : end - paged.FirstSeen(context - 1) / kTileKeys;
     }
+    if (thread < kAloneWarps) shared.come[thread] = 0;
+    if (thread == 0) shared.longest = 0;
     AddUpRows(shared.start, paged.rows);
-    const int total = start[paged.rows] * paged.num_kv_heads;
-    each = total / static_cast<int>(gridDim.x);
-    more = total % static_cast<int>(gridDim.x);
-    if (threadIdx.x < kAloneWarps) shared.come[threadIdx.x] = 0;
-    if (threadIdx.x <= kAloneWarps) border[threadIdx.x] = Border(static_cast<int>(threadIdx.x));
+    const int total = shared.start[paged.rows] * paged.num_kv_heads;
+    const int each = total / blocks;
+    const int more = total % blocks;
+    const int exact = min(thread, blocks) * each + min(thread, more);
+    if (thread <= blocks) shared.block_border[thread] = NearestItem(exact, total);
+    __syncthreads();
+    if (thread < blocks) {
+      atomicMax(&shared.longest, shared.block_border[thread + 1] - shared.block_border[thread]);
+    }
+    __syncthreads();
+    const bool is_whole = shared.longest <= each + min(kWholeTiles, each / 16 + 1);
+    if (!is_whole && thread <= blocks) shared.block_border[thread] = exact;
+    __syncthreads();
+    if (thread <= kAloneWarps) {
+      const int begin = shared.block_border[blockIdx.x];
+      const int count = shared.block_border[blockIdx.x + 1] - begin;
+      const int of_warp = count / kAloneWarps;
+      const int at = begin + thread * of_warp + min(thread, count % kAloneWarps);
+      const bool is_inner = thread > 0 && at < begin + count;
+      const int nearest = is_inner ? NearestItem(at, total) : at;
+      const bool is_near = is_whole || abs(nearest - at) * kWarpSnap <= of_warp;
+      shared.border[thread] = is_near ? nearest : at;
+    }
     __syncthreads();
   }
 
-  __device__ __forceinline__ int BlockBegin(int block) const {
-    return block * each + min(block, more);
-  }
   __device__ __forceinline__ int BlockOf(int position) const {
-    const int longer = more * (each + 1);
-    return position < longer ? position / (each + 1) : more + (position - longer) / each;
-  }
-  __device__ int Border(int warp) const {
-    const int begin = BlockBegin(blockIdx.x);
-    const int count = BlockBegin(blockIdx.x + 1) - begin;
-    const int of_warp = count / kAloneWarps;
-    const int at = begin + warp * of_warp + min(warp, count % kAloneWarps);
-    if (warp == 0 || at >= begin + count) return at;
-    const BatchWork work = WorkAt(at, at + 1);
-    const bool up = work.item_end - at < at - work.item_begin;
-    const int nearest = up ? work.item_end : work.item_begin;
-    return abs(nearest - at) * kWarpSnap <= of_warp ? nearest : at;
+    int block = 0;
+    for (int above = static_cast<int>(gridDim.x); above - block > 1;) {
+      const int middle = (block + above) / 2;
+      (shared.block_border[middle] <= position ? block : above) = middle;
+    }
+    return block;
   }
   __device__ __forceinline__ int WarpOf(int position) const {
     int warp = 0;
 #pragma unroll
-    for (int w = 1; w < kAloneWarps; ++w) warp += border[w] <= position ? 1 : 0;
+    for (int w = 1; w < kAloneWarps; ++w) warp += shared.border[w] <= position ? 1 : 0;
     return warp;
   }
 
   __device__ __forceinline__ Cursor First() const { return -1; }
   __device__ bool Take(Cursor& next, BatchWork& work) const {
-    const int begin = border[threadIdx.x / 32];
-    const int end = border[threadIdx.x / 32 + 1];
+    const int begin = shared.border[threadIdx.x / 32];
+    const int end = shared.border[threadIdx.x / 32 + 1];
     if (begin == end) return false;
+    bool is_tail = false;
     if (next < 0) {
       next = begin;
-      work = WorkAt(end - 1, end);
-      if (work.item_end > end) {
-        work = WorkAt(max(begin, work.item_begin), end);
-        return true;
-      }
+      Locate(end - 1, work);
+      is_tail = work.item_end > end;
+    }
+    if (is_tail) {
+      Cut(max(begin, work.item_begin), end, work);
+      return true;
     }
     if (next >= end) return false;
-    work = WorkAt(next, end);
+    Locate(next, work);
     if (work.item_end > end) return false;  // it came first
-    next = work.end;
+    Cut(next, work.item_end, work);
+    next = work.item_end;
     return true;
   }
 
-  // What begins at that tile of the line, up to the item's end or `end`.
-  __device__ BatchWork WorkAt(int at, int end) const {
-    const PagedAttention<T>& paged = problem.paged;
+  // The item that the tile at that place of the line is of.
+  __device__ __forceinline__ void Locate(int at, BatchWork& work) const {
+    const int heads = problem.paged.num_kv_heads;
     int row = 0;
-    for (int above = paged.rows; above - row > 1;) {
+    for (int above = problem.paged.rows; above - row > 1;) {
       const int middle = (row + above) / 2;
-      (start[middle] * paged.num_kv_heads <= at ? row : above) = middle;
+      (shared.start[middle] * heads <= at ? row : above) = middle;
     }
-    const int tiles = start[row + 1] - start[row];
-    const int inside = at - start[row] * paged.num_kv_heads;
-    const int tile = inside % tiles;
-    BatchWork work;
+    const int tiles = shared.start[row + 1] - shared.start[row];
+    const int begin = shared.start[row] * heads;
     work.row = row;
-    work.kv_head = inside / tiles;
-    work.item = row * paged.num_kv_heads + work.kv_head;
-    work.item_begin = at - tile;
+    work.kv_head = (at - begin) / tiles;
+    work.item = row * heads + work.kv_head;
+    work.item_begin = begin + work.kv_head * tiles;
     work.item_end = work.item_begin + tiles;
-    work.begin = at;
-    work.end = min(end, work.item_end);
+  }
+  __device__ __forceinline__ int NearestItem(int at, int total) const {
+    if (at >= total) return total;
+    BatchWork work;
+    Locate(at, work);
+    return at - work.item_begin <= work.item_end - at ? work.item_begin : work.item_end;
+  }
+  // The work that is those tiles of its item.
+  __device__ __forceinline__ void Cut(int begin, int end, BatchWork& work) const {
+    const PagedAttention<T>& paged = problem.paged;
+    work.begin = begin;
+    work.end = end;
     work.first_head = work.kv_head * problem.group;
     work.num_heads = problem.group;
-    work.context = paged.Context(row);
+    work.context = shared.context[work.row];
     work.first_seen = paged.FirstSeen(work.context - 1);
-    const int page = (work.first_seen / kTileKeys + tile) * kTilePages;
+    const int page = (work.first_seen / kTileKeys + begin - work.item_begin) * kTilePages;
     work.first_page = max(work.first_seen / kPage, page);
-    work.end_page =
-        min((work.context + kPage - 1) / kPage, page + (work.end - work.begin) * kTilePages);
-    return work;
+    work.end_page = min((work.context + kPage - 1) / kPage, page + (end - begin) * kTilePages);
   }
 };
 

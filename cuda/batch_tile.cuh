@@ -30,6 +30,7 @@ struct BatchProblem {
   int split;
   int sharers;
   int burst;
+  int early;  // slots of weights that are asked for before the inputs are there
 };
 
 // Sums go by columns of eight rows of the weight: those of each part's block.
@@ -134,11 +135,15 @@ __device__ void FillBatchRing(const BatchProblem& problem, const BatchShare& sha
   const BatchSlabPlace first = {share.first_tile, share.first_slab};
   const int ahead = min(total, problem.slots);
   BatchSlabPlace next = first;
-  for (int slot = 0; slot < ahead; ++slot) {
-    load_weights(slot, next);
-    next.Next(share);
-  }
+  const auto load_first = [&](int slot, int end) {
+    for (; slot < end; ++slot) {
+      load_weights(slot, next);
+      next.Next(share);
+    }
+  };
+  load_first(0, min(ahead, problem.early));
   WaitForInputs();
+  load_first(min(ahead, problem.early), ahead);
   if (problem.split * problem.sharers > 1) WaitForCluster();  // all barriers are made
   BatchSlabPlace at = first;
   for (int slot = 0; slot < ahead; ++slot) {

@@ -101,16 +101,17 @@ struct SegmentTile : WarpTile<T, D, WarpLoader<T, D, SegmentLine<T>>> {
 template <typename T, int D>
 __global__ void __launch_bounds__(kAloneWarps * 32, 1)
     SegmentDecodeKernel(const __grid_constant__ SegmentProblem<T> problem,
-                        const __grid_constant__ CUtensorMap map) {
+                        const __grid_constant__ CacheMaps maps) {
   extern __shared__ uint8_t bytes[];
   auto& shared = *reinterpret_cast<SegmentShared<D>*>(bytes + (-SharedAddress(bytes) & 1023));
   LetNextBegin();
   if (threadIdx.x == 0) shared.rings.MakeBarriers();
   CountSegments(problem.paged, shared.start, &shared.longest);
   const SegmentLine<T> line(problem, shared.start, shared.longest);
-  WarpLoader<T, D, SegmentLine<T>> loader(line, shared.rings, shared.queues[threadIdx.x / 32], map);
+  WarpLoader<T, D, SegmentLine<T>> loader(line, shared.rings, shared.queues[threadIdx.x / 32],
+                                          maps);
   SegmentTile<T, D> tile(line, shared.rings, loader);
-  loader.Begin();
+  loader.Begin(kEarlySlabs);
   for (int i = 0; i < loader.taken; ++i) {
     const SegmentWork work = loader.At(i);
     tile.LoadQueries(work);

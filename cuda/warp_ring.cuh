@@ -16,6 +16,9 @@ namespace penstock::cuda {
 inline constexpr int kAloneWarps = 8;   // a multiprocessor's
 inline constexpr int kColumnHeads = 8;  // query heads a work
 inline constexpr int kTilePages = kTileKeys / kPage;
+// Of a warp, before the kernel's inputs are there. More of them would stand before the loads of the
+// kernel ahead: to be measured between other kernels.
+inline constexpr int kEarlySlabs = 0;
 
 template <int D>
 struct WarpRings {
@@ -48,6 +51,12 @@ struct WarpWork {
   int end_page;
 };
 
+// Of a cache, [its rows, head dim]: boxes of a page's rows and of eight, a slab wide.
+struct CacheMaps {
+  CUtensorMap page;
+  CUtensorMap eight;
+};
+
 // A warp's next works, in shared memory.
 template <typename Work>
 struct WarpQueue {
@@ -76,7 +85,7 @@ struct WarpLoader {
   const PagedAttention<T>& paged;
   Rings& rings;
   Queue& queue;
-  const CUtensorMap& map;
+  const CacheMaps& maps;
   int warp = threadIdx.x / 32;
   int lane = threadIdx.x % 32;
   int slot = 0;
@@ -85,39 +94,45 @@ struct WarpLoader {
   int taken = 0;  // works that the queue has had
 
   // The work that is being loaded, `loading` of those taken; none if there is no such.
-  int loading = -1;
-  int row;
-  int kv_head;
-  int first_page;
-  int end_page;
+  int loading = 0;
+  int row = 0;
+  int kv_head = 0;
+  int first_page = 0;
+  int end_page = 0;
   int blocks;  // lane i has the KV block of page `base` + i
   int base;
   int tile_page;  // of the tile that is being loaded: its first page
-  int page;
+  int page = 0;
   int slab = 0;
   bool values = false;
 
-  __device__ WarpLoader(const Line& l, Rings& r, Queue& q, const CUtensorMap& m)
-      : line(l), paged(l.problem.paged), rings(r), queue(q), map(m), cursor(l.First()) {}
+  __device__ WarpLoader(const Line& l, Rings& r, Queue& q, const CacheMaps& m)
+      : line(l), paged(l.problem.paged), rings(r), queue(q), maps(m), cursor(l.First()) {}
 
-  // Fills the ring, and ends once the kernel's inputs are there.
-  __device__ void Begin() {
-    // While one work is computed at most one is loaded to its end, so that two are enough ahead.
-    TakeWork(false);
-    TakeWork(false);
+  // Fills the ring, and ends once the kernel's inputs are there. At most `early` slabs are asked
+  // for before.
+  __device__ void Begin(int early) {
     bool has_inputs = false;
-    BeginWork();
+    const auto await_inputs = [&] {
+      if (has_inputs) return;
+      WaitForInputs();
+      has_inputs = true;
 #pragma unroll 1
-    for (int i = 0; i <= Rings::kStages; ++i) {
-      const bool is_last_page = loading < taken && page == end_page - 1;
-      if (!has_inputs && (i == Rings::kStages || is_last_page)) {
-        WaitForInputs();
-        has_inputs = true;
+      for (int i = 0; i < taken; ++i) StoreNew(queue.works[i]);
+    };
+    TakeWork(false);
+    if (loading < taken) BeginWork();
 #pragma unroll 1
-        for (int w = 0; w < taken; ++w) StoreNew(queue.works[w]);
-      }
-      if (i < Rings::kStages) Next();
+    for (int i = 0; i < Rings::kStages; ++i) {
+      if (i >= early || page == end_page - 1) await_inputs();
+      Next();
+      if (loading < taken) continue;
+      TakeWork(has_inputs);
+      if (loading < taken) BeginWork();
     }
+    await_inputs();
+    // While one work is computed at most one is loaded to its end: two are enough ahead.
+    if (taken < 2) TakeWork(true);
   }
 
   // The work that is computed next, `index` of all; takes another one. REQUIRES: index < taken.
@@ -155,7 +170,6 @@ struct WarpLoader {
   }
 
   __device__ __forceinline__ void BeginWork() {
-    if (++loading >= taken) return;
     const Work& work = queue.works[loading % Queue::kDepth];
     row = work.row;
     kv_head = work.kv_head;
@@ -171,6 +185,27 @@ struct WarpLoader {
     slab = 0;
     values = false;
   }
+  // A slab of the page that begins with that row of the cache. Of one that the query does not see
+  // all of, the eights of rows with something seen. One thread.
+  __device__ __forceinline__ void Load(int cache_row) {
+    constexpr int kEights = kPage / 8;
+    constexpr int kEightBytes = 8 * S::kRowBytes;
+    int begin = 0;
+    int end = kEights;
+    if (page == first_page || page == end_page - 1) {
+      const Work& of = queue.works[loading % Queue::kDepth];
+      begin = max(of.first_seen - page * kPage, 0) / 8;
+      end = min((of.context - page * kPage + 7) / 8, kEights);
+    }
+    const bool is_whole = end - begin == kEights;
+    uint64_t* full = &rings.full[warp][slot];
+    ArriveExpecting(full, (end - begin) * kEightBytes);
+#pragma unroll 1
+    for (int i = begin; i < end; i += is_whole ? kEights : 1) {
+      TensorLoad(rings.ring[warp][slot].bytes + i * kEightBytes,
+                 is_whole ? &maps.page : &maps.eight, slab * S::kColumns, cache_row + i * 8, full);
+    }
+  }
   // Asks for the next slab, if there is one, into the slot that comes next.
   __device__ __forceinline__ void Next() {
     if (loading >= taken) return;
@@ -181,9 +216,7 @@ struct WarpLoader {
     const int block = __shfl_sync(~0u, blocks, page - base);
     if (ElectOne()) {
       const int head = values ? paged.num_kv_heads + kv_head : kv_head;
-      ArriveExpecting(&rings.full[warp][slot], Rings::kSlabBytes);
-      TensorLoad(rings.ring[warp][slot].bytes, &map, slab * S::kColumns,
-                 (block * 2 * paged.num_kv_heads + head) * kPage, &rings.full[warp][slot]);
+      Load((block * 2 * paged.num_kv_heads + head) * kPage);
     }
     if (++slot == Rings::kStages) slot = 0;
     if (++slab < S::kSlabs) return;

@@ -111,19 +111,24 @@ int64_t PartialBytes(const HeadLayout& heads) {
 }
 
 template <int D>
-CUtensorMap CacheMap(const AttentionArgs& args) {
+CacheMaps MakeCacheMaps(const AttentionArgs& args) {
   const int64_t rows = args.kv.num_elements() / D;
   PENSTOCK_CHECK_LE(rows, INT32_MAX);
-  return MakeTensorMap(args.kv.raw(), args.kv.type(), rows, D, kPage, SwizzledTile<D>::kColumns);
+  const auto make = [&](int box_rows) {
+    return MakeTensorMap(args.kv.raw(), args.kv.type(), rows, D, box_rows,
+                         SwizzledTile<D>::kColumns);
+  };
+  return {make(kPage), make(8)};
 }
 
 template <int D, typename T>
 void LaunchBatch(cudaStream_t stream, const AttentionArgs& args, const DecodeProblem<T>& pieces) {
+  PENSTOCK_CHECK_LE(NumMultiprocessors(), kMaxBatchBlocks);
   const BatchProblem<T> problem = {pieces.paged, pieces.group, pieces.counters, pieces.partials};
   const size_t shared = 1024 + sizeof(BatchShared<D>);
   AllowShared(BatchDecodeKernel<T, D>, shared);
   Launch(stream, {dim3(Blocks(NumMultiprocessors())), dim3(kAloneWarps * 32), shared},
-         BatchDecodeKernel<T, D>, problem, CacheMap<D>(args));
+         BatchDecodeKernel<T, D>, problem, MakeCacheMaps<D>(args));
 }
 
 int64_t ItemHeads(const HeadLayout& heads) {
@@ -155,7 +160,7 @@ void LaunchSegments(cudaStream_t stream, const AttentionArgs& args, uint8_t* wor
   const size_t shared = 1024 + sizeof(SegmentShared<D>);
   AllowShared(SegmentDecodeKernel<T, D>, shared);
   Launch(stream, {dim3(Blocks(NumMultiprocessors())), dim3(kAloneWarps * 32), shared},
-         SegmentDecodeKernel<T, D>, problem, CacheMap<D>(args));
+         SegmentDecodeKernel<T, D>, problem, MakeCacheMaps<D>(args));
 }
 
 }  // namespace
