@@ -1,7 +1,11 @@
 // decoder_attention's kernel in the fixed order of sums (attention_segment.cuh), f16 and bf16.
 //
-// A warp works alone (warp_tile.cuh): it has a segment of a sequence's KV head, 256 positions at
-// absolute multiples of 256, for up to 8 of its query heads.
+// What lives where. A warp works alone: it has a segment of a sequence's KV head, 256 positions at
+// absolute multiples of 256, for up to 8 of its query heads. Keys and values are the tensor cores'
+// first operand, 16 rows of it, and the heads the second, 8 columns: scores [keys, heads], sums
+// [head dim, heads]. Scores, sums and queries stay in registers; slabs of pages
+// (64 positions, 128 or 64 bytes of each) pass through a ring of the warp's own in shared memory,
+// filled by tensor copies that run ahead over the borders of segments.
 //
 // The segments of all sequences and heads are dealt out to the warps in turn. Where a sequence has
 // several, each leaves its sums in the workspace, and the last to arrive adds them up in ascending
@@ -14,33 +18,218 @@
 namespace penstock::cuda {
 
 template <typename T, int D>
-struct SegmentTile : WarpTile<T, D, WarpLoader<T, D, SegmentLine<T>>> {
-  using Loader = WarpLoader<T, D, SegmentLine<T>>;
-  using Tile = WarpTile<T, D, Loader>;
-  using Tile::AddTile;
-  using Tile::BeginSums;
-  using Tile::lane;
-  using Tile::StoreOut;
-  using Tile::StorePart;
-  using Tile::sums;
-  using Tile::top;
-  using Tile::total;
+struct SegmentTile {
+  using S = SwizzledTile<D>;
+  using Shared = SegmentShared<D>;
+  static constexpr int kSlabSteps = S::kColumns / 16;  // of the tensor cores, along the head dim
 
   const SegmentLine<T>& line;
+  Shared& shared;
+  SegmentLoader<T, D>& loader;
+  int warp = threadIdx.x / 32;
+  int lane = threadIdx.x % 32;
+  int slot = 0;
+  unsigned parity = 0;
 
-  __device__ SegmentTile(const SegmentLine<T>& l, WarpRings<D>& rings, Loader& loader)
-      : Tile(l.problem.paged, rings, loader), line(l) {}
+  uint32_t queries[D / 16][2];
+  float scores[kTileKeys / 16][4];  // of 16 keys each
+  float sums[D / 16][4];            // of 16 columns of the head dim each
+  float top[2];                     // of the segment, of the heads lane % 4 * 2 and the next
+  float total[2];                   // this thread's part
+
+  __device__ SegmentTile(const SegmentLine<T>& l, Shared& s, SegmentLoader<T, D>& from)
+      : line(l), shared(s), loader(from) {}
+
+  __device__ __forceinline__ uint32_t AwaitSlab() {
+    Wait(&shared.full[warp][slot], parity);
+    return SharedAddress(shared.ring[warp][slot].bytes);
+  }
+  // The slab has been read by all lanes: its place is for the next one.
+  __device__ __forceinline__ void Release() {
+    FenceReadsBeforeBulkWrites();
+    __syncwarp();
+    loader.Next();
+    if (++slot == Shared::kStages) {
+      slot = 0;
+      parity ^= 1;
+    }
+  }
+
+  __device__ void LoadQueries(const SegmentWork& work) {
+    const int head = lane / 4;
+#pragma unroll
+    for (int k = 0; k < D / 16; ++k) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const int at = k * 16 + lane % 4 * 2 + i * 8;
+        const T* from = line.problem.paged.Query(work.row, work.first_head + head) + at;
+        queries[k][i] = head < work.num_heads ? *reinterpret_cast<const uint32_t*>(from) : 0u;
+      }
+    }
+  }
+
+  __device__ __forceinline__ void BeginSegment() {
+#pragma unroll
+    for (int block = 0; block < D / 16; ++block) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sums[block][i] = 0;
+    }
+    top[0] = top[1] = -INFINITY;
+    total[0] = total[1] = 0;
+  }
+
+  // The tile that begins at that page.
+  __device__ __forceinline__ void Tile(const SegmentWork& work, int tile_page) {
+#pragma unroll
+    for (int i = 0; i < kTileKeys / 16; ++i) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) scores[i][j] = 0;
+    }
+#pragma unroll
+    for (int half = 0; half < kTilePages; ++half) {
+      if (!HasPage(work, tile_page + half)) continue;
+#pragma unroll
+      for (int slab = 0; slab < S::kSlabs; ++slab) Score(half, slab);
+    }
+    Mask(work, tile_page * kPage);
+    float factor[2];
+    SoftmaxAcross(scores, line.problem.paged.scale, top, total, factor);
+    uint32_t weights[kTileKeys / 16][2];
+#pragma unroll
+    for (int i = 0; i < kTileKeys / 16; ++i) {
+      weights[i][0] = Transpose(PackTwo<T>(scores[i][0], scores[i][1]));
+      weights[i][1] = Transpose(PackTwo<T>(scores[i][2], scores[i][3]));
+    }
+#pragma unroll
+    for (int block = 0; block < D / 16; ++block) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sums[block][i] *= factor[i % 2];
+    }
+#pragma unroll
+    for (int half = 0; half < kTilePages; ++half) {
+      if (!HasPage(work, tile_page + half)) continue;
+#pragma unroll
+      for (int slab = 0; slab < S::kSlabs; ++slab) {
+        AddValues(work, (tile_page + half) * kPage, half, slab, weights);
+      }
+    }
+  }
+  // An 8 x 8 matrix of 16-bit elements, lane l with row l / 4, columns (l % 4) * 2 and the next.
+  __device__ __forceinline__ static uint32_t Transpose(uint32_t two) {
+    uint32_t result;
+    asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(result) : "r"(two));
+    return result;
+  }
+  __device__ __forceinline__ static bool HasPage(const SegmentWork& work, int page) {
+    return page >= work.first_page && page < work.end_page;
+  }
+
+  // scores += keys queries^T, over the slab's columns, of the tile's page `half`.
+  __device__ __forceinline__ void Score(int half, int slab) {
+    const uint32_t keys = AwaitSlab();
+    // Lanes of eight: 8 keys on, and then 16 bytes on along the rows.
+    const int row = lane / 8 % 2 * 8 + lane % 8;
+#pragma unroll
+    for (int k = 0; k < kSlabSteps; ++k) {
+#pragma unroll
+      for (int block = 0; block < kPage / 16; ++block) {
+        uint32_t a[4];
+        LoadMatrices(a, keys + S::UnitOffset(block * 16 + row, k * 2 + lane / 16));
+        const auto& b = queries[slab * kSlabSteps + k];
+        MultiplyAdd<T>(scores[half * (kPage / 16) + block], a, b[0], b[1]);
+      }
+    }
+    Release();
+  }
+
+  __device__ __forceinline__ void Mask(const SegmentWork& work, int first) {
+    const int begin = work.first_seen - first;
+    const int end = work.context - first;
+    if (begin <= 0 && end >= kTileKeys) return;
+#pragma unroll
+    for (int i = 0; i < kTileKeys / 16; ++i) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const int key = i * 16 + lane / 4 + j / 2 * 8;
+        if (key < begin || key >= end) scores[i][j] = -INFINITY;
+      }
+    }
+  }
+
+  // sums += values^T weights, for the slab's columns.
+  __device__ __forceinline__ void AddValues(const SegmentWork& work, int first, int half, int slab,
+                                            const uint32_t (&weights)[kTileKeys / 16][2]) {
+    const uint32_t values = AwaitSlab();
+    if (first < work.first_seen || first + kPage > work.context) {
+      // Nothing times what an unseen place may hold would not be nothing.
+      constexpr int kUnits = S::kRowBytes / 16;
+      for (int i = lane; i < kPage * kUnits; i += 32) {
+        const int at = first + i / kUnits;
+        if (at >= work.first_seen && at < work.context) continue;
+        *reinterpret_cast<uint4*>(shared.ring[warp][slot].bytes + i * 16) = uint4{};
+      }
+      __syncwarp();
+    }
+    // Lanes of eight: 16 bytes on along the rows, and then 8 keys on.
+    const int row = lane / 16 * 8 + lane % 8;
+#pragma unroll
+    for (int k = 0; k < kPage / 16; ++k) {
+#pragma unroll
+      for (int block = 0; block < kSlabSteps; ++block) {
+        uint32_t a[4];
+        LoadTransposed(a, values + S::UnitOffset(k * 16 + row, block * 2 + lane / 8 % 2));
+        const auto& b = weights[half * (kPage / 16) + k];
+        MultiplyAdd<T>(sums[slab * kSlabSteps + block], a, b[0], b[1]);
+      }
+    }
+    Release();
+  }
+
+  // body(head of the item, column of the head dim, which of the two heads, sum), for each sum of
+  // this thread's that is of a head.
+  template <typename Body>
+  __device__ __forceinline__ void ForEachSum(const SegmentWork& work, const Body& body) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int head = lane % 4 * 2 + i % 2;
+      if (head >= work.num_heads) continue;
+#pragma unroll
+      for (int block = 0; block < D / 16; ++block) {
+        body(head, block * 16 + lane / 4 + i / 2 * 8, i % 2, sums[block][i]);
+      }
+    }
+  }
+
+  __device__ void StoreOut(const SegmentWork& work, const float (&totals)[2]) {
+    const float by[2] = {Normaliser(totals[0]), Normaliser(totals[1])};
+    ForEachSum(work, [&](int head, int column, int which, float sum) {
+      line.problem.paged.Out(work.row, work.first_head + head)[column] =
+          FromFloat<T>(__fmul_rn(sum, by[which]));
+    });
+  }
+
+  __device__ void StorePartial(const SegmentWork& work, const float (&totals)[2], float* to) {
+    ForEachSum(work, [&](int head, int column, int, float sum) { to[head * D + column] = sum; });
+    const int heads = line.problem.item_heads;
+#pragma unroll
+    for (int which = 0; which < 2; ++which) {
+      const int head = lane % 4 * 2 + which;
+      if (lane >= 4 || head >= work.num_heads) continue;
+      to[heads * D + head] = top[which];
+      to[heads * (D + 1) + head] = totals[which];
+    }
+  }
 
   // A work that is a segment.
-  __device__ void RunSegment(const SegmentWork& work) {
-    BeginSums();
+  __device__ void RunSegment(const SegmentWork& work, int index) {
+    BeginSegment();
     for (int page = work.first_page / kTilePages * kTilePages; page < work.end_page;
          page += kTilePages) {
-      AddTile(work, page);
+      Tile(work, page);
     }
     const float totals[2] = {ColumnTotal(total[0]), ColumnTotal(total[1])};
     if (work.segments == 1) return StoreOut(work, totals);
-    StorePart(work, totals, line.problem.item_heads, line.problem.Slot(work.index));
+    StorePartial(work, totals, line.problem.Slot(index));
     __syncwarp();
     unsigned before = 0;
     unsigned* counter = line.problem.counters + work.row * line.items_of_row + work.head;
@@ -59,9 +248,9 @@ struct SegmentTile : WarpTile<T, D, WarpLoader<T, D, SegmentLine<T>>> {
     float merged_total[2] = {};
     int page = work.first_page / kTilePages * kTilePages;
     while (page < work.end_page) {
-      BeginSums();
+      BeginSegment();
       const int end = min((page / kSegmentPages + 1) * kSegmentPages, work.end_page);
-      for (; page < end; page += kTilePages) AddTile(work, page);
+      for (; page < end; page += kTilePages) Tile(work, page);
       const SegmentMerge merges[2] = {{merged_top[0], top[0]}, {merged_top[1], top[1]}};
 #pragma unroll
       for (int block = 0; block < D / 16; ++block) {
@@ -84,42 +273,102 @@ struct SegmentTile : WarpTile<T, D, WarpLoader<T, D, SegmentLine<T>>> {
     StoreOut(work, merged_total);
   }
 
-  // The item's segments in ascending order.
+  // The item's segments in ascending order: four heads at a time, a lane has four columns, or of
+  // D = 96 three. Loads of eight segments are under way at once.
   __device__ void AddUp(const SegmentWork& work) {
-    AddUpParts<D>(
-        work.num_heads, line.problem.item_heads, work.segments,
-        [&](int segment) { return line.problem.Slot(work.first_slot + segment); },
-        [&](int head, int column, const auto& all, float, float of_all) {
-          T* out = line.problem.paged.Out(work.row, work.first_head + head) + column;
-          const float by = Normaliser(of_all);
+    constexpr int kHeads = 4;
+    constexpr int kAhead = 8;
+    static_assert(kHeads * kAhead == 32);
+    constexpr int kColumns = D / 32;
+    const int heads = line.problem.item_heads;
+    for (int base = 0; base < work.num_heads; base += kHeads) {
+      float tops[kHeads];
+      float totals[kHeads] = {};
+      float all[kHeads][kColumns] = {};
 #pragma unroll
-          for (int c = 0; c < D / 32; ++c) out[c] = FromFloat<T>(__fmul_rn(all[c], by));
-        });
+      for (int h = 0; h < kHeads; ++h) tops[h] = -INFINITY;
+      for (int segment = 0; segment < work.segments; segment += kAhead) {
+        // A lane has the top and the total of one segment and head. Behind the last segment tops
+        // are -infinity, which changes nothing.
+        const auto slot = [&](int s) {
+          return line.problem.Slot(work.first_slot + min(segment + s, work.segments - 1));
+        };
+        const int own_head = min(base + lane % kHeads, work.num_heads - 1);
+        const float* own = slot(lane / kHeads) + heads * D + own_head;
+        const float own_top = segment + lane / kHeads < work.segments ? __ldcg(own) : -INFINITY;
+        const float own_total = __ldcg(own + heads);
+        float of[kAhead][kHeads][kColumns];
+#pragma unroll
+        for (int s = 0; s < kAhead; ++s) {
+#pragma unroll
+          for (int h = 0; h < kHeads; ++h) {
+            const int head = min(base + h, work.num_heads - 1);
+            const float* from = slot(s) + head * D + lane * kColumns;
+            if constexpr (kColumns == 4) {
+              const float4 four = __ldcg(reinterpret_cast<const float4*>(from));
+              of[s][h][0] = four.x;
+              of[s][h][1] = four.y;
+              of[s][h][2] = four.z;
+              of[s][h][3] = four.w;
+            } else {
+#pragma unroll
+              for (int c = 0; c < kColumns; ++c) of[s][h][c] = __ldcg(from + c);
+            }
+          }
+        }
+#pragma unroll
+        for (int s = 0; s < kAhead; ++s) {
+#pragma unroll
+          for (int h = 0; h < kHeads; ++h) {
+            const SegmentMerge merge(tops[h], __shfl_sync(~0u, own_top, s * kHeads + h));
+            tops[h] = merge.top;
+            totals[h] = merge.Merge(totals[h], __shfl_sync(~0u, own_total, s * kHeads + h));
+#pragma unroll
+            for (int c = 0; c < kColumns; ++c) {
+              all[h][c] = merge.Merge(all[h][c], of[s][h][c]);
+            }
+          }
+        }
+      }
+#pragma unroll
+      for (int h = 0; h < kHeads; ++h) {
+        if (base + h >= work.num_heads) break;
+        T* out = line.problem.paged.Out(work.row, work.first_head + base + h) + lane * kColumns;
+        const float by = Normaliser(totals[h]);
+#pragma unroll
+        for (int c = 0; c < kColumns; ++c) out[c] = FromFloat<T>(__fmul_rn(all[h][c], by));
+      }
+    }
   }
 };
 
 template <typename T, int D>
-__global__ void __launch_bounds__(kAloneWarps * 32, 1)
+__global__ void __launch_bounds__(kSegmentWarps * 32, 1)
     SegmentDecodeKernel(const __grid_constant__ SegmentProblem<T> problem,
-                        const __grid_constant__ CacheMaps maps) {
+                        const __grid_constant__ CUtensorMap map) {
   extern __shared__ uint8_t bytes[];
   auto& shared = *reinterpret_cast<SegmentShared<D>*>(bytes + (-SharedAddress(bytes) & 1023));
   LetNextBegin();
-  if (threadIdx.x == 0) shared.rings.MakeBarriers();
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < kSegmentWarps * SegmentShared<D>::kStages; ++i) {
+      MakeBarrier(&shared.full[0][0] + i, 1);
+    }
+    FenceBarriers();
+  }
+  WaitForInputs();
   CountSegments(problem.paged, shared.start, &shared.longest);
   const SegmentLine<T> line(problem, shared.start, shared.longest);
-  WarpLoader<T, D, SegmentLine<T>> loader(line, shared.rings, shared.queues[threadIdx.x / 32],
-                                          maps);
-  SegmentTile<T, D> tile(line, shared.rings, loader);
-  loader.Begin(kEarlySlabs);
-  for (int i = 0; i < loader.taken; ++i) {
-    const SegmentWork work = loader.At(i);
+  SegmentLoader<T, D> loader(line, shared, map);
+  SegmentTile<T, D> tile(line, shared, loader);
+  for (int index = SegmentLine<T>::Warp(); index < line.count;
+       index += SegmentLine<T>::NumWarps()) {
+    const SegmentWork work = line.At(index);
+    if (work.end_page == 0) continue;  // a row of padding
     tile.LoadQueries(work);
-    loader.TakeAnother();
     if (line.by_heads) {
       tile.RunHead(work);
     } else {
-      tile.RunSegment(work);
+      tile.RunSegment(work, index);
     }
   }
 }

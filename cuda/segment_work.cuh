@@ -1,50 +1,76 @@
-// The works of decoder_attention's kernel in the fixed order of sums (segment_decode.cuh): what a
-// warp is given of a batch.
+// The work of decoder_attention's kernel in the fixed order of sums (segment_decode.cuh): what a
+// warp is given of a batch, and how its ring in shared memory is filled.
 #pragma once
 
+#include "cuda/attention_segment.cuh"
 #include "cuda/decode_share.cuh"
-#include "cuda/warp_tile.cuh"
+#include "cuda/tensor_map.h"
+#include "cuda/warpgroup_mma.cuh"
 
 namespace penstock::cuda {
 
+inline constexpr int kSegmentWarps = 8;
+inline constexpr int kSegmentHeads = 8;  // query heads an item
 inline constexpr int kSegmentPages = kSegmentKeys / kPage;
+inline constexpr int kTilePages = kTileKeys / kPage;
+
+// Of a slot of the workspace: the sums [item_heads, head_dim], then the tops and the totals.
+__host__ __device__ constexpr int SegmentSlotFloats(int item_heads, int head_dim) {
+  return (item_heads * (head_dim + 2) + 3) / 4 * 4;  // 16-byte loads
+}
 
 template <typename T>
 struct SegmentProblem {
   PagedAttention<T> paged;
   int group;           // query heads a KV head
-  int chunks;          // items a KV head: of up to kColumnHeads query heads each
+  int chunks;          // items a KV head: of up to kSegmentHeads query heads each
   int item_heads;      // the most that an item has
   int slots;           // that `partials` has
   unsigned* counters;  // [rows * num_kv_heads * chunks] arrivals, zero between launches
-  float* partials;     // [slots][PartFloats(item_heads, head_dim)]
+  float* partials;     // [slots][SegmentSlotFloats()]
 
   __device__ __forceinline__ float* Slot(int index) const {
-    return partials + int64_t{index} * PartFloats(item_heads, paged.head_dim);
+    return partials + int64_t{index} * SegmentSlotFloats(item_heads, paged.head_dim);
   }
-};
-
-struct SegmentWork : WarpWork {
-  int index;
-  int head;        // of the row's items
-  int segments;    // of the item
-  int first_slot;  // of its first segment
 };
 
 template <int D>
 struct SegmentShared {
-  WarpRings<D> rings;
-  WarpQueue<SegmentWork> queues[kAloneWarps];
+  using S = SwizzledTile<D>;
+  static constexpr int kSlabBytes = kPage * S::kRowBytes;
+  static constexpr int kStages = 24576 / kSlabBytes;
+
+  struct alignas(1024) Slab {
+    uint8_t bytes[kSlabBytes];
+  };
+  Slab ring[kSegmentWarps][kStages];
+  uint64_t full[kSegmentWarps][kStages];
   int start[kMaxDecodeRows + 1];  // segments of the rows before, of one item
   int longest;                    // the most segments of a row
+
+  static constexpr size_t kBytes = 1024 + sizeof(Slab) * kSegmentWarps * kStages +
+                                   sizeof(uint64_t) * kSegmentWarps * kStages +
+                                   sizeof(int) * (kMaxDecodeRows + 2);
+};
+
+// What a warp is at.
+struct SegmentWork {
+  int row;
+  int head;  // of the row's items
+  int kv_head;
+  int first_head;  // its query heads, [first_head, first_head + num_heads)
+  int num_heads;
+  int first_seen;
+  int context;
+  int segments;    // of the item
+  int first_slot;  // of its first segment
+  int first_page;  // pages of this work, absolute
+  int end_page;
 };
 
 // Which work there is, and which is this warp's.
 template <typename T>
 struct SegmentLine {
-  using Work = SegmentWork;
-  using Cursor = int;  // the next work's index
-
   const SegmentProblem<T>& problem;
   const int* start;
   int items_of_row;
@@ -66,17 +92,7 @@ struct SegmentLine {
     return static_cast<int>(threadIdx.x / 32 * gridDim.x + blockIdx.x);
   }
   __device__ __forceinline__ static int NumWarps() {
-    return static_cast<int>(gridDim.x) * kAloneWarps;
-  }
-
-  __device__ __forceinline__ Cursor First() const { return Warp(); }
-  __device__ __forceinline__ bool Take(Cursor& next, SegmentWork& work) const {
-    while (next < count) {
-      work = At(next);
-      next += NumWarps();
-      if (work.end_page > 0) return true;  // else a row of padding, where it goes by heads
-    }
-    return false;
+    return static_cast<int>(gridDim.x) * kSegmentWarps;
   }
 
   __device__ SegmentWork At(int index) const {
@@ -87,7 +103,6 @@ struct SegmentLine {
       (start[middle] * items_of_row <= index ? row : above) = middle;
     }
     SegmentWork work;
-    work.index = index;
     work.row = row;
     work.segments = start[row + 1] - start[row];
     const int inside = index - start[row] * items_of_row;
@@ -95,8 +110,8 @@ struct SegmentLine {
     work.first_slot = start[row] * items_of_row + work.head * work.segments;
     work.kv_head = work.head / problem.chunks;
     const int chunk = work.head % problem.chunks;
-    work.first_head = work.kv_head * problem.group + chunk * kColumnHeads;
-    work.num_heads = min(problem.group - chunk * kColumnHeads, kColumnHeads);
+    work.first_head = work.kv_head * problem.group + chunk * kSegmentHeads;
+    work.num_heads = min(problem.group - chunk * kSegmentHeads, kSegmentHeads);
     work.context = paged.ContextOrNone(row);
     work.first_seen = work.context == 0 ? 0 : paged.FirstSeen(work.context - 1);
     work.first_page = work.first_seen / kPage;
@@ -124,5 +139,98 @@ __device__ void CountSegments(const PagedAttention<T>& paged, int* start, int* l
   }
   AddUpRows(start, paged.rows);
 }
+
+// Fills a warp's ring, one slab at a time, in the order in which they are used: of each tile the
+// keys of its pages, slab by slab, then the values. All lanes of a warp call it together.
+template <typename T, int D>
+struct SegmentLoader {
+  using S = SwizzledTile<D>;
+  using Shared = SegmentShared<D>;
+
+  const SegmentLine<T>& line;
+  Shared& shared;
+  const CUtensorMap& map;
+  int warp = threadIdx.x / 32;
+  int lane = threadIdx.x % 32;
+  int slot = 0;
+
+  int index;  // of the work that is being loaded
+  SegmentWork work;
+  int blocks;  // lane i has the KV block of page `base` + i
+  int base;
+
+  int tile_page;  // of the tile that is being loaded: its first page
+  int page;
+  int slab = 0;
+  bool values = false;
+
+  __device__ SegmentLoader(const SegmentLine<T>& l, Shared& s, const CUtensorMap& m)
+      : line(l), shared(s), map(m), index(SegmentLine<T>::Warp()) {
+    Begin();
+    for (int i = 0; i < Shared::kStages; ++i) Next();
+  }
+
+  __device__ void Begin() {
+    for (; index < line.count; index += SegmentLine<T>::NumWarps()) {
+      work = line.At(index);
+      if (work.end_page > 0) break;  // else a row of padding, where work is dealt out by heads
+    }
+    if (index >= line.count) return;
+    const PagedAttention<T>& paged = line.problem.paged;
+    LoadBlocks(work.first_page);
+    if (work.end_page * kPage >= work.context) {
+      // Each warp that reads the new token's page writes its key and value first, the same bytes.
+      constexpr int kPacks = D * 2 / 16;
+      static_assert(2 * kPacks <= 32);
+      const int block = paged.Block(work.row, work.end_page - 1);
+      if (lane < 2 * kPacks) {
+        const int head = lane < kPacks ? work.kv_head : paged.num_kv_heads + work.kv_head;
+        const T* from = paged.NewKey(work.row, head);
+        T* to = paged.Keys(block, head) + (work.context - 1) % kPage * D;
+        reinterpret_cast<uint4*>(to)[lane % kPacks] =
+            reinterpret_cast<const uint4*>(from)[lane % kPacks];
+      }
+      FenceGlobalWritesBeforeBulkReads();
+      __syncwarp();
+    }
+    BeginTile(work.first_page / kTilePages * kTilePages);
+  }
+  __device__ __forceinline__ void LoadBlocks(int first) {
+    base = first;
+    const int mine = first + lane;
+    blocks = mine < work.end_page ? line.problem.paged.Block(work.row, mine) : 0;
+  }
+  __device__ __forceinline__ void BeginTile(int first) {
+    tile_page = first;
+    page = max(first, work.first_page);
+    slab = 0;
+    values = false;
+  }
+  // Asks for the next slab, if there is one, into the slot that comes next.
+  __device__ void Next() {
+    if (index >= line.count) return;
+    const PagedAttention<T>& paged = line.problem.paged;
+    if (page - base >= 32) LoadBlocks(page);
+    const int block = __shfl_sync(~0u, blocks, page - base);
+    if (ElectOne()) {
+      const int head = values ? paged.num_kv_heads + work.kv_head : work.kv_head;
+      ArriveExpecting(&shared.full[warp][slot], Shared::kSlabBytes);
+      TensorLoad(shared.ring[warp][slot].bytes, &map, slab * S::kColumns,
+                 (block * 2 * paged.num_kv_heads + head) * kPage, &shared.full[warp][slot]);
+    }
+    if (++slot == Shared::kStages) slot = 0;
+    if (++slab < S::kSlabs) return;
+    slab = 0;
+    if (++page < min(tile_page + kTilePages, work.end_page)) return;
+    if (!values) {
+      values = true;
+      page = max(tile_page, work.first_page);
+      return;
+    }
+    if (tile_page + kTilePages < work.end_page) return BeginTile(tile_page + kTilePages);
+    index += SegmentLine<T>::NumWarps();
+    Begin();
+  }
+};
 
 }  // namespace penstock::cuda

@@ -25,16 +25,11 @@ decltype(&cuTensorMapEncodeTiled) EncodeTiled() {
 
 CUtensorMap MakeTensorMap(const void* matrix, DataType type, int64_t rows, int64_t columns,
                           int box_rows, int box_columns) {
-  return MakeTensorMap(matrix, type, rows, columns, columns, box_rows, box_columns);
-}
-
-CUtensorMap MakeTensorMap(const void* matrix, DataType type, int64_t rows, int64_t columns,
-                          int64_t row_stride, int box_rows, int box_columns) {
   PENSTOCK_CHECK(type == DataType::kF16 || type == DataType::kBF16);
   PENSTOCK_CHECK(box_columns == 32 || box_columns == 64);
   CUtensorMap map;
   const cuuint64_t sizes[] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)};
-  const cuuint64_t strides[] = {static_cast<cuuint64_t>(row_stride) * 2};
+  const cuuint64_t strides[] = {static_cast<cuuint64_t>(columns) * 2};
   const cuuint32_t box[] = {static_cast<cuuint32_t>(box_columns),
                             static_cast<cuuint32_t>(box_rows)};
   const cuuint32_t steps[] = {1, 1};

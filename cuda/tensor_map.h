@@ -10,12 +10,9 @@ namespace penstock::cuda {
 
 // Of a dense matrix [rows, columns] of f16 or bf16 in device memory; a copy moves
 // [box_rows, box_columns] in the swizzled order of the width of the box's rows, which is 64 or 128
-// bytes, and zeros for what lies beyond the matrix. A kernel takes it as a __grid_constant__
-// parameter. REQUIRES: columns * 2 bytes and the address are multiples of 16.
+// bytes. A kernel takes it as a __grid_constant__ parameter.
+// REQUIRES: columns * 2 bytes and the address are multiples of 16.
 CUtensorMap MakeTensorMap(const void* matrix, DataType type, int64_t rows, int64_t columns,
                           int box_rows, int box_columns);
-// Of one whose rows begin `row_stride` elements behind each other, a multiple of 8.
-CUtensorMap MakeTensorMap(const void* matrix, DataType type, int64_t rows, int64_t columns,
-                          int64_t row_stride, int box_rows, int box_columns);
 
 }  // namespace penstock::cuda

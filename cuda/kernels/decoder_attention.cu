@@ -1,6 +1,4 @@
-
 #include "core/kernels/decoder_attention.h"
-#include "cuda/batch_decode.cuh"
 #include "cuda/decode_share.cuh"
 #include "cuda/decode_tile.cuh"
 #include "cuda/kernels/launchers.h"
@@ -92,56 +90,24 @@ int64_t Chunks(const HeadLayout& heads) {
   return (heads.num_heads / heads.num_kv_heads + kDecodeHeads - 1) / kDecodeHeads;
 }
 
-// batch_decode.cuh pays where each multiprocessor has several sequences' heads.
-constexpr int64_t kBatchRows = 17;
-bool IsBatch(const HeadLayout& heads, int64_t rows) {
-  return rows >= kBatchRows && heads.num_heads / heads.num_kv_heads <= kColumnHeads;
-}
-
 // Partial results stand first: where the counters are does not depend on the rows of a call, and
 // so they are zero for a call of any size.
 int64_t PartialBytes(const HeadLayout& heads) {
-  const int64_t of_pieces =
-      int64_t{2} * kDecodeBlocks * kDecodeHeads * (heads.head_dim + 2);  // of a multiprocessor
-  const int64_t group = std::min<int64_t>(heads.num_heads / heads.num_kv_heads, kColumnHeads);
-  const int64_t of_batches =
-      kBatchParts * PartFloats(static_cast<int>(group), static_cast<int>(heads.head_dim));
-  return std::max(of_pieces, of_batches) * NumMultiprocessors() *
+  return int64_t{2} * kDecodeBlocks * NumMultiprocessors() * kDecodeHeads * (heads.head_dim + 2) *
          static_cast<int64_t>(sizeof(float));
 }
 
-template <int D>
-CacheMaps MakeCacheMaps(const AttentionArgs& args) {
-  const int64_t rows = args.kv.num_elements() / D;
-  PENSTOCK_CHECK_LE(rows, INT32_MAX);
-  const auto make = [&](int box_rows) {
-    return MakeTensorMap(args.kv.raw(), args.kv.type(), rows, D, box_rows,
-                         SwizzledTile<D>::kColumns);
-  };
-  return {make(kPage), make(8)};
-}
-
-template <int D, typename T>
-void LaunchBatch(cudaStream_t stream, const AttentionArgs& args, const DecodeProblem<T>& pieces) {
-  PENSTOCK_CHECK_LE(NumMultiprocessors(), kMaxBatchBlocks);
-  const BatchProblem<T> problem = {pieces.paged, pieces.group, pieces.counters, pieces.partials};
-  const size_t shared = 1024 + sizeof(BatchShared<D>);
-  AllowShared(BatchDecodeKernel<T, D>, shared);
-  Launch(stream, {dim3(Blocks(NumMultiprocessors())), dim3(kAloneWarps * 32), shared},
-         BatchDecodeKernel<T, D>, problem, MakeCacheMaps<D>(args));
-}
-
 int64_t ItemHeads(const HeadLayout& heads) {
-  return std::min<int64_t>(heads.num_heads / heads.num_kv_heads, kColumnHeads);
+  return std::min<int64_t>(heads.num_heads / heads.num_kv_heads, kSegmentHeads);
 }
 int64_t SegmentChunks(const HeadLayout& heads) {
-  return (heads.num_heads / heads.num_kv_heads + kColumnHeads - 1) / kColumnHeads;
+  return (heads.num_heads / heads.num_kv_heads + kSegmentHeads - 1) / kSegmentHeads;
 }
 
 // Of the fixed order.
 int64_t SlotBytes(const HeadLayout& heads) {
   return int64_t{4} *
-         PartFloats(static_cast<int>(ItemHeads(heads)), static_cast<int>(heads.head_dim));
+         SegmentSlotFloats(static_cast<int>(ItemHeads(heads)), static_cast<int>(heads.head_dim));
 }
 // For 4096 positions of 1000 KV heads of four query heads, say.
 int64_t SegmentSlots(const HeadLayout& heads) { return (int64_t{32} << 20) / SlotBytes(heads); }
@@ -157,10 +123,14 @@ void LaunchSegments(cudaStream_t stream, const AttentionArgs& args, uint8_t* wor
       static_cast<int>(SegmentSlots(heads)),
       reinterpret_cast<unsigned*>(workspace + SegmentSlots(heads) * SlotBytes(heads)),
       reinterpret_cast<float*>(workspace)};
-  const size_t shared = 1024 + sizeof(SegmentShared<D>);
+  const int64_t rows = args.kv.num_elements() / D;
+  PENSTOCK_CHECK_LE(rows, INT32_MAX);
+  const CUtensorMap map =
+      MakeTensorMap(args.kv.raw(), args.kv.type(), rows, D, kPage, SwizzledTile<D>::kColumns);
+  const size_t shared = SegmentShared<D>::kBytes;
   AllowShared(SegmentDecodeKernel<T, D>, shared);
-  Launch(stream, {dim3(Blocks(NumMultiprocessors())), dim3(kAloneWarps * 32), shared},
-         SegmentDecodeKernel<T, D>, problem, MakeCacheMaps<D>(args));
+  Launch(stream, {dim3(Blocks(NumMultiprocessors())), dim3(kSegmentWarps * 32), shared},
+         SegmentDecodeKernel<T, D>, problem, map);
 }
 
 }  // namespace
@@ -199,11 +169,6 @@ void LaunchDecoderAttention(cudaStream_t stream, const AttentionArgs& args, cons
                                       reinterpret_cast<unsigned*>(partials + PartialBytes(heads)),
                                       reinterpret_cast<float*>(partials)};
     if constexpr (sizeof(T) == 2) {
-      if (IsWide(args) && IsBatch(heads, rows)) {
-        if (heads.head_dim == 64) return LaunchBatch<64>(stream, args, problem);
-        if (heads.head_dim == 96) return LaunchBatch<96>(stream, args, problem);
-        if (heads.head_dim == 128) return LaunchBatch<128>(stream, args, problem);
-      }
       if (IsWide(args)) {
         if (heads.head_dim == 64) return LaunchTile<64>(stream, problem);
         if (heads.head_dim == 96) return LaunchTile<96>(stream, problem);

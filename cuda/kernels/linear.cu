@@ -1,5 +1,4 @@
 #include "core/kernels/linear.h"
-#include "cuda/batch_linear.h"
 #include "cuda/blas.h"
 #include "cuda/kernels/launchers.h"
 #include "cuda/launch.h"
@@ -12,9 +11,6 @@ namespace {
 // Where skinny_linear beats cuBLASLt: with more tokens it reads x again and again, which shows once
 // the rows are long (tests/bench/results/2026-11-24_h200_h100_linear.md).
 bool SkinnyWins(const Tensor& x) { return x.dim(0) <= 8 || x.dim(1) <= 8192; }
-
-// Where batch_linear does: beyond, it computes more than memory hides.
-bool BatchWins(const Tensor& x) { return x.dim(0) <= 64; }
 
 }  // namespace
 
@@ -34,9 +30,6 @@ void LaunchLinear(Blas& blas, cudaStream_t stream, const Tensor& x, const Tensor
   }
   if (blas.sum_order() == SumOrder::kFastest && IsSkinny(x, weight, out) && SkinnyWins(x)) {
     return LaunchSkinnyLinear(stream, x, weight, out);
-  }
-  if (blas.sum_order() == SumOrder::kFastest && IsBatch(x, weight, out) && BatchWins(x)) {
-    return LaunchBatchLinear(stream, x, weight, out);
   }
   blas.Linear(stream, x, weight, out);
 }

@@ -1,9 +1,7 @@
 // The linear layers of a decode step: a chain of one layer's four products, many layers long so
-// that level 2 holds none of them twice, as one graph; ours (skinny_linear up to 16 tokens,
-// batch_linear, skinny_chain) beside cuBLASLt's best algorithm for each shape, and the share of the
-// read bandwidth measured in the same run. Each product is checked against float64 before it is
-// timed. usage: cuda_linear_bench [--plans]
-// With --plans instead each plan that batch_linear has for a product, and the one that it chooses.
+// that level 2 holds none of them twice, as one graph; ours (skinny_linear) beside cuBLASLt's best
+// algorithm for each shape and skinny_chain, and the share of the read bandwidth measured in the
+// same run. Each product is checked against float64 before it is timed. usage: cuda_linear_bench
 // Prints one JSON line a measurement.
 #include <cublasLt.h>
 
@@ -11,11 +9,8 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
-#include <functional>
-#include <string_view>
 #include <vector>
 
-#include "cuda/batch_linear.h"
 #include "cuda/blas.h"
 #include "cuda/ceilings.h"
 #include "cuda/cuda_check.h"
@@ -146,36 +141,21 @@ void Bench(const CudaStream& stream, LtLinear& lt, const Chain& chain,
       const Gemm& gemm = chain.gemms[i];
       xs.push_back(Random(DataType::kBF16, {tokens, gemm.in}, 77 + static_cast<uint32_t>(i)));
       outs.push_back(Uninitialized(DataType::kBF16, {tokens, gemm.out}));
-      if (tokens <= cuda::kSkinnyTokens) {
-        cuda::LaunchSkinnyLinear(stream.get(), xs[i], weights[i][0], outs[i]);
-        stream.Synchronize();
-        Check(xs[i], weights[i][0], outs[i], "skinny_linear");
-      }
-      if (tokens <= cuda::kBatchTokens) {
-        const Tensor batch = Uninitialized(DataType::kBF16, {tokens, gemm.out});
-        cuda::LaunchBatchLinear(stream.get(), xs[i], weights[i][0], batch);
-        stream.Synchronize();
-        Check(xs[i], weights[i][0], batch, "batch_linear");
-      }
+      cuda::LaunchSkinnyLinear(stream.get(), xs[i], weights[i][0], outs[i]);
+      stream.Synchronize();
+      Check(xs[i], weights[i][0], outs[i], "ours");
       algorithms.push_back(lt.Tune(stream, xs[i], weights[i], outs[i]));
       lt.Run(stream, xs[i], weights[i][1], outs[i], algorithms[i]);
       stream.Synchronize();
       Check(xs[i], weights[i][1], outs[i], "cuBLASLt");
     }
-    const auto skinny = [&] {
+    const auto ours = [&] {
       const size_t count = xs.size();
       const size_t all = count * static_cast<size_t>(chain.layers);
       for (size_t at = 0; at < all; ++at) {
         const size_t next = (at + 1) % all;
         cuda::LaunchSkinnyLinear(stream.get(), xs[at % count], weights[at % count][at / count],
                                  outs[at % count], weights[next % count][next / count]);
-      }
-    };
-    const auto batch = [&] {
-      for (size_t layer = 0; layer < static_cast<size_t>(chain.layers); ++layer) {
-        for (size_t i = 0; i < xs.size(); ++i) {
-          cuda::LaunchBatchLinear(stream.get(), xs[i], weights[i][layer], outs[i]);
-        }
       }
     };
     const auto theirs = [&] {
@@ -207,75 +187,24 @@ void Bench(const CudaStream& stream, LtLinear& lt, const Chain& chain,
         }
       }
     };
-    // In turns, there and back; 0 where a product does not take the shape.
-    double us[4] = {INFINITY, INFINITY, INFINITY, INFINITY};
-    const std::function<void()> runs[] = {skinny, batch, theirs, chained};
-    const bool has[] = {tokens <= cuda::kSkinnyTokens, tokens <= cuda::kBatchTokens, true, true};
-    for (const size_t i : {0, 1, 2, 3, 3, 2, 1, 0}) {
-      us[i] = has[i] ? std::min(us[i], GraphMicroseconds(stream, runs[i])) : 0;
-    }
-    const auto share = [&](double all) { return all > 0 ? bytes / all * 1e6 / bandwidth : 0; };
+    double us[3];
+    us[0] = GraphMicroseconds(stream, ours);
+    us[2] = GraphMicroseconds(stream, chained);
+    us[1] = GraphMicroseconds(stream, theirs);
+    us[1] = std::min(us[1], GraphMicroseconds(stream, theirs));
+    us[2] = std::min(us[2], GraphMicroseconds(stream, chained));
+    us[0] = std::min(us[0], GraphMicroseconds(stream, ours));
     std::printf(
-        "{\"chain\": \"%s\", \"tokens\": %ld, \"mb\": %.1f, \"skinny_us\": %.2f, "
-        "\"batch_us\": %.2f, \"lt_us\": %.2f, \"skinny_share\": %.3f, \"batch_share\": %.3f, "
-        "\"lt_share\": %.3f, \"chain_us\": %.2f, \"all_chain\": %d}\n",
+        "{\"chain\": \"%s\", \"tokens\": %ld, \"mb\": %.1f, \"ours_us\": %.2f, \"lt_us\": %.2f, "
+        "\"ours_share\": %.3f, \"lt_share\": %.3f, \"chain_us\": %.2f, \"all_chain\": %d}\n",
         chain.name, tokens, bytes / chain.layers * 1e-6, us[0] / chain.layers, us[1] / chain.layers,
-        us[2] / chain.layers, share(us[0]), share(us[1]), share(us[2]), us[3] / chain.layers,
+        bytes / us[0] * 1e6 / bandwidth, bytes / us[1] * 1e6 / bandwidth, us[2] / chain.layers,
         has_chain);
     std::fflush(stdout);
   }
 }
 
-// Every plan for one product.
-void BenchPlans(const CudaStream& stream, LtLinear& lt, const Gemm& gemm, int layers,
-                const std::vector<int64_t>& token_counts, double bandwidth) {
-  std::vector<Tensor> weights;
-  for (int layer = 0; layer < layers; ++layer) {
-    weights.push_back(
-        Random(DataType::kBF16, {gemm.out, gemm.in}, static_cast<uint32_t>(layer), 0.02f));
-  }
-  const double bytes = static_cast<double>(weights[0].bytes());
-  for (const int64_t tokens : token_counts) {
-    const Tensor x = Random(DataType::kBF16, {tokens, gemm.in}, 77);
-    const Tensor out = Uninitialized(DataType::kBF16, {tokens, gemm.out});
-    const auto time = [&](const auto& product) {
-      return GraphMicroseconds(
-                 stream,
-                 [&] {
-                   for (const Tensor& weight : weights) product(weight);
-                 },
-                 7) /
-             layers;
-    };
-    const auto algorithm = lt.Tune(stream, x, weights, out);
-    const double lt_us = time([&](const Tensor& w) { lt.Run(stream, x, w, out, algorithm); });
-    std::printf("{\"product\": \"%ld x %ld\", \"tokens\": %ld, \"lt_us\": %.2f, \"lt_share\": %.3f",
-                gemm.out, gemm.in, tokens, lt_us, bytes / lt_us * 1e6 / bandwidth);
-    const cuda::BatchPlan chosen = cuda::ChooseBatchPlan(tokens, gemm.out, gemm.in);
-    std::printf(", \"chosen\": \"%d/%d/%d\"", chosen.rows, chosen.split, chosen.sharers);
-    const auto plans = [&](const cuda::BatchPlan& plan) {
-      if (!cuda::IsBatchPlan(plan, tokens, gemm.out)) return;
-      const Tensor fresh = Uninitialized(DataType::kBF16, {tokens, gemm.out});
-      cuda::LaunchBatchLinear(stream.get(), x, weights[0], fresh, plan);
-      stream.Synchronize();
-      Check(x, weights[0], fresh, "batch_linear");
-      const double us =
-          time([&](const Tensor& w) { cuda::LaunchBatchLinear(stream.get(), x, w, out, plan); });
-      std::printf(", \"%d/%d/%d/%d\": %.2f", plan.rows, plan.split, plan.sharers, plan.burst, us);
-    };
-    for (const int rows : cuda::kBatchRows) {
-      for (const int split : {1, 2, 4}) {
-        for (const int sharers : {1, 2}) {
-          for (const int burst : {1, 2, 4}) plans({rows, split, sharers, burst});
-        }
-      }
-    }
-    std::printf("}\n");
-    std::fflush(stdout);
-  }
-}
-
-int Run(bool plans) {
+int Run() {
   PrintDevice();
   const CudaStream stream;
   double bandwidth = 0;
@@ -287,23 +216,10 @@ int Run(bool plans) {
   LtLinear lt;
   const Gemm qkv7{12288, 4096}, o{4096, 4096}, up7{22016, 4096}, down7{4096, 11008};
   const Gemm qkv8{6144, 4096}, up8{28672, 4096}, down8{4096, 14336};
-  if (plans) {
-    const std::vector<int64_t> batches = {16, 64, 128};
-    BenchPlans(stream, lt, qkv7, 8, batches, bandwidth);
-    BenchPlans(stream, lt, o, 16, batches, bandwidth);
-    BenchPlans(stream, lt, up7, 6, batches, bandwidth);
-    BenchPlans(stream, lt, down7, 8, batches, bandwidth);
-    BenchPlans(stream, lt, qkv8, 12, batches, bandwidth);
-    BenchPlans(stream, lt, up8, 6, batches, bandwidth);
-    BenchPlans(stream, lt, down8, 8, batches, bandwidth);
-    BenchPlans(stream, lt, {32000, 4096}, 6, batches, bandwidth);
-    BenchPlans(stream, lt, {128256, 4096}, 3, batches, bandwidth);
-    return 0;
-  }
-  const std::vector<int64_t> all = {1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128};
+  const std::vector<int64_t> all = {1, 2, 4, 8, 16};
   Bench(stream, lt, {"7B layer", {qkv7, o, up7, down7}, 8}, all, bandwidth);
   Bench(stream, lt, {"8B layer", {qkv8, o, up8, down8}, 8}, all, bandwidth);
-  const std::vector<int64_t> some = {1, 8, 16, 32, 64, 128};
+  const std::vector<int64_t> some = {1, 8, 16};
   Bench(stream, lt, {"12288 x 4096", {qkv7}, 16}, some, bandwidth);
   Bench(stream, lt, {"6144 x 4096", {qkv8}, 24}, some, bandwidth);
   Bench(stream, lt, {"4096 x 4096", {o}, 32}, some, bandwidth);
@@ -319,6 +235,4 @@ int Run(bool plans) {
 }  // namespace
 }  // namespace penstock::bench
 
-int main(int argc, char** argv) {
-  return penstock::bench::Run(argc == 2 && std::string_view(argv[1]) == "--plans");
-}
+int main() { return penstock::bench::Run(); }
