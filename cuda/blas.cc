@@ -50,14 +50,15 @@ cublasHandle_t Blas::On(cudaStream_t stream) const {
   return handle_;
 }
 
-void Blas::Linear(cudaStream_t stream, const Tensor& x, const Tensor& weight, const Tensor& out) {
+void Blas::Linear(cudaStream_t stream, const Tensor& x, const Tensor& weight, const Tensor& out,
+                  bool adds) {
   // A cuBLAS handle is a cuBLASLt handle.
   const auto handle = reinterpret_cast<cublasLtHandle_t>(handle_);
   if (sum_order_ == SumOrder::kFastest) {
-    return linear_.Run(handle, stream, x, weight, out, workspace_, kWorkspaceBytes);
+    return linear_.Run(handle, stream, x, weight, out, adds, workspace_, kWorkspaceBytes);
   }
-  if (!linear_.RunChain(handle, stream, x, weight, out, workspace_, kWorkspaceBytes)) {
-    LaunchChainLinear(stream, x, weight, out);
+  if (!linear_.RunChain(handle, stream, x, weight, out, adds, workspace_, kWorkspaceBytes)) {
+    LaunchChainLinear(stream, x, weight, out, adds);
   }
 }
 

@@ -29,7 +29,8 @@ class Blas {
   void set_sum_order(SumOrder order) { sum_order_ = order; }
   SumOrder sum_order() const { return sum_order_; }
   // lt_linear.h's product.
-  void Linear(cudaStream_t stream, const Tensor& x, const Tensor& weight, const Tensor& out);
+  void Linear(cudaStream_t stream, const Tensor& x, const Tensor& weight, const Tensor& out,
+              bool adds = false);
   // lt_linear.h's, with this handle and workspace.
   void UseTable(GemmTable table) { linear_.UseTable(std::move(table)); }
   std::vector<GemmAlgorithm> Candidates(const Tensor& x, const Tensor& weight, const Tensor& out,

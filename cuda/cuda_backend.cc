@@ -49,7 +49,11 @@ class CudaBackend final : public Backend {
 
   // The buffers of the upload are there until the first step.
   absl::StatusOr<Tensor> PlaceWeight(const WeightStream& packed) override {
-    if (!upload_) upload_.emplace(options_.precision, *memory_, options_.threads);
+    if (!upload_) {
+      cuda::UploadRing ring;
+      ring.threads = options_.threads;
+      upload_.emplace(options_.precision, *memory_, ring);
+    }
     return upload_->Upload(packed);
   }
 

@@ -1,6 +1,6 @@
 // CudaBackend: a GPU as a stage's backend (core/model/backend.h): its pools, one stream, the
-// kernels, and steps of decodes as graphs. Weights are turned into the activations' element type on
-// their way to the GPU, so a quantized file takes there what its elements take in that type: the
+// kernels, and steps of decodes as graphs. Weights are turned into the activations' element type as
+// they come to the GPU, so a quantized file takes there what its elements take in that type: the
 // kernels have one form of weight, and the numbers are those that the CPU backend computes with, up
 // to that type's rounding. Other rooms include this header, ceilings.h and gemm_tuner.h of cuda/,
 // no others; they need none of CUDA's. A CUDA error ends the process.
@@ -21,7 +21,7 @@ struct CudaBackendOptions {
   HeadLayout heads;                      // of the model
   int64_t vocab_size = 0;
   int64_t max_sequences = 0;    // rows that decode in one step
-  int threads = 0;              // of the host, while weights are turned; 0: one a core
+  int threads = 0;              // of the host, while weights are read; 0: one a core
   bool graphs = true;           // keep steps of decodes as graphs
   bool invariant = false;       // a token has the same bits whatever the batch and the chunk
   bool guard_memory = false;    // red zones around each block (MakeCudaAllocator's exact)

@@ -36,6 +36,10 @@ void CudaOps::Linear(const Tensor& x, const Tensor& weight, const Tensor& out) {
   LaunchLinear(blas_, stream_.get(), x, weight, out);
 }
 
+void CudaOps::LinearAdd(const Tensor& x, const Tensor& weight, const Tensor& sum) {
+  LaunchLinearAdd(blas_, stream_.get(), x, weight, sum);
+}
+
 void CudaOps::RopeTable(std::span<const float> frequencies, const Tensor& positions,
                         const Tensor& table) {
   LaunchRopeTable(stream_.get(), frequencies, positions, table);
@@ -103,6 +107,10 @@ void CudaOps::MaskScaleSoftmax(const Tensor& scores, const Tensor& mask, float s
 
 void CudaOps::RemovePadding(const Tensor& padded, const Tensor& offsets, const Tensor& ragged) {
   LaunchRemovePadding(stream_.get(), padded, offsets, ragged);
+}
+
+void CudaOps::Dequantize(const Tensor& stored, const Tensor& out) {
+  LaunchDequantize(stream_.get(), stored, out);
 }
 
 void CudaOps::Gemv(const Tensor& weight, const Tensor& x, const Tensor& y) {

@@ -29,6 +29,7 @@ class CudaOps final : public Ops {
   void FusedResidualNorm(const Tensor& residual, const Tensor& x, const Tensor& bias,
                          const Tensor& weight, float eps, const Tensor& out) override;
   void Linear(const Tensor& x, const Tensor& weight, const Tensor& out) override;
+  void LinearAdd(const Tensor& x, const Tensor& weight, const Tensor& sum) override;
   void RopeTable(std::span<const float> frequencies, const Tensor& positions,
                  const Tensor& table) override;
   void BiasRope(const BiasRopeArgs& args) override;
@@ -53,6 +54,7 @@ class CudaOps final : public Ops {
                    const Tensor& c) override;
   void MaskScaleSoftmax(const Tensor& scores, const Tensor& mask, float scale) override;
   void RemovePadding(const Tensor& padded, const Tensor& offsets, const Tensor& ragged) override;
+  void Dequantize(const Tensor& stored, const Tensor& out) override;
   void Gemv(const Tensor& weight, const Tensor& x, const Tensor& y) override;
   void Sgemm(float alpha, const Tensor& a, const Tensor& b, float beta, const Tensor& c) override;
   void Conv2d(const Tensor& in, const Tensor& weight, const Tensor& bias,

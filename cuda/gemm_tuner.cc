@@ -244,9 +244,9 @@ std::vector<GemmShape> LargestProducts(const ModelConfig& config, const GemmTuni
   const int64_t rows = cuda::LtLinear::TokenBucket(SampleRows(tuning.max_sequences));
   const int64_t hidden = config.hidden_size;
   return {{type, type, hidden, config.qkv_size(), tokens},
-          {type, type, config.q_size(), hidden, tokens},
+          {type, DataType::kF32, config.q_size(), hidden, tokens},  // added to the residual
           {type, type, hidden, 2 * config.intermediate_size, tokens},
-          {type, type, config.intermediate_size, hidden, tokens},
+          {type, DataType::kF32, config.intermediate_size, hidden, tokens},
           {type, DataType::kF32, hidden, config.vocab_size, rows}};
 }
 

@@ -103,13 +103,13 @@ std::optional<cublasLtMatmulAlgo_t> FromTable(cublasLtHandle_t handle, const Gem
 }
 
 cublasStatus_t Enqueue(cublasLtHandle_t handle, cudaStream_t stream, const Tensor& x,
-                       const Tensor& weight, const Tensor& out, void* workspace,
+                       const Tensor& weight, const Tensor& out, bool adds, void* workspace,
                        size_t workspace_bytes, const cublasLtMatmulAlgo_t& algorithm) {
   Problem problem(x, weight, out, x.dim(0));
   const float one = 1;
-  const float zero = 0;
+  const float of_out = adds ? 1 : 0;
   return cublasLtMatmul(handle, &problem.operation, &one, weight.raw(), &problem.weight, x.raw(),
-                        &problem.x, &zero, out.raw(), &problem.out, const_cast<void*>(out.raw()),
+                        &problem.x, &of_out, out.raw(), &problem.out, const_cast<void*>(out.raw()),
                         &problem.out, &algorithm, workspace, workspace_bytes, stream);
 }
 
@@ -177,7 +177,7 @@ bool LtLinear::Try(cublasLtHandle_t handle, cudaStream_t stream, const Tensor& x
                    const Tensor& weight, const Tensor& out, void* workspace, size_t workspace_bytes,
                    const GemmAlgorithm& algorithm) {
   const auto made = Make(handle, x, weight, out, workspace_bytes, algorithm);
-  if (!made || Enqueue(handle, stream, x, weight, out, workspace, workspace_bytes, *made) !=
+  if (!made || Enqueue(handle, stream, x, weight, out, false, workspace, workspace_bytes, *made) !=
                    CUBLAS_STATUS_SUCCESS) {
     return false;
   }
@@ -186,7 +186,7 @@ bool LtLinear::Try(cublasLtHandle_t handle, cudaStream_t stream, const Tensor& x
 }
 
 void LtLinear::Run(cublasLtHandle_t handle, cudaStream_t stream, const Tensor& x,
-                   const Tensor& weight, const Tensor& out, void* workspace,
+                   const Tensor& weight, const Tensor& out, bool adds, void* workspace,
                    size_t workspace_bytes) {
   const Key key = KeyOf(x, weight, out);
   auto found = algorithms_.find(key);
@@ -201,11 +201,12 @@ void LtLinear::Run(cublasLtHandle_t handle, cudaStream_t stream, const Tensor& x
     }
     found = algorithms_.emplace(key, *algorithm).first;
   }
-  BLAS_CHECK(Enqueue(handle, stream, x, weight, out, workspace, workspace_bytes, found->second));
+  BLAS_CHECK(
+      Enqueue(handle, stream, x, weight, out, adds, workspace, workspace_bytes, found->second));
 }
 
 bool LtLinear::RunChain(cublasLtHandle_t handle, cudaStream_t stream, const Tensor& x,
-                        const Tensor& weight, const Tensor& out, void* workspace,
+                        const Tensor& weight, const Tensor& out, bool adds, void* workspace,
                         size_t workspace_bytes) {
   constexpr int kCandidates = 8;
   const Key key = KeyOf(x, weight, out);
@@ -216,8 +217,16 @@ bool LtLinear::RunChain(cublasLtHandle_t handle, cudaStream_t stream, const Tens
     const std::vector<cublasLtMatmulAlgo_t> candidates =
         Ask(handle, problem, CommonAlignment(x, weight, out), 0, CUBLASLT_REDUCTION_SCHEME_NONE,
             kCandidates);
+    // Into memory of its own, since out may hold what is added to.
+    const int64_t out_bytes =
+        ((out.dim(0) - 1) * out.stride(0) + out.dim(1)) * Info(out.type()).block_bytes;
+    void* memory = nullptr;
+    CUDA_CHECK(cudaMalloc(&memory, static_cast<size_t>(out_bytes)));
+    const Tensor scratch =
+        Tensor::Borrow(memory, out.type(), {out.dim(0), out.stride(0)}, Device::kCuda)
+            .Columns(0, out.dim(1));
     const auto multiply = [&](const Tensor& of, const cublasLtMatmulAlgo_t& algorithm) {
-      BLAS_CHECK(Enqueue(handle, stream, of, weight, out, nullptr, 0, algorithm));
+      BLAS_CHECK(Enqueue(handle, stream, of, weight, scratch, false, nullptr, 0, algorithm));
     };
     std::vector<std::pair<float, size_t>> times;
     for (size_t i = 0; i < candidates.size(); ++i) {
@@ -230,10 +239,11 @@ bool LtLinear::RunChain(cublasLtHandle_t handle, cudaStream_t stream, const Tens
     std::optional<cublasLtMatmulAlgo_t> best;
     for (const auto& [took, i] : times) {
       const auto check = [&](const Tensor& of) { multiply(of, candidates[i]); };
-      if (!IsChain(stream, x, weight, out, check)) continue;
+      if (!IsChain(stream, x, weight, scratch, check)) continue;
       best = candidates[i];
       break;
     }
+    CUDA_CHECK(cudaFree(memory));
     if (!best) {
       LogWarning(absl::StrCat("--invariant: this cuBLASLt has no product of ", x.dim(0), " x ",
                               weight.dim(1), " by ", weight.dim(0), " ", Abs(Name(x.type())),
@@ -242,7 +252,7 @@ bool LtLinear::RunChain(cublasLtHandle_t handle, cudaStream_t stream, const Tens
     found = chains_.emplace(key, best).first;
   }
   if (!found->second) return false;
-  BLAS_CHECK(Enqueue(handle, stream, x, weight, out, nullptr, 0, *found->second));
+  BLAS_CHECK(Enqueue(handle, stream, x, weight, out, adds, nullptr, 0, *found->second));
   return true;
 }
 

@@ -31,15 +31,16 @@ class LtLinear {
   static int64_t TokenBucket(int64_t tokens);
 
   // x [num_tokens, in], weight [out, in] of one type: f32, f16 or bf16; out [num_tokens, out] of
-  // it or f32. Sums are f32, without TF32. Rows of x and out may be strided.
+  // it or f32. Sums are f32, without TF32. Rows of x and out may be strided. `adds`: to what is in
+  // out, by the same algorithm.
   // REQUIRES: the shapes fit; `workspace` may be written until the stream has passed the product.
   void Run(cublasLtHandle_t handle, cudaStream_t stream, const Tensor& x, const Tensor& weight,
-           const Tensor& out, void* workspace, size_t workspace_bytes);
+           const Tensor& out, bool adds, void* workspace, size_t workspace_bytes);
 
   // The same in the order of sum_chain.h. False if no algorithm has it: nothing was run then. The
   // first product of its kind takes longer, waits, and leaves `workspace` with other bytes.
   bool RunChain(cublasLtHandle_t handle, cudaStream_t stream, const Tensor& x, const Tensor& weight,
-                const Tensor& out, void* workspace, size_t workspace_bytes);
+                const Tensor& out, bool adds, void* workspace, size_t workspace_bytes);
   // From now on products take their algorithm from the table, where it has one that the library
   // accepts for them. REQUIRES: it is of this GPU and this version of the library.
   void UseTable(GemmTable table) { table_ = std::move(table); }

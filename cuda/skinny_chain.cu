@@ -34,6 +34,7 @@ struct ChainProblem {
   int num_groups;  // of rows of the weight
   int x_line;      // bytes of a token's x in shared memory
   int stages;      // of the ring
+  bool adds;       // to out
 };
 
 // The ring's stages in their order: rounds of groups, up to a warp each, whose stages take turns.
@@ -152,6 +153,9 @@ __device__ void EmptyRing(const ChainProblem<Out>& problem, const uint8_t* ring,
     mine.Next(warp < groups ? warp : 0, problem.stages);
     for (int k = 0; k < problem.in_features; k += kStageK) {
       if (warp < groups) {
+        // Copies do not come in their order: the slot's last stage, another warp's, may not be
+        // there yet, where its barrier's parity is the same as at the end of this one.
+        Wait(&empty[mine.slot], mine.parity ^ 1);
         Wait(&full[mine.slot], mine.parity);
         const uint32_t weights = of_weights + mine.slot * kStageBytes;
         const int steps = min(kStageK, problem.in_features - k) / 16;
@@ -174,7 +178,8 @@ __device__ void EmptyRing(const ChainProblem<Out>& problem, const uint8_t* ring,
       const int token = lane % 4 * 2 + i % 2;
       const int row = (begin + warp) * kGroupRows + lane / 4 + i / 2 * 8;
       if (token < problem.num_tokens) {
-        problem.out[token * problem.out_stride + row] = FromFloat<Out>(c[i]);
+        Out* at = problem.out + token * problem.out_stride + row;
+        *at = FromFloat<Out>(problem.adds ? c[i] + ToFloat(*at) : c[i]);
       }
     }
   }
@@ -208,7 +213,8 @@ static_assert(kBarrierBytes % 16 == 0);
 int64_t XLine(int64_t in_features) { return in_features * 2 + 16; }
 
 template <typename Out>
-void LaunchOf(cudaStream_t stream, const Tensor& x, const Tensor& weight, const Tensor& out) {
+void LaunchOf(cudaStream_t stream, const Tensor& x, const Tensor& weight, const Tensor& out,
+              bool adds) {
   const int64_t x_bytes = x.dim(0) * XLine(x.dim(1));
   const ChainProblem<Out> problem = {
       Elements<const Bf16>(x),
@@ -221,7 +227,8 @@ void LaunchOf(cudaStream_t stream, const Tensor& x, const Tensor& weight, const 
       static_cast<int>(weight.dim(0) / kGroupRows),
       static_cast<int>(XLine(x.dim(1))),
       static_cast<int>(
-          std::min<int64_t>((kSharedBytes - kBarrierBytes - x_bytes) / kStageBytes, kMostStages))};
+          std::min<int64_t>((kSharedBytes - kBarrierBytes - x_bytes) / kStageBytes, kMostStages)),
+      adds};
   AllowShared(SkinnyChainKernel<Out>, kSharedBytes);
   const int blocks = std::min(NumMultiprocessors(), problem.num_groups);
   Launch(stream, {dim3(Blocks(blocks)), dim3(kConsumers + 32), kSharedBytes},
@@ -240,13 +247,13 @@ bool IsSkinnyChain(const Tensor& x, const Tensor& weight, const Tensor& out) {
 }
 
 void LaunchSkinnyChain(cudaStream_t stream, const Tensor& x, const Tensor& weight,
-                       const Tensor& out) {
+                       const Tensor& out, bool adds) {
   PENSTOCK_CHECK(IsSkinnyChain(x, weight, out));
   PENSTOCK_CHECK_EQ(x.dim(1), weight.dim(1));
   PENSTOCK_CHECK_EQ(out.dim(0), x.dim(0));
   PENSTOCK_CHECK_EQ(out.dim(1), weight.dim(0));
-  if (out.type() == DataType::kF32) return LaunchOf<float>(stream, x, weight, out);
-  LaunchOf<Bf16>(stream, x, weight, out);
+  if (out.type() == DataType::kF32) return LaunchOf<float>(stream, x, weight, out, adds);
+  LaunchOf<Bf16>(stream, x, weight, out, adds);
 }
 
 }  // namespace penstock::cuda

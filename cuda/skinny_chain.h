@@ -1,6 +1,6 @@
 // skinny_chain: the linear layer of few tokens in the fixed order of sums (sum_chain.h), which
 // skinny_linear cannot have: it shares k out among warps.
-//   out[t, n] = sum_k x[t, k] * weight[n, k]
+//   out[t, n] = sum_k x[t, k] * weight[n, k], or out[t, n] += it
 // x [num_tokens, in_features], weight [out_features, in_features] bf16, out [num_tokens,
 // out_features] bf16 or f32; num_tokens <= 8 and as many as fit in shared memory, in_features a
 // multiple of 32, out_features of 16; weight dense, rows of x and out may be strided.
@@ -24,6 +24,6 @@ bool IsSkinnyChain(const Tensor& x, const Tensor& weight, const Tensor& out);
 
 // REQUIRES: IsSkinnyChain.
 void LaunchSkinnyChain(CUstream_st* stream, const Tensor& x, const Tensor& weight,
-                       const Tensor& out);
+                       const Tensor& out, bool adds = false);
 
 }  // namespace penstock::cuda

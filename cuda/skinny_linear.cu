@@ -35,7 +35,9 @@ struct Form {
 struct SkinnyProblem {
   const Bf16* x;
   const Bf16* weight;
-  Bf16* out;
+  void* out;
+  bool out_is_f32;
+  bool adds;  // to out
   int num_tokens;
   int in_features;
   int64_t x_stride;
@@ -44,6 +46,18 @@ struct SkinnyProblem {
   const Bf16* next_weight;  // or nullptr
   int next_in_features;
   int next_groups;
+
+  __device__ __forceinline__ float Load(int64_t at) const {
+    return out_is_f32 ? static_cast<const float*>(out)[at]
+                      : __bfloat162float(static_cast<const Bf16*>(out)[at]);
+  }
+  __device__ __forceinline__ void Store(int64_t at, float value) const {
+    if (out_is_f32) {
+      static_cast<float*>(out)[at] = value;
+    } else {
+      static_cast<Bf16*>(out)[at] = __float2bfloat16_rn(value);
+    }
+  }
 };
 
 // This block's groups, [first, last).
@@ -179,6 +193,24 @@ __device__ void EmptyRing(const SkinnyProblem& problem, const uint8_t* ring, flo
   if (one_pass) x.Load(problem, 0, warp, lane);
   RingPlace place;
   for (int base = share.first; base < share.last; base += kGroups) {
+    constexpr int kLine = kGroups * kGroupRows;
+    constexpr int kOuts = kTokens * kLine / (kWarps * 32);  // of a thread
+    static_assert(kOuts * kWarps * 32 == kTokens * kLine);
+    float before[kOuts] = {};  // in out; asked for while weights are on their way
+    const auto for_each_out = [&](const auto& body) {
+#pragma unroll
+      for (int i = 0; i < kOuts; ++i) {
+        const int at = threadIdx.x + i * kWarps * 32;
+        const int token = at / kLine;
+        const int row = base * kGroupRows + at % kLine;
+        if (token < problem.num_tokens && row < share.last * kGroupRows) {
+          body(i, at, token * problem.out_stride + row);
+        }
+      }
+    };
+    if (problem.adds) {
+      for_each_out([&](int i, int, int64_t place) { before[i] = problem.Load(place); });
+    }
     // Two chains for each group and eight tokens, for the tensor cores' latency.
     float c[kGroups][kTokens / 8][2][4] = {};
     ForEachStage<kWhole>(
@@ -211,7 +243,6 @@ __device__ void EmptyRing(const SkinnyProblem& problem, const uint8_t* ring, flo
 
     // The warps' slices of k meet, in the order of the warps. sums [warp][token][row]
     const auto all_warps = [] { asm volatile("bar.sync 1, %0;" ::"n"(kWarps * 32) : "memory"); };
-    constexpr int kLine = kGroups * kGroupRows;
     float* mine = sums + warp * kTokens * kLine;
 #pragma unroll
     for (int group = 0; group < kGroups; ++group) {
@@ -226,16 +257,12 @@ __device__ void EmptyRing(const SkinnyProblem& problem, const uint8_t* ring, flo
       }
     }
     all_warps();
-    for (int at = threadIdx.x; at < kTokens * kLine; at += kWarps * 32) {
-      const int token = at / kLine;
-      const int row = base * kGroupRows + at % kLine;
+    for_each_out([&](int i, int at, int64_t place) {
       float sum = 0;
 #pragma unroll
       for (int w = 0; w < kWarps; ++w) sum += sums[w * kTokens * kLine + at];
-      if (token < problem.num_tokens && row < share.last * kGroupRows) {
-        problem.out[token * problem.out_stride + row] = __float2bfloat16_rn(sum);
-      }
-    }
+      problem.Store(place, problem.adds ? sum + before[i] : sum);
+    });
     all_warps();
   }
 }
@@ -281,14 +308,14 @@ void LaunchForm(cudaStream_t stream, const SkinnyProblem& problem) {
 bool IsSkinny(const Tensor& x, const Tensor& weight, const Tensor& out) {
   const int64_t features = weight.dim(1);
   return x.type() == DataType::kBF16 && weight.type() == DataType::kBF16 &&
-         out.type() == DataType::kBF16 && x.dim(0) <= kSkinnyTokens && features % kChunkK == 0 &&
-         features <= INT32_MAX / 2 && weight.dim(0) % kGroupRows == 0 &&
-         weight.dim(0) <= INT32_MAX / 2 && weight.is_contiguous() && IsWide(x, features) &&
-         IsWide(weight, features);
+         (out.type() == DataType::kBF16 || out.type() == DataType::kF32) &&
+         x.dim(0) <= kSkinnyTokens && features % kChunkK == 0 && features <= INT32_MAX / 2 &&
+         weight.dim(0) % kGroupRows == 0 && weight.dim(0) <= INT32_MAX / 2 &&
+         weight.is_contiguous() && IsWide(x, features) && IsWide(weight, features);
 }
 
 void LaunchSkinnyLinear(cudaStream_t stream, const Tensor& x, const Tensor& weight,
-                        const Tensor& out, const Tensor& next_weight) {
+                        const Tensor& out, bool adds, const Tensor& next_weight) {
   PENSTOCK_CHECK(IsSkinny(x, weight, out));
   PENSTOCK_CHECK_EQ(x.dim(1), weight.dim(1));
   PENSTOCK_CHECK_EQ(out.dim(0), x.dim(0));
@@ -296,7 +323,9 @@ void LaunchSkinnyLinear(cudaStream_t stream, const Tensor& x, const Tensor& weig
   const bool has_next = !next_weight.empty();
   const SkinnyProblem problem = {Elements<const Bf16>(x),
                                  Elements<const Bf16>(weight),
-                                 Elements<Bf16>(out),
+                                 const_cast<void*>(out.raw()),
+                                 out.type() == DataType::kF32,
+                                 adds,
                                  static_cast<int>(x.dim(0)),
                                  static_cast<int>(x.dim(1)),
                                  x.stride(0),

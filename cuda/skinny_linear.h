@@ -1,9 +1,9 @@
 // skinny_linear: the linear layer of few tokens, where a step reads every weight once and computes
 // next to nothing with it: memory bounds it, and so does the time in which nobody reads.
-//   out[t, n] = sum_k x[t, k] * weight[n, k]
-// x [num_tokens, in_features], weight [out_features, in_features], out [num_tokens, out_features]
-// bf16, sums in f32; num_tokens <= 16, in_features a multiple of 32, out_features of 16; weight
-// dense, rows of x and out may be strided.
+//   out[t, n] = sum_k x[t, k] * weight[n, k], or out[t, n] += it
+// x [num_tokens, in_features], weight [out_features, in_features] bf16, out [num_tokens,
+// out_features] bf16 or f32, sums in f32; num_tokens <= 16, in_features a multiple of 32,
+// out_features of 16; weight dense, rows of x and out may be strided.
 //
 // What lives where. Each multiprocessor has one block, with a share of the rows of the weight. They
 // stream through a ring of 192 KiB in its shared memory, filled by bulk copies and never by way of
@@ -31,6 +31,6 @@ bool IsSkinny(const Tensor& x, const Tensor& weight, const Tensor& out);
 // `next_weight` is the weight of the next skinny_linear of the stream, or empty.
 // REQUIRES: IsSkinny.
 void LaunchSkinnyLinear(CUstream_st* stream, const Tensor& x, const Tensor& weight,
-                        const Tensor& out, const Tensor& next_weight = Tensor());
+                        const Tensor& out, bool adds = false, const Tensor& next_weight = Tensor());
 
 }  // namespace penstock::cuda

@@ -22,6 +22,7 @@ struct ChainProblem {
   int64_t out_stride;
   int feature_blocks;     // of which the grid has all or, if it counts differences, a sample
   unsigned* differences;  // counted instead of writing, if not nullptr
+  bool adds;
 
   __device__ __forceinline__ int FeatureBlock() const {
     return static_cast<int>(int64_t{feature_blocks} * blockIdx.x / gridDim.x);
@@ -33,6 +34,7 @@ __device__ __forceinline__ void Leave(const ChainProblem<T, Out>& problem, int t
                                       float sum) {
   if (token >= problem.tokens || feature >= problem.features) return;
   Out* at = problem.out + token * problem.out_stride + feature;
+  if (problem.adds) sum += ToFloat(*at);
   const Out value = FromFloat<Out>(sum);
   if (problem.differences == nullptr) {
     *at = value;
@@ -130,7 +132,7 @@ __global__ void RandomKernel(T* to, int64_t count, unsigned seed) {
 
 template <typename T, typename Out>
 void LaunchChain(cudaStream_t stream, const Tensor& x, const Tensor& weight, const Tensor& out,
-                 unsigned* differences) {
+                 bool adds, unsigned* differences) {
   const ChainProblem<T, Out> problem = {Elements<const T>(x),
                                         Elements<const T>(weight),
                                         Elements<Out>(out),
@@ -140,7 +142,8 @@ void LaunchChain(cudaStream_t stream, const Tensor& x, const Tensor& weight, con
                                         x.stride(0),
                                         out.stride(0),
                                         static_cast<int>(Blocks(weight.dim(0), kFeatures)),
-                                        differences};
+                                        differences,
+                                        adds};
   const unsigned token_blocks = Blocks(x.dim(0), kTokens);
   PENSTOCK_CHECK_LE(token_blocks, 65535u);
   const int most = differences == nullptr ? INT32_MAX : kSampleFeatures / kFeatures;
@@ -155,15 +158,15 @@ void LaunchChain(cudaStream_t stream, const Tensor& x, const Tensor& weight, con
 }
 
 void LaunchChain(cudaStream_t stream, const Tensor& x, const Tensor& weight, const Tensor& out,
-                 unsigned* differences) {
+                 bool adds, unsigned* differences) {
   PENSTOCK_CHECK_EQ(x.dim(1), weight.dim(1));
   PENSTOCK_CHECK_LE(x.dim(1), INT32_MAX / 2);
   ForElementType(x.type(), [&](auto element) {
     using T = decltype(element);
     if (out.type() == DataType::kF32) {
-      LaunchChain<T, float>(stream, x, weight, out, differences);
+      LaunchChain<T, float>(stream, x, weight, out, adds, differences);
     } else {
-      LaunchChain<T, T>(stream, x, weight, out, differences);
+      LaunchChain<T, T>(stream, x, weight, out, adds, differences);
     }
   });
 }
@@ -171,8 +174,8 @@ void LaunchChain(cudaStream_t stream, const Tensor& x, const Tensor& weight, con
 }  // namespace
 
 void LaunchChainLinear(cudaStream_t stream, const Tensor& x, const Tensor& weight,
-                       const Tensor& out) {
-  LaunchChain(stream, x, weight, out, nullptr);
+                       const Tensor& out, bool adds) {
+  LaunchChain(stream, x, weight, out, adds, nullptr);
 }
 
 bool IsChain(cudaStream_t stream, const Tensor& x, const Tensor& weight, const Tensor& out,
@@ -200,7 +203,7 @@ bool IsChain(cudaStream_t stream, const Tensor& x, const Tensor& weight, const T
     });
     multiply(random);
     for (const int64_t first : {int64_t{0}, last}) {
-      LaunchChain(stream, random.Slice(first, tokens), weight, out.Slice(first, tokens),
+      LaunchChain(stream, random.Slice(first, tokens), weight, out.Slice(first, tokens), false,
                   differences);
     }
   }

@@ -19,9 +19,10 @@ struct CUstream_st;
 namespace penstock::cuda {
 
 // linear (core/kernels/linear.h) by the chain itself: any sizes, slow. x [num_tokens, in], weight
-// [out, in] of one type, out [num_tokens, out] of it or f32; rows may be strided.
+// [out, in] of one type, out [num_tokens, out] of it or f32; rows may be strided. `adds`: the chain
+// is added to what is in out.
 void LaunchChainLinear(CUstream_st* stream, const Tensor& x, const Tensor& weight,
-                       const Tensor& out);
+                       const Tensor& out, bool adds = false);
 
 // Whether a product has the chain's bits. `multiply(x)` enqueues it, with an x of the shape and
 // strides of the one given; x is random and new each time, until 2^18 elements of out or more have

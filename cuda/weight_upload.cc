@@ -1,47 +1,48 @@
 #include "cuda/weight_upload.h"
 
 #include <algorithm>
-#include <array>
 
 #include "core/base/check.h"
-#include "core/tensor/dequantize.h"
 #include "cuda/cuda_check.h"
+#include "cuda/kernels/launchers.h"
 
 namespace penstock::cuda {
-namespace {
 
-// Small enough that threads come to a weight's end together, large enough to read and to copy.
-constexpr int64_t kBufferBytes = int64_t{1} << 20;
-// For each thread: one that it fills, two that are copied or wait for it.
-constexpr int kBuffersPerThread = 3;
-constexpr int64_t kPieceElements = 8192;  // turned at once: whole blocks of any type
-
-}  // namespace
-
-WeightUpload::WeightUpload(DataType type, BaseAllocator& device_memory, int threads)
+WeightUpload::WeightUpload(DataType type, BaseAllocator& device_memory, const UploadRing& ring)
     : type_(type),
+      ring_(ring),
       device_memory_(device_memory),
-      pool_(threads),
-      buffers_(static_cast<size_t>(pool_.num_threads() * kBuffersPerThread)) {
+      pool_(ring.threads),
+      buffers_(static_cast<size_t>(pool_.num_threads() * ring.buffers_per_thread)) {
+  PENSTOCK_CHECK_GE(ring.buffers_per_thread, 2);
+  PENSTOCK_CHECK_EQ(ring.buffer_bytes % 256, 0);
   CUDA_CHECK(cudaGetDevice(&device_));
+  for (int64_t i = 0; i < ring.lanes; ++i) lanes_.emplace_back().index = i;
   void* pinned = nullptr;
-  CUDA_CHECK(cudaMallocHost(&pinned, buffers_.size() * kBufferBytes));
+  const auto bytes = static_cast<size_t>(ring.buffer_bytes);
+  CUDA_CHECK(cudaMallocHost(&pinned, buffers_.size() * bytes));
   pinned_ = static_cast<uint8_t*>(pinned);
   for (size_t i = 0; i < buffers_.size(); ++i) {
-    buffers_[i].pinned = pinned_ + i * kBufferBytes;
+    buffers_[i].pinned = pinned_ + i * bytes;
+    buffers_[i].lane = &lanes_[i % lanes_.size()];
     queue_.push_back(&buffers_[i]);
   }
 }
 
 WeightUpload::~WeightUpload() {
-  stream_.Synchronize();
+  for (Lane& lane : lanes_) lane.stream.Synchronize();
   CUDA_CHECK(cudaFreeHost(pinned_));
 }
 
 absl::StatusOr<Tensor> WeightUpload::Upload(const WeightStream& host) {
   PENSTOCK_ASSIGN_OR_RETURN(Tensor device, Tensor::Make(type_, host.shape, device_memory_));
-  const int64_t element = Info(type_).block_bytes;
-  const int64_t part = kBufferBytes / element;
+  if (host.type != type_ && staging_.empty()) {
+    PENSTOCK_ASSIGN_OR_RETURN(
+        staging_, Tensor::Make(DataType::kU8, {ring_.lanes, ring_.buffer_bytes}, device_memory_));
+  }
+  const DataTypeInfo stored = Info(host.type);
+  const int64_t part = ring_.buffer_bytes / stored.block_bytes * stored.block;
+  PENSTOCK_CHECK_GT(part, 0);
   const int64_t elements = host.shape.num_elements();
   auto* place = static_cast<uint8_t*>(device.raw());
   // One part, but for a pool without threads, which hands out all of them at once.
@@ -49,8 +50,8 @@ absl::StatusOr<Tensor> WeightUpload::Upload(const WeightStream& host) {
     for (int64_t first = begin * part; first < std::min(end * part, elements); first += part) {
       const int64_t count = std::min(part, elements - first);
       Buffer* const buffer = Take();
-      Turn(host, first, count, buffer->pinned);
-      Send(buffer, count * element, place + first * element);
+      host.read(first, count, buffer->pinned);
+      Send(buffer, host.type, count, place + first * Info(type_).block_bytes);
     }
   });
   return device;
@@ -68,39 +69,27 @@ WeightUpload::Buffer* WeightUpload::Take() {
   return buffer;
 }
 
-void WeightUpload::Send(Buffer* buffer, int64_t bytes, void* place) {
+void WeightUpload::Send(Buffer* buffer, DataType stored, int64_t count, void* place) {
   CUDA_CHECK(cudaSetDevice(device_));  // each thread has its own
-  std::lock_guard<std::mutex> lock(mutex_);
-  CUDA_CHECK(cudaMemcpyAsync(place, buffer->pinned, static_cast<size_t>(bytes),
-                             cudaMemcpyHostToDevice, stream_.get()));
-  stream_.Record(buffer->copied);
-  queue_.push_back(buffer);
-}
-
-void WeightUpload::Turn(const WeightStream& host, int64_t first, int64_t count,
-                        uint8_t* out) const {
-  if (host.type == type_) return host.read(first, count, out);
-  const DataTypeInfo from = Info(host.type);
-  const int64_t element = Info(type_).block_bytes;
-  alignas(64) std::array<uint8_t, kPieceElements * sizeof(float)> stored;
-  std::array<float, kPieceElements> values;
-  PENSTOCK_CHECK_LE(kPieceElements / from.block * from.block_bytes,
-                    static_cast<int64_t>(stored.size()));
-  for (int64_t at = 0; at < count; at += kPieceElements) {
-    const int64_t size = std::min(kPieceElements, count - at);
-    uint8_t* const to = out + at * element;
-    host.read(first + at, size, stored.data());
-    if (type_ == DataType::kF32) {
-      Dequantize(host.type, stored.data(), size, reinterpret_cast<float*>(to));
-      continue;
-    }
-    Dequantize(host.type, stored.data(), size, values.data());
-    auto* const halves = reinterpret_cast<uint16_t*>(to);
-    for (int64_t i = 0; i < size; ++i) {
-      const float value = values[static_cast<size_t>(i)];
-      halves[i] = type_ == DataType::kF16 ? FloatToHalf(value) : FloatToBFloat16(value);
+  const DataTypeInfo info = Info(stored);
+  const auto bytes = static_cast<size_t>(count / info.block * info.block_bytes);
+  Lane& lane = *buffer->lane;
+  {
+    std::lock_guard<std::mutex> lock(lane.mutex);
+    const cudaStream_t stream = lane.stream.get();
+    // The lane's part of the staging memory is free once the kernel before, if any, is done: the
+    // stream's order.
+    Tensor staged = stored == type_ ? Tensor() : staging_.Slice(lane.index, 1);
+    void* const target = stored == type_ ? place : staged.raw();
+    CUDA_CHECK(cudaMemcpyAsync(target, buffer->pinned, bytes, cudaMemcpyHostToDevice, stream));
+    lane.stream.Record(buffer->copied);
+    if (stored != type_) {
+      LaunchDequantize(stream, Tensor::Borrow(target, stored, {count}, Device::kCuda),
+                       Tensor::Borrow(place, type_, {count}, Device::kCuda));
     }
   }
+  std::lock_guard<std::mutex> lock(mutex_);
+  queue_.push_back(buffer);
 }
 
 }  // namespace penstock::cuda

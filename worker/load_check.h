@@ -24,7 +24,8 @@ absl::StatusOr<int64_t> StageBlocks(const StageOptions& options, const ModelConf
                                     int64_t block_bytes, int64_t kv_bytes);
 
 // Whether weights and KV find room on a device with so many bytes free (0: it has no memory of its
-// own). What else a stage needs is small beside them. Errors: RESOURCE_EXHAUSTED with the numbers.
+// own). What else a stage needs, staging memory of the weights' upload included, is small beside
+// them. Errors: RESOURCE_EXHAUSTED with the numbers.
 absl::Status CheckRoom(const StageOptions& options, int64_t weight_bytes, int64_t kv_bytes,
                        int64_t free_bytes);
 

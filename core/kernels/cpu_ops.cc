@@ -6,6 +6,7 @@
 #include "core/kernels/concat_kv.h"
 #include "core/kernels/conv2d.h"
 #include "core/kernels/decoder_attention.h"
+#include "core/kernels/dequantize.h"
 #include "core/kernels/embedding.h"
 #include "core/kernels/flash_attention.h"
 #include "core/kernels/fused_residual_norm.h"
@@ -39,6 +40,10 @@ void CpuOps::FusedResidualNorm(const Tensor& residual, const Tensor& x, const Te
 
 void CpuOps::Linear(const Tensor& x, const Tensor& weight, const Tensor& out) {
   cpu::Linear(pool_, x, weight, out);
+}
+
+void CpuOps::LinearAdd(const Tensor& x, const Tensor& weight, const Tensor& sum) {
+  cpu::LinearAdd(pool_, x, weight, sum);
 }
 
 void CpuOps::RopeTable(std::span<const float> frequencies, const Tensor& positions,
@@ -102,6 +107,10 @@ void CpuOps::MaskScaleSoftmax(const Tensor& scores, const Tensor& mask, float sc
 
 void CpuOps::RemovePadding(const Tensor& padded, const Tensor& offsets, const Tensor& ragged) {
   cpu::RemovePadding(pool_, padded, offsets, ragged);
+}
+
+void CpuOps::Dequantize(const Tensor& stored, const Tensor& out) {
+  cpu::Dequantize(pool_, stored, out);
 }
 
 void CpuOps::Gemv(const Tensor& weight, const Tensor& x, const Tensor& y) {

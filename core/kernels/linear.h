@@ -1,5 +1,6 @@
 // linear: a matrix product with a weight in the file's own blocks.
 //   out[t, n] = sum_k x[t, k] * weight[n, k]
+// and linear_add: the same, added to what is in out, as the residual sum is.
 // x      [num_tokens, in_features] f32
 // weight [out_features, in_features] f32, f16, bf16 or any quantization of data_type.h
 // out    [num_tokens, out_features] f32, rows may be strided
@@ -20,5 +21,8 @@ void LinearReference(ThreadPool& pool, const Tensor& x, const Tensor& weight, co
 
 // Vector instructions chosen at run time (AVX-512, AVX2, SSE4, ...).
 void Linear(ThreadPool& pool, const Tensor& x, const Tensor& weight, const Tensor& out);
+
+// out += the same product, to the bit.
+void LinearAdd(ThreadPool& pool, const Tensor& x, const Tensor& weight, const Tensor& out);
 
 }  // namespace penstock::cpu

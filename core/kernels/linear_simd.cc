@@ -138,8 +138,8 @@ HWY_INLINE void Unpack(const BlockF32& block, Vector* out) {
 // out[t][r] = dot(x[t], w[r]) for kT tokens and kR rows of `features` elements. Weights are
 // unpacked into registers, with no way through memory. Each product has two sums, of the even and
 // of the odd vectors of its row, so that its adds do not wait for each other; their order depends
-// on nothing but `features`.
-template <int64_t kT, int64_t kR, typename Block>
+// on nothing but `features`. kAdds: out += dot.
+template <bool kAdds, int64_t kT, int64_t kR, typename Block>
 HWY_INLINE void DotTile(const float* const* x, const Block* const* w, int64_t features,
                         float* const* out) {
   const auto lanes = static_cast<int64_t>(hn::Lanes(kFloats));
@@ -169,13 +169,14 @@ HWY_INLINE void DotTile(const float* const* x, const Block* const* w, int64_t fe
           sum += x[t][i] * reinterpret_cast<const float*>(w[r])[i];
         }
       }
+      if constexpr (kAdds) sum += out[t][r];
       out[t][r] = sum;
     }
   }
 }
 
 // out[t][0, rows) for kT tokens and rows that lie one after the other, `row_bytes` long.
-template <int64_t kT, typename Block>
+template <bool kAdds, int64_t kT, typename Block>
 void DotRows(const float* const* x, const Block* w, int64_t row_bytes, int64_t rows,
              int64_t features, float* const* out) {
   constexpr int64_t kR = std::max<int64_t>(1, std::min<int64_t>(4, kSums / kT));
@@ -191,21 +192,21 @@ void DotRows(const float* const* x, const Block* w, int64_t row_bytes, int64_t r
     for (int64_t r = 0; r < kR; ++r) {
       row[r] = reinterpret_cast<const Block*>(at + (n + r) * row_bytes);
     }
-    DotTile<kT, kR>(x, row, features, place);
+    DotTile<kAdds, kT, kR>(x, row, features, place);
   }
   for (; n < rows; ++n, next(1)) {
     row[0] = reinterpret_cast<const Block*>(at + n * row_bytes);
-    DotTile<kT, 1>(x, row, features, place);
+    DotTile<kAdds, kT, 1>(x, row, features, place);
   }
 }
 
 // The same for as many tokens as there are from `first` on, kTokens at most.
-template <typename Block, int64_t kT = kTokens>
+template <bool kAdds, typename Block, int64_t kT = kTokens>
 void DotTokens(const Tensor& x, int64_t first, const Block* w, int64_t row_bytes, int64_t n,
                int64_t rows, const Tensor& out) {
   if constexpr (kT > 1) {
     if (x.dim(0) - first < kT) {
-      return DotTokens<Block, kT - 1>(x, first, w, row_bytes, n, rows, out);
+      return DotTokens<kAdds, Block, kT - 1>(x, first, w, row_bytes, n, rows, out);
     }
   }
   const TensorWrapper<const float> in(x);
@@ -216,22 +217,24 @@ void DotTokens(const Tensor& x, int64_t first, const Block* w, int64_t row_bytes
     token[t] = in.row(first + t);
     place[t] = result.row(first + t) + n;
   }
-  DotRows<kT>(token, w, row_bytes, rows, x.dim(1), place);
+  DotRows<kAdds, kT>(token, w, row_bytes, rows, x.dim(1), place);
 }
 
 // Weights that are unpacked for each pass over them: a few tokens, which stay in the nearest cache,
 // meet all rows before the next tokens do.
-template <typename Block>
+template <bool kAdds, typename Block>
 void UnpackedRows(const Tensor& x, const Tensor& weight, const Tensor& out, int64_t begin,
                   int64_t end) {
   const int64_t row_bytes = RowBytes(weight);
   const auto* w = static_cast<const uint8_t*>(weight.raw()) + begin * row_bytes;
   for (int64_t first = 0; first < x.dim(0); first += kTokens) {
-    DotTokens(x, first, reinterpret_cast<const Block*>(w), row_bytes, begin, end - begin, out);
+    DotTokens<kAdds>(x, first, reinterpret_cast<const Block*>(w), row_bytes, begin, end - begin,
+                     out);
   }
 }
 
 // Weights whose unpacking is dear: some rows are unpacked once for all tokens.
+template <bool kAdds>
 void ScratchRows(const Tensor& x, const Tensor& weight, const Tensor& out, int64_t begin,
                  int64_t end) {
   static thread_local std::vector<float> scratch;  // grows once, to the widest layer
@@ -243,24 +246,29 @@ void ScratchRows(const Tensor& x, const Tensor& weight, const Tensor& out, int64
     const int64_t rows = std::min(kRows, end - n);
     for (int64_t r = 0; r < rows; ++r) RowToFloats(weight, n + r, scratch.data() + r * features);
     for (int64_t first = 0; first < x.dim(0); first += kTokens) {
-      DotTokens(x, first, reinterpret_cast<const BlockF32*>(scratch.data()),
-                features * static_cast<int64_t>(sizeof(float)), n, rows, out);
+      DotTokens<kAdds>(x, first, reinterpret_cast<const BlockF32*>(scratch.data()),
+                       features * static_cast<int64_t>(sizeof(float)), n, rows, out);
     }
   }
 }
 
-void LinearRows(const Tensor& x, const Tensor& weight, const Tensor& out, int64_t begin,
-                int64_t end) {
+template <bool kAdds>
+void Rows(const Tensor& x, const Tensor& weight, const Tensor& out, int64_t begin, int64_t end) {
   switch (weight.type()) {
     case DataType::kF32:
-      return UnpackedRows<BlockF32>(x, weight, out, begin, end);
+      return UnpackedRows<kAdds, BlockF32>(x, weight, out, begin, end);
     case DataType::kQ4_1:
-      return UnpackedRows<BlockQ4_1>(x, weight, out, begin, end);
+      return UnpackedRows<kAdds, BlockQ4_1>(x, weight, out, begin, end);
     case DataType::kQ8_0:
-      return UnpackedRows<BlockQ8_0>(x, weight, out, begin, end);
+      return UnpackedRows<kAdds, BlockQ8_0>(x, weight, out, begin, end);
     default:
-      return ScratchRows(x, weight, out, begin, end);
+      return ScratchRows<kAdds>(x, weight, out, begin, end);
   }
+}
+
+void LinearRows(const Tensor& x, const Tensor& weight, const Tensor& out, bool adds, int64_t begin,
+                int64_t end) {
+  adds ? Rows<true>(x, weight, out, begin, end) : Rows<false>(x, weight, out, begin, end);
 }
 
 }  // namespace penstock::cpu::HWY_NAMESPACE
@@ -271,7 +279,10 @@ namespace penstock::cpu {
 
 HWY_EXPORT(LinearRows);
 
-void Linear(ThreadPool& pool, const Tensor& x, const Tensor& weight, const Tensor& out) {
+namespace {
+
+void Multiply(ThreadPool& pool, const Tensor& x, const Tensor& weight, const Tensor& out,
+              bool adds) {
   PENSTOCK_CHECK_EQ(weight.dim(1), x.dim(1));
   PENSTOCK_CHECK_EQ(out.dim(0), x.dim(0));
   PENSTOCK_CHECK_EQ(out.dim(1), weight.dim(0));
@@ -280,8 +291,18 @@ void Linear(ThreadPool& pool, const Tensor& x, const Tensor& weight, const Tenso
   const int64_t share = weight.dim(0) / (8 * pool.num_threads());
   const int64_t grain = std::max<int64_t>(16, share / 4 * 4);
   pool.ParallelFor(weight.dim(0), grain, [&](int64_t begin, int64_t end) {
-    HWY_DYNAMIC_DISPATCH(LinearRows)(x, weight, out, begin, end);
+    HWY_DYNAMIC_DISPATCH(LinearRows)(x, weight, out, adds, begin, end);
   });
+}
+
+}  // namespace
+
+void Linear(ThreadPool& pool, const Tensor& x, const Tensor& weight, const Tensor& out) {
+  Multiply(pool, x, weight, out, false);
+}
+
+void LinearAdd(ThreadPool& pool, const Tensor& x, const Tensor& weight, const Tensor& out) {
+  Multiply(pool, x, weight, out, true);
 }
 
 }  // namespace penstock::cpu

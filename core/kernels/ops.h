@@ -20,9 +20,8 @@ class Ops {
 
   virtual void Embedding(const Tensor& ids, const Tensor& table, const Tensor& out) = 0;
   virtual void RmsNorm(const Tensor& x, const Tensor& weight, float eps, const Tensor& out) = 0;
-  virtual void FusedResidualNorm(const Tensor& residual, const Tensor& x, const Tensor& bias,
-                                 const Tensor& weight, float eps, const Tensor& out) = 0;
   virtual void Linear(const Tensor& x, const Tensor& weight, const Tensor& out) = 0;
+  virtual void LinearAdd(const Tensor& x, const Tensor& weight, const Tensor& sum) = 0;
   virtual void RopeTable(std::span<const float> frequencies, const Tensor& positions,
                          const Tensor& table) = 0;
   virtual void BiasRope(const BiasRopeArgs& args) = 0;
@@ -50,7 +49,12 @@ class Ops {
   virtual void MaskScaleSoftmax(const Tensor& scores, const Tensor& mask, float scale) = 0;
   virtual void RemovePadding(const Tensor& padded, const Tensor& offsets, const Tensor& ragged) = 0;
 
+  // By which weights come into the activations' type while loading.
+  virtual void Dequantize(const Tensor& stored, const Tensor& out) = 0;
+
   // Library kernels: no model needs them.
+  virtual void FusedResidualNorm(const Tensor& residual, const Tensor& x, const Tensor& bias,
+                                 const Tensor& weight, float eps, const Tensor& out) = 0;
   virtual void Gemv(const Tensor& weight, const Tensor& x, const Tensor& y) = 0;
   virtual void Sgemm(float alpha, const Tensor& a, const Tensor& b, float beta,
                      const Tensor& c) = 0;

@@ -33,6 +33,8 @@ void LaunchFusedResidualNorm(StreamHandle stream, const Tensor& residual, const 
 // The weight is of x's element type; out is of it too, or f32.
 void LaunchLinear(Blas& blas, StreamHandle stream, const Tensor& x, const Tensor& weight,
                   const Tensor& out);
+void LaunchLinearAdd(Blas& blas, StreamHandle stream, const Tensor& x, const Tensor& weight,
+                     const Tensor& sum);
 void LaunchRopeTable(StreamHandle stream, std::span<const float> frequencies,
                      const Tensor& positions, const Tensor& table);
 void LaunchBiasRope(StreamHandle stream, const BiasRopeArgs& args);
@@ -74,6 +76,9 @@ void LaunchMaskScaleSoftmax(StreamHandle stream, const Tensor& scores, const Ten
                             float scale);
 void LaunchRemovePadding(StreamHandle stream, const Tensor& padded, const Tensor& offsets,
                          const Tensor& ragged);
+
+// By which weights come into the activations' type while loading.
+void LaunchDequantize(StreamHandle stream, const Tensor& stored, const Tensor& out);
 
 // Library kernels: no model needs them.
 void LaunchGemv(StreamHandle stream, const Tensor& weight, const Tensor& x, const Tensor& y);

@@ -12,10 +12,8 @@ namespace {
 // the rows are long (tests/bench/results/2026-11-24_h200_h100_linear.md).
 bool SkinnyWins(const Tensor& x) { return x.dim(0) <= 8 || x.dim(1) <= 8192; }
 
-}  // namespace
-
-void LaunchLinear(Blas& blas, cudaStream_t stream, const Tensor& x, const Tensor& weight,
-                  const Tensor& out) {
+void Multiply(Blas& blas, cudaStream_t stream, const Tensor& x, const Tensor& weight,
+              const Tensor& out, bool adds) {
   PENSTOCK_CHECK_EQ(weight.dim(1), x.dim(1));
   PENSTOCK_CHECK_EQ(out.dim(0), x.dim(0));
   PENSTOCK_CHECK_EQ(out.dim(1), weight.dim(0));
@@ -26,12 +24,24 @@ void LaunchLinear(Blas& blas, cudaStream_t stream, const Tensor& x, const Tensor
     PENSTOCK_CHECK(tensor->device() == Device::kCuda);
   }
   if (blas.sum_order() == SumOrder::kFixed && IsSkinnyChain(x, weight, out)) {
-    return LaunchSkinnyChain(stream, x, weight, out);
+    return LaunchSkinnyChain(stream, x, weight, out, adds);
   }
   if (blas.sum_order() == SumOrder::kFastest && IsSkinny(x, weight, out) && SkinnyWins(x)) {
-    return LaunchSkinnyLinear(stream, x, weight, out);
+    return LaunchSkinnyLinear(stream, x, weight, out, adds);
   }
-  blas.Linear(stream, x, weight, out);
+  blas.Linear(stream, x, weight, out, adds);
+}
+
+}  // namespace
+
+void LaunchLinear(Blas& blas, cudaStream_t stream, const Tensor& x, const Tensor& weight,
+                  const Tensor& out) {
+  Multiply(blas, stream, x, weight, out, false);
+}
+
+void LaunchLinearAdd(Blas& blas, cudaStream_t stream, const Tensor& x, const Tensor& weight,
+                     const Tensor& sum) {
+  Multiply(blas, stream, x, weight, sum, true);
 }
 
 }  // namespace penstock::cuda

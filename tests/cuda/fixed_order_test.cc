@@ -86,7 +86,38 @@ TEST_F(FixedOrderTest, LinearIsOneChainForAnyNumberOfTokens) {
   }
 }
 
-// So the test above can fail: the fast order is another one for another number of tokens.
+// The residual sum: the chain is added to it, whichever kernel has the chain.
+TEST_F(FixedOrderTest, AddsTheChainForAnyNumberOfTokens) {
+  constexpr int64_t kMost = 300;
+  for (const DataType type : kTypes) {
+    for (const Product& product : {Product{1536, 576}, Product{11008, 512}, Product{47, 33}}) {
+      const Tensor x = As(type, Random({kMost, product.in}, 11));
+      const Tensor weight = As(type, Random({product.out, product.in}, 12));
+      const Shape shape({kMost, product.out});
+      const Tensor chain = Random(shape, 13, 100.0f);
+      {
+        const GpuCall gpu;
+        cuda::LaunchChainLinear(gpu.stream(), gpu.In(x), gpu.In(weight), gpu.Out(chain), true);
+      }
+      cuda::Blas blas;
+      blas.set_sum_order(SumOrder::kFixed);
+      for (int64_t tokens = 1; tokens <= kMost; tokens += tokens < 34 ? 1 : 19) {
+        const Tensor sum = Random({tokens, product.out}, 13, 100.0f);
+        {
+          const GpuCall gpu;
+          cuda::LaunchLinearAdd(blas, gpu.stream(), gpu.In(x.Slice(0, tokens)), gpu.In(weight),
+                                gpu.Out(sum));
+        }
+        const int64_t differences = Differences(sum, chain.Slice(0, tokens));
+        if (differences > 0) Tell(sum, chain.Slice(0, tokens));
+        ASSERT_EQ(0, differences) << Name(type) << ", " << tokens << " x " << product.in << " x "
+                                  << product.out;
+      }
+    }
+  }
+}
+
+// So the tests above can fail: the fast order is another one for another number of tokens.
 TEST_F(FixedOrderTest, TheFastestOrderIsNotOneChain) {
   const Tensor x = As(DataType::kBF16, Random({64, 4096}, 11));
   const Tensor weight = As(DataType::kBF16, Random({4096, 4096}, 12));

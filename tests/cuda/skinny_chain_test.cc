@@ -1,5 +1,7 @@
 #include "cuda/skinny_chain.h"
 
+#include <cstring>
+
 #include "cuda/sum_chain.h"
 #include "tests/support/gpu.h"
 #include "tests/support/tensors.h"
@@ -75,6 +77,31 @@ TEST_F(SkinnyChain, RefillsNoSlotThatIsStillRead) {
     for (size_t i = 0; i < outs.size(); ++i) {
       ASSERT_EQ(ToVector(outs[i]), ToVector(expected[i])) << "run " << run << " weight " << i;
     }
+  }
+}
+
+// Warps that take turns at the ring's slots, at the rate of device memory: copies overtake each
+// other.
+TEST_F(SkinnyChain, AwaitsCopiesThatWereOvertaken) {
+  const Tensor x = As(kType, Random({1, 4096}, 1));
+  const Tensor few = As(kType, Random({64, 4096}, 2));
+  // More rows of the same few, so that a block has rounds of several groups.
+  const Tensor weight = Make(kType, {22016, 4096});
+  for (int64_t n = 0; n < weight.dim(0); n += few.dim(0)) {
+    std::memcpy(Tensor(weight).Slice(n, few.dim(0)).raw(), few.raw(),
+                static_cast<size_t>(few.bytes()));
+  }
+  const Tensor chain = Poisoned({1, 64}, kType);
+  const Tensor out = Poisoned({1, 22016}, kType);
+  for (int run = 0; run < 20; ++run) {
+    {
+      const GpuCall gpu;
+      cuda::LaunchChainLinear(gpu.stream(), gpu.In(x), gpu.In(few), gpu.Out(chain));
+      cuda::LaunchSkinnyChain(gpu.stream(), gpu.In(x), gpu.In(weight), gpu.Out(out));
+    }
+    const std::vector<float> expected = ToVector(chain);
+    const std::vector<float> got = ToVector(out);
+    for (size_t n = 0; n < got.size(); ++n) ASSERT_EQ(got[n], expected[n % 64]) << run << " " << n;
   }
 }
 

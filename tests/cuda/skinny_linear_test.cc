@@ -34,7 +34,7 @@ std::vector<double> Float64(const Tensor& x, const Tensor& weight) {
 
 void Multiply(const Tensor& x, const Tensor& weight, const Tensor& out, const Tensor& next) {
   const GpuCall gpu;
-  cuda::LaunchSkinnyLinear(gpu.stream(), gpu.In(x), gpu.In(weight), gpu.Out(out),
+  cuda::LaunchSkinnyLinear(gpu.stream(), gpu.In(x), gpu.In(weight), gpu.Out(out), false,
                            next.empty() ? next : gpu.In(next));
 }
 
@@ -54,6 +54,9 @@ TEST_F(SkinnyLinear, MatchesFloat64) {
       Multiply(x, weight, out, tokens % 2 == 0 ? next : Tensor());
       EXPECT_LE(RelativeError(out, Float64(x, weight)), Tolerance(kType))
           << tokens << " x " << size.out << " x " << size.in;
+      const Tensor exact = Poisoned({tokens, size.out});
+      Multiply(x, weight, exact, Tensor());
+      EXPECT_LE(RelativeError(exact, Float64(x, weight)), Tolerance(DataType::kF32));
     }
   }
 }
@@ -134,7 +137,7 @@ TEST_F(SkinnyLinear, WaitsForItsInput) {
     const GpuCall gpu;
     const Tensor device_out = gpu.Out(out);  // copied there before the first launch
     const Tensor device_second = gpu.In(second);
-    cuda::LaunchSkinnyLinear(gpu.stream(), gpu.In(x), gpu.In(first), gpu.Out(middle),
+    cuda::LaunchSkinnyLinear(gpu.stream(), gpu.In(x), gpu.In(first), gpu.Out(middle), false,
                              device_second);
     cuda::LaunchSkinnyLinear(gpu.stream(), gpu.In(middle), device_second, device_out);
   }

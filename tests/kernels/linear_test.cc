@@ -4,6 +4,10 @@
 #include "hwy/highway.h"
 #include "tests/support/backends.h"
 
+#ifdef PENSTOCK_CUDA
+#include "cuda/blas.h"
+#endif
+
 namespace penstock {
 namespace {
 
@@ -56,6 +60,25 @@ TEST_P(LinearTest, EveryInstructionSetMatchesFloat64) {
       EXPECT_LE(RelativeError(out, reference), kFloatTolerance)
           << hwy::TargetName(target) << ", " << size.tokens << " x " << size.in << " x "
           << size.out;
+    }
+  }
+}
+
+// To the bit what a product of its own and a sum would be.
+TEST_P(LinearTest, AddsToWhatIsThere) {
+  for (int64_t target : hwy::SupportedAndGeneratedTargets()) {
+    hwy::SetSupportedTargetsForTest(target);
+    for (const int64_t tokens : {1, 3, 19}) {
+      const Tensor x = Random({tokens, 96}, 11);
+      const Tensor weight = RandomWeight(GetParam(), {37, 96}, 12);
+      const Tensor product = Poisoned({tokens, 37});
+      cpu::Linear(Pool(), x, weight, product);
+      const Tensor sum = Random({tokens, 37}, 13);
+      std::vector<float> expected = ToVector(sum);
+      const std::vector<float> added = ToVector(product);
+      for (size_t i = 0; i < expected.size(); ++i) expected[i] += added[i];
+      cpu::LinearAdd(Pool(), x, weight, sum);
+      ASSERT_EQ(ToVector(sum), expected) << hwy::TargetName(target) << ", " << tokens;
     }
   }
 }
@@ -117,6 +140,35 @@ TEST_F(LinearGpuTest, MatchesFloat64) {
         EXPECT_LE(RelativeError(out, reference), Tolerance(out_type))
             << Name(type) << " to " << Name(out_type) << ", " << size.tokens << " x " << size.in
             << " x " << size.out;
+      }
+    }
+  }
+}
+
+// A residual sum: f32 beside any type of activations, by way of every kernel that linear has.
+TEST_F(LinearGpuTest, AddsToWhatIsThere) {
+  struct Size {
+    int64_t tokens, in, out;
+  };
+  for (const DataType type : {DataType::kF32, DataType::kF16, DataType::kBF16}) {
+    for (const auto order : {cuda::SumOrder::kFastest, cuda::SumOrder::kFixed}) {
+      for (const Size& size : {Size{1, 576, 576}, Size{2, 97, 5}, Size{8, 1536, 592},
+                               Size{13, 4128, 48}, Size{17, 576, 1536}, Size{300, 1536, 576}}) {
+        const Tensor x = As(type, Random({size.tokens, size.in}, 11));
+        const Tensor weight = As(type, Random({size.out, size.in}, 12));
+        const Tensor before = Random({size.tokens, size.out}, 13, 30.0f);
+        std::vector<double> reference = Float64(x, weight);
+        std::vector<float> there = ToVector(before);
+        for (size_t i = 0; i < reference.size(); ++i) reference[i] += double{there[i]};
+        const Tensor sum = FromVector(there).Reshape({size.tokens, size.out});
+        {
+          cuda::Blas blas;
+          blas.set_sum_order(order);
+          const GpuCall gpu;
+          cuda::LaunchLinearAdd(blas, gpu.stream(), gpu.In(x), gpu.In(weight), gpu.Out(sum));
+        }
+        EXPECT_LE(RelativeError(sum, reference), Tolerance(DataType::kF32))
+            << Name(type) << ", " << size.tokens << " x " << size.in << " x " << size.out;
       }
     }
   }

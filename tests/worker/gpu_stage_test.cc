@@ -293,7 +293,7 @@ TEST_F(GpuStageTest, TakesWhatIsLeftForKv) {
   ASSERT_TRUE(IsOk(info));
   EXPECT_EQ(info->num_blocks, 8 * BlocksFor(kTinyContext));  // all that requests can use
   options.kv_memory_bytes = int64_t{1} << 50;
-  options.max_sequences = 4000;
+  options.max_sequences = 1000;
   options.num_blocks = int64_t{1} << 40;
   EXPECT_TRUE(Fails(MakeModelStage()->Load(options), absl::StatusCode::kResourceExhausted,
                     {"cuda:0 has", "MiB for KV", "--kv-memory-mib"}));

@@ -35,11 +35,10 @@ class Llama final : public Model {
     return {qkv,  weight.qkv_bias, weight.q_norm.gain, weight.k_norm.gain, config_.rms_norm_eps,
             rope, heads_};
   }
-  const NormWeight& NormAfter(size_t i) const;
   void ContextAttention(const StepBatch& batch, const AttentionWeight& weight, const Tensor& kv);
   void DecoderSelfAttention(const StepBatch& batch, const AttentionWeight& weight,
                             const Tensor& kv);
-  void Ffn(const FfnWeight& weight, const Tensor& norm, const Tensor& out);
+  void Ffn(const FfnWeight& weight, const Tensor& norm, const Tensor& residual);
   void Linear(const Tensor& x, const PackedWeight& weight, const Tensor& out);
 
   const ModelConfig config_;
@@ -55,7 +54,6 @@ class Llama final : public Model {
   Tensor residual_;   // [max_tokens, hidden] f32
   Tensor norm_;       // [max_tokens, hidden]
   Tensor rope_;       // [max_tokens, head_dim] f32: cosines and sines of the step's positions
-  Tensor delta_;      // [max_tokens, hidden]
   Tensor qkv_;        // [max_tokens, q + k + v]
   Tensor attention_;  // [max_tokens, q]
   Tensor gate_up_;    // [max_tokens, 2 * intermediate]
@@ -83,7 +81,6 @@ absl::Status Llama::MakeWorkspace(const ModelLimits& limits, BaseAllocator& allo
   PENSTOCK_CHECK(residual_.dim(0) == tokens && residual_.dim(1) == config_.hidden_size);
   PENSTOCK_RETURN_IF_ERROR(make(norm_, tokens, config_.hidden_size));
   PENSTOCK_RETURN_IF_ERROR(make_as(DataType::kF32, rope_, tokens, config_.head_dim));
-  PENSTOCK_RETURN_IF_ERROR(make(delta_, tokens, config_.hidden_size));
   PENSTOCK_RETURN_IF_ERROR(make(qkv_, tokens, config_.qkv_size()));
   PENSTOCK_RETURN_IF_ERROR(make(attention_, tokens, config_.q_size()));
   PENSTOCK_RETURN_IF_ERROR(make(gate_up_, tokens, 2 * config_.intermediate_size));
@@ -104,34 +101,25 @@ void Llama::Forward(const StepBatch& batch, const KvCache& cache) {
   const float eps = config_.rms_norm_eps;
   const Tensor x = Residual(tokens);                 // [num_tokens, hidden]
   const Tensor norm = norm_.Slice(0, tokens);        // [num_tokens, hidden]
-  const Tensor delta = delta_.Slice(0, tokens);      // [num_tokens, hidden]
   const Tensor qkv = qkv_.Slice(0, tokens);          // [num_tokens, q + k + v]
   const Tensor mixed = attention_.Slice(0, tokens);  // [num_tokens, q]
 
   ops_.RopeTable(frequencies_, batch.positions, rope_.Slice(0, tokens));
   if (is_first()) ops_.Embedding(batch.token_ids, weight_.embedding.table, x);
-  // Between two layers of a stage the residual sum does this norm on its way; it is the same one.
-  ops_.RmsNorm(x, weight_.layers[0].input_norm.gain, eps, norm);
   for (size_t i = 0; i < weight_.layers.size(); ++i) {
     const LayerWeight& layer = weight_.layers[i];
     const Tensor& kv = cache.layer(static_cast<int64_t>(i));
 
+    ops_.RmsNorm(x, layer.input_norm.gain, eps, norm);
     Linear(norm, layer.attention.qkv, qkv);
     ContextAttention(batch, layer.attention, kv);
     DecoderSelfAttention(batch, layer.attention, kv);
-    ops_.Linear(mixed, layer.attention.output, delta);
-    ops_.FusedResidualNorm(x, delta, Tensor(), layer.post_attention_norm.gain, eps, norm);
+    ops_.LinearAdd(mixed, layer.attention.output, x);
 
-    Ffn(layer.ffn, norm, delta);
-    ops_.FusedResidualNorm(x, delta, Tensor(), NormAfter(i).gain, eps, norm);
+    ops_.RmsNorm(x, layer.post_attention_norm.gain, eps, norm);
+    Ffn(layer.ffn, norm, x);
   }
-}
-
-// The norm that follows the stage's layer i. Where the next layer is another stage's only the sum
-// counts, and that stage does the norm: any gain will do.
-const NormWeight& Llama::NormAfter(size_t i) const {
-  if (i + 1 < weight_.layers.size()) return weight_.layers[i + 1].input_norm;
-  return is_last() ? weight_.norm : weight_.layers[i].post_attention_norm;
+  if (is_last()) ops_.RmsNorm(x, weight_.norm.gain, eps, norm);
 }
 
 Tensor Llama::Logits(const Tensor& tokens) {
@@ -179,12 +167,12 @@ void Llama::DecoderSelfAttention(const StepBatch& batch, const AttentionWeight& 
                          attention_.Slice(token, rows), config_.sliding_window});
 }
 
-void Llama::Ffn(const FfnWeight& weight, const Tensor& norm, const Tensor& out) {
+void Llama::Ffn(const FfnWeight& weight, const Tensor& norm, const Tensor& residual) {
   const Tensor gate_up = gate_up_.Slice(0, norm.dim(0));  // [num_tokens, 2 * intermediate]
   const Tensor gated = gated_.Slice(0, norm.dim(0));      // [num_tokens, intermediate]
   Linear(norm, weight.gate_up, gate_up);
   ops_.Swiglu(gate_up, gated);
-  ops_.Linear(gated, weight.down, out);
+  ops_.LinearAdd(gated, weight.down, residual);
 }
 
 // One product a tensor: a single one but in files of mixed quantization.

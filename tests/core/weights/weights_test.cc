@@ -7,6 +7,7 @@
 #include "core/io/gguf.h"
 #include "core/io/model_file.h"
 #include "core/model/llama/llama_weight.h"
+#include "tests/support/memory_source.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/tiny_model.h"
 
@@ -160,6 +161,37 @@ TEST(LlamaWeight, AMissingTensorIsNamed) {
   LlamaWeight weight({0, 3});
   EXPECT_TRUE(Fails(weight.Load({*source, config, Allocator()}, ""), absl::StatusCode::kNotFound,
                     {"model.gguf", "token_embd.weight"}));
+}
+
+// Whoever takes packed rows elsewhere reads them in parts that fit its buffers: rows and heads may
+// be cut anywhere between blocks.
+TEST(PackRows, PartsOfAnyBoundsAreTheWhole) {
+  MemorySource source(WeightSource::RopeRows::kInterleaved);
+  const std::vector<WeightPart> parts = {{"q", 24, 3}, {"k", 16, 2}, {"v", 8}};
+  for (const WeightPart& part : parts) {
+    source.Put(part.name, RandomBlocks(DataType::kQ4_1, {part.rows, 96}, 1));
+  }
+  const ModelConfig config;
+  constexpr int64_t kHead = int64_t{8} * 96;
+  for (const int64_t size : {int64_t{32}, int64_t{160}, kHead - 32, kHead, kHead + 64, 3 * kHead}) {
+    WeightStream stream;
+    const WeightLoader loader{source, config, Allocator(), [&](const WeightStream& packed) {
+                                stream = packed;
+                                return packed.InMemory(Allocator(), nullptr);
+                              }};
+    const absl::StatusOr<PackedWeight> packed = PackRows(loader, parts, 96);
+    ASSERT_TRUE(IsOk(packed));
+    const Tensor joined = Poisoned(stream.shape, DataType::kQ4_1);
+    const int64_t elements = stream.shape.num_elements();
+    auto* place = static_cast<uint8_t*>(const_cast<void*>(joined.raw()));
+    for (int64_t first = 0; first < elements; first += size) {
+      stream.read(first, std::min(size, elements - first), place + first / 32 * sizeof(BlockQ4_1));
+    }
+    EXPECT_EQ(Bytes(joined), Bytes(packed->tensors[0])) << size;
+    // Row 5 of the second key head: what its rotation pairs with row 1 of the head.
+    const Tensor keys = *source.Get("k", {16, 96});
+    EXPECT_EQ(Bytes(joined.Slice(24 + 8 + 5, 1)), Bytes(keys.Slice(8 + 3, 1)));
+  }
 }
 
 // A backend with memory of its own takes every tensor there. The file forgets its own ones, and not
