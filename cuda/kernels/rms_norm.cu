@@ -8,24 +8,17 @@ namespace {
 
 // A block a row. x is read once from device memory or level 2 and kept in shared memory as f32.
 template <typename From, typename T, int N>
-__global__ void RmsNormKernel(const From* x, int64_t x_stride, const T* gain, int64_t hidden,
-                              float eps, T* out, int64_t out_stride) {
-  extern __shared__ float row[];  // [hidden]
+__global__ void RmsNormKernel(const From* x, int64_t x_stride, const T* gain, int hidden, float eps,
+                              T* out, int64_t out_stride) {
+  extern __shared__ float shared[];
   LetNextBegin();
-  PrefetchGain(gain, hidden);
-  WaitForInputs();
   const auto* in = reinterpret_cast<const Pack<From, N>*>(x + blockIdx.x * x_stride);
-  float squares = 0;
-  for (int64_t i = threadIdx.x; i < hidden / N; i += blockDim.x) {
-    const Pack<From, N> pack = in[i];
+  NormRow<T, N>(shared, gain, hidden, eps, out + blockIdx.x * out_stride,
+                [&](int i, float(&values)[N]) {
+                  const Pack<From, N> pack = in[i];
 #pragma unroll
-    for (int j = 0; j < N; ++j) {
-      const float value = ToFloat(pack.at[j]);
-      row[i * N + j] = value;
-      squares += value * value;
-    }
-  }
-  NormalizeRow<T, N>(row, squares, gain, hidden, eps, out + blockIdx.x * out_stride);
+                  for (int j = 0; j < N; ++j) values[j] = ToFloat(pack.at[j]);
+                });
 }
 
 }  // namespace
@@ -36,17 +29,18 @@ void LaunchRmsNorm(cudaStream_t stream, const Tensor& x, const Tensor& weight, f
   PENSTOCK_CHECK_EQ(weight.dim(0), hidden);
   PENSTOCK_CHECK(out.shape() == x.shape());
   const bool wide = IsWide(x, hidden) && IsWide(weight, hidden) && IsWide(out, hidden);
-  const size_t shared = static_cast<size_t>(hidden) * sizeof(float);
+  PENSTOCK_CHECK_LE(hidden, INT32_MAX);
   ForElementType(out.type(), [&](auto element) {
     using T = decltype(element);
     ForResidualType<T>(x.type(), [&](auto from) {
       using From = decltype(from);
       ForWidth<T>(wide, [&](auto width) {
         const auto kernel = RmsNormKernel<From, T, decltype(width)::value>;
-        AllowShared(kernel, shared);
-        Launch(stream, {dim3(Blocks(x.dim(0))), dim3(kThreads), shared}, kernel,
-               Elements<const From>(x), x.stride(0), Elements<const T>(weight), hidden, eps,
-               Elements<T>(out), out.stride(0));
+        const LaunchShape shape = NormShape(x.dim(0), hidden, decltype(width)::value);
+        AllowShared(kernel, shape.shared_bytes);
+        Launch(stream, shape, kernel, Elements<const From>(x), x.stride(0),
+               Elements<const T>(weight), static_cast<int>(hidden), eps, Elements<T>(out),
+               out.stride(0));
       });
     });
   });

@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <numeric>
 #include <random>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -45,14 +46,15 @@ Tensor Workspace(const HeadLayout& heads, int64_t rows, SumOrder order) {
   return tensor;
 }
 
-// Rows of `tokens` new tokens and a context of `context`, `copies` batches of them, whose blocks
-// are scattered over one cache.
+// Rows of `tokens` new tokens and these contexts, `copies` batches of them, whose blocks are
+// scattered over one cache.
 struct Batches {
-  Batches(const HeadLayout& layout, int64_t num_rows, int64_t tokens, int64_t context)
-      : heads(layout), rows(num_rows) {
-    const int64_t width = BlocksFor(context);
-    const int64_t block_bytes = 4 * kBlockSize * heads.kv_size();
-    copies = std::clamp<int64_t>((int64_t{256} << 20) / (rows * width * block_bytes), 1, 64);
+  Batches(const HeadLayout& layout, int64_t tokens, const std::vector<int32_t>& contexts)
+      : heads(layout), rows(static_cast<int64_t>(contexts.size())) {
+    const int64_t width = BlocksFor(*std::max_element(contexts.begin(), contexts.end()));
+    const int64_t positions = std::accumulate(contexts.begin(), contexts.end(), int64_t{0});
+    const int64_t bytes = 4 * positions * heads.kv_size();
+    copies = std::clamp<int64_t>((int64_t{256} << 20) / bytes, 1, 64);
     std::vector<int32_t> blocks(static_cast<size_t>(copies * rows * width));
     std::iota(blocks.begin(), blocks.end(), 0);
     std::shuffle(blocks.begin(), blocks.end(), std::mt19937(1));
@@ -64,8 +66,7 @@ struct Batches {
     std::vector<int32_t> of_rows;
     for (int64_t r = 0; r <= rows; ++r) of_rows.push_back(static_cast<int32_t>(r * tokens));
     starts = Upload(of_rows, {rows + 1});
-    lens = Upload(std::vector<int32_t>(static_cast<size_t>(rows), static_cast<int32_t>(context)),
-                  {rows});
+    lens = Upload(contexts, {rows});
   }
 
   template <typename Launch>
@@ -92,7 +93,9 @@ struct Batches {
 void Check() {
   const HeadLayout heads{32, 8, 128};
   testing::PagedBatch chunks(heads, {300, 1, 513}, {300, 1, 257}, 1, kBf16);
-  testing::PagedBatch steps(heads, {300, 1, 2000}, {1, 1, 1}, 1, kBf16);
+  std::vector<int32_t> contexts = {300, 1, 2000};
+  while (contexts.size() < 20) contexts.push_back(contexts.back() * 7 % 611 + 1);
+  testing::PagedBatch steps(heads, contexts, std::vector<int32_t>(contexts.size(), 1), 1, kBf16);
   double errors[2];
   for (testing::PagedBatch* batch : {&chunks, &steps}) {
     const bool decode = batch == &steps;
@@ -104,14 +107,13 @@ void Check() {
     const std::vector<float> twin = testing::ToVector(batch->out());
     errors[decode] = 0;
     for (const SumOrder order : {SumOrder::kFastest, SumOrder::kFixed}) {
-      testing::AttendOnGpu(kBf16, batch->args(),
-                           [&](const testing::GpuCall& gpu, const AttentionArgs& args) {
-                             if (!decode)
-                               return cuda::LaunchFlashAttention(gpu.stream(), args, order);
-                             const Tensor workspace = Workspace(heads, 3, order);
-                             cuda::LaunchDecoderAttention(gpu.stream(), args, workspace, order);
-                             CUDA_CHECK(cudaStreamSynchronize(gpu.stream()));
-                           });
+      testing::AttendOnGpu(
+          kBf16, batch->args(), [&](const testing::GpuCall& gpu, const AttentionArgs& args) {
+            if (!decode) return cuda::LaunchFlashAttention(gpu.stream(), args, order);
+            const Tensor workspace = Workspace(heads, static_cast<int64_t>(contexts.size()), order);
+            cuda::LaunchDecoderAttention(gpu.stream(), args, workspace, order);
+            CUDA_CHECK(cudaStreamSynchronize(gpu.stream()));
+          });
       const double error = testing::RelativeError(batch->out(), {twin.begin(), twin.end()});
       errors[decode] = error <= errors[decode] ? errors[decode] : error;
     }
@@ -122,9 +124,10 @@ void Check() {
   std::exit(1);
 }
 
-void Decode(const CudaStream& stream, double bandwidth, const HeadLayout& heads, int64_t rows,
-            int64_t context) {
-  const Batches batches(heads, rows, 1, context);
+void Decode(const CudaStream& stream, double bandwidth, const HeadLayout& heads,
+            const std::vector<int32_t>& contexts, const char* name) {
+  const Batches batches(heads, 1, contexts);
+  const int64_t rows = batches.rows;
   const auto micros = [&](SumOrder order) {
     const Tensor workspace = Workspace(heads, rows, order);
     return batches.Microseconds(stream, [&](const AttentionArgs& args) {
@@ -133,18 +136,41 @@ void Decode(const CudaStream& stream, double bandwidth, const HeadLayout& heads,
   };
   const double us = micros(SumOrder::kFastest);
   const double fixed_us = micros(SumOrder::kFixed);
-  const double bytes = 4.0 * static_cast<double>(rows * context * heads.kv_size());
+  const int64_t positions = std::accumulate(contexts.begin(), contexts.end(), int64_t{0});
+  const double bytes = 4.0 * static_cast<double>(positions * heads.kv_size());
   std::printf(
-      "{\"kernel\": \"decoder_attention\", \"heads\": \"%ld/%ld x %ld\", \"case\": \"%ldx%ld\", "
+      "{\"kernel\": \"decoder_attention\", \"heads\": \"%ld/%ld x %ld\", \"case\": \"%s\", "
       "\"us\": %.2f, \"gb_s\": %.0f, \"share\": %.3f, \"fixed_us\": %.2f}\n",
-      heads.num_heads, heads.num_kv_heads, heads.head_dim, rows, context, us, bytes / us * 1e-3,
+      heads.num_heads, heads.num_kv_heads, heads.head_dim, name, us, bytes / us * 1e-3,
       bytes / us * 1e6 / bandwidth, fixed_us);
   std::fflush(stdout);
 }
 
+void Decode(const CudaStream& stream, double bandwidth, const HeadLayout& heads, int64_t rows,
+            int64_t context) {
+  Decode(stream, bandwidth, heads,
+         std::vector<int32_t>(static_cast<size_t>(rows), static_cast<int32_t>(context)),
+         (std::to_string(rows) + "x" + std::to_string(context)).c_str());
+}
+
+// Lengths of 30 to 2000, as the serving trace has them; and short ones beside a long one.
+void DecodeUneven(const CudaStream& stream, double bandwidth, const HeadLayout& heads,
+                  int64_t rows) {
+  std::mt19937 random(5);
+  std::vector<int32_t> contexts(static_cast<size_t>(rows));
+  for (int32_t& context : contexts) context = static_cast<int32_t>(30 + random() % 1971);
+  Decode(stream, bandwidth, heads, contexts, (std::to_string(rows) + " of 30 to 2000").c_str());
+  for (int32_t& context : contexts) context = static_cast<int32_t>(30 + random() % 200);
+  contexts[contexts.size() / 2] = 32768;
+  Decode(stream, bandwidth, heads, contexts,
+         (std::to_string(rows - 1) + " of 30 to 229, one of 32768").c_str());
+}
+
 void Prefill(const CudaStream& stream, const HeadLayout& heads, int64_t rows, int64_t tokens,
              int64_t context) {
-  const Batches batches(heads, rows, tokens, context);
+  const Batches batches(
+      heads, tokens,
+      std::vector<int32_t>(static_cast<size_t>(rows), static_cast<int32_t>(context)));
   const auto micros = [&](SumOrder order) {
     return batches.Microseconds(stream, [&](const AttentionArgs& args) {
       cuda::LaunchFlashAttention(stream.get(), args, order);
@@ -176,6 +202,11 @@ void DecodeCases(const CudaStream& stream, double bandwidth) {
   Decode(stream, bandwidth, multi, 64, 1024);
   Decode(stream, bandwidth, grouped, 64, 1024);
   Decode(stream, bandwidth, grouped, 256, 1024);
+  for (const int64_t rows : {17, 64, 256}) {
+    Decode(stream, bandwidth, grouped, rows, 128);
+    DecodeUneven(stream, bandwidth, grouped, rows);
+  }
+  DecodeUneven(stream, bandwidth, multi, 64);
   Decode(stream, bandwidth, {32, 8, 64}, 32, 4096);
   Decode(stream, bandwidth, {32, 32, 96}, 32, 4096);
   Decode(stream, bandwidth, {64, 8, 128}, 32, 4096);

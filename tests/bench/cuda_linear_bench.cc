@@ -155,7 +155,7 @@ void Bench(const CudaStream& stream, LtLinear& lt, const Chain& chain,
       for (size_t at = 0; at < all; ++at) {
         const size_t next = (at + 1) % all;
         cuda::LaunchSkinnyLinear(stream.get(), xs[at % count], weights[at % count][at / count],
-                                 outs[at % count], weights[next % count][next / count]);
+                                 outs[at % count], false, weights[next % count][next / count]);
       }
     };
     const auto theirs = [&] {

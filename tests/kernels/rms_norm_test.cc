@@ -57,6 +57,23 @@ TEST(RmsNorm, InPlaceAndRowsAreIndependent) {
   }
 }
 
+// Few rows go to larger blocks than many (cuda/norm_row.cuh).
+TEST(RmsNorm, ARowHasTheSameBitsInABatchOfAnySize) {
+  for (const Target& target : Targets()) {
+    for (const int64_t hidden : {4096, 5000}) {
+      const Tensor x = As(target.type, Random({600, hidden}, 5));
+      const Tensor weight = As(target.type, Random({hidden}, 6));
+      const Tensor all = Poisoned({600, hidden}, target.type);
+      RunOn(target.backend, x, weight, 1e-6f, all);
+      for (const int64_t rows : {1, 30}) {
+        const Tensor few = Poisoned({rows, hidden}, target.type);
+        RunOn(target.backend, x.Slice(570, rows), weight, 1e-6f, few);
+        EXPECT_EQ(ToVector(few), ToVector(all.Slice(570, rows))) << target << " " << hidden;
+      }
+    }
+  }
+}
+
 TEST(RmsNorm, AllZeroesStayFinite) {
   const Tensor x = Make(DataType::kF32, {1, 32});
   std::fill_n(static_cast<float*>(Tensor(x).raw()), 32, 0.0f);
