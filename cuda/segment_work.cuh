@@ -157,7 +157,7 @@ struct SegmentLoader {
   int index;  // of the work that is being loaded
   SegmentWork work;
   int blocks;  // lane i has the KV block of page `base` + i
-  int base;
+  int base;    // a tile's first
 
   int tile_page;  // of the tile that is being loaded: its first page
   int page;
@@ -196,8 +196,8 @@ struct SegmentLoader {
     BeginTile(work.first_page / kTilePages * kTilePages);
   }
   __device__ __forceinline__ void LoadBlocks(int first) {
-    base = first;
-    const int mine = first + lane;
+    base = first / kTilePages * kTilePages;  // a tile's pages are never told apart
+    const int mine = base + lane;
     blocks = mine < work.end_page ? line.problem.paged.Block(work.row, mine) : 0;
   }
   __device__ __forceinline__ void BeginTile(int first) {

@@ -267,13 +267,13 @@ TEST_F(FixedOrderTest, DecodeHasTheSameBitsInEveryRun) {
   }
 }
 
-// More segments than the workspace holds are dealt out by heads. The rows are one sequence, so they
+// More segments than the workspace holds are dealt out by heads; with the window, over more pages
+// than a warp has lanes, from the second page of a tile on. The rows are one sequence, so they
 // write the same new position.
 TEST_F(FixedOrderTest, ABatchOfMoreSegmentsThanTheWorkspaceHolds) {
   constexpr int64_t kRows = 48;
   const HeadLayout heads{128, 8, 128};
   const PagedBatch one(heads, {4000}, {1}, 23, DataType::kBF16);
-  Decode(DataType::kBF16, one.args(), SumOrder::kFixed);
   const AttentionArgs args = one.args();
   const auto repeat = [](const Tensor& tensor) {
     const Tensor many = Make(tensor.type(), {kRows, tensor.dim(1)});
@@ -285,14 +285,17 @@ TEST_F(FixedOrderTest, ABatchOfMoreSegmentsThanTheWorkspaceHolds) {
   };
   std::vector<int32_t> lens(kRows, 4000);
   lens[5] = 0;  // padding
-  const Tensor out = Poisoned({kRows, heads.q_size()});
-  Decode(DataType::kBF16,
-         {repeat(args.qkv), args.row_starts, FromVector(lens), repeat(args.block_tables), heads,
-          args.kv, out},
-         SumOrder::kFixed);
-  for (int64_t r = 0; r < kRows; ++r) {
-    if (r == 5) continue;
-    ASSERT_EQ(0, Differences(out.Slice(r, 1), one.out())) << "row " << r;
+  for (const int64_t window : {kNoWindow, int64_t{2880}}) {
+    Decode(DataType::kBF16, one.args(window), SumOrder::kFixed);
+    const Tensor out = Poisoned({kRows, heads.q_size()});
+    Decode(DataType::kBF16,
+           {repeat(args.qkv), args.row_starts, FromVector(lens), repeat(args.block_tables), heads,
+            args.kv, out, window},
+           SumOrder::kFixed);
+    for (int64_t r = 0; r < kRows; ++r) {
+      if (r == 5) continue;
+      ASSERT_EQ(0, Differences(out.Slice(r, 1), one.out())) << "row " << r << ", window " << window;
+    }
   }
 }
 
