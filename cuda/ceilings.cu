@@ -16,6 +16,9 @@ namespace {
 
 constexpr int64_t kReadBytes = int64_t{1} << 30;
 constexpr int64_t kProductSize = 8192;
+// Power bounds the rate of products, which shows only once it is drawn for as long as a benchmark
+// draws it.
+constexpr double kWarmSeconds = 0.5;
 
 __global__ void ReadKernel(const uint4* data, int64_t count, uint32_t* sink) {
   const int64_t stride = int64_t{gridDim.x} * blockDim.x;
@@ -31,19 +34,22 @@ __global__ void ReadKernel(const uint4* data, int64_t count, uint32_t* sink) {
   if ((sum.x ^ sum.y ^ sum.z ^ sum.w) == 0x12345678) *sink = sum.x;
 }
 
-// Of one of `repeats` calls behind each other: the median of `runs`, in seconds. They are many
-// enough that what the host does between them is hidden.
-double Seconds(const CudaStream& stream, int runs, int repeats, const std::function<void()>& call) {
+// Of one of `repeats` calls behind each other: the median of `runs`, in seconds, after
+// `warm_seconds` of them. They are many enough that what the host does between them is hidden.
+double Seconds(const CudaStream& stream, double warm_seconds, int runs, int repeats,
+               const std::function<void()>& call) {
   const CudaEvent begin(CudaEvent::Timing::kOn);
   const CudaEvent end(CudaEvent::Timing::kOn);
-  std::vector<double> times;
-  for (int run = -2; run < runs; ++run) {
+  const auto run = [&] {
     stream.Record(begin);
     for (int i = 0; i < repeats; ++i) call();
     stream.Record(end);
     end.Synchronize();
-    if (run >= 0) times.push_back(end.MillisecondsSince(begin) * 1e-3 / repeats);
-  }
+    return end.MillisecondsSince(begin) * 1e-3;
+  };
+  for (double warmed = run(); warmed < warm_seconds;) warmed += run();
+  std::vector<double> times;
+  for (int i = 0; i < runs; ++i) times.push_back(run() / repeats);
   std::sort(times.begin(), times.end());
   return times[times.size() / 2];
 }
@@ -56,7 +62,8 @@ absl::StatusOr<double> ProductRate(const CudaStream& stream, DataType type, Base
   cuda::FillRandom(stream.get(), x, 1);
   cuda::FillRandom(stream.get(), weight, 2);
   cuda::Blas blas;
-  const double seconds = Seconds(stream, 9, 4, [&] { blas.Linear(stream.get(), x, weight, out); });
+  const double seconds =
+      Seconds(stream, kWarmSeconds, 25, 4, [&] { blas.Linear(stream.get(), x, weight, out); });
   constexpr auto kSize = static_cast<double>(kProductSize);
   return 2 * kSize * kSize * kSize / seconds;
 }
@@ -70,7 +77,7 @@ double MeasureReadBandwidth(const Tensor& data) {
   double best = 0;
   for (const int blocks : {2, 4, 8, 16}) {
     for (const int threads : {256, 512}) {
-      const double seconds = Seconds(stream, 7, 4, [&] {
+      const double seconds = Seconds(stream, 0.01, 7, 4, [&] {
         ReadKernel<<<blocks * cuda::NumMultiprocessors(), threads, 0, stream.get()>>>(
             static_cast<const uint4*>(data.raw()), data.bytes() / 16, sink);
         CUDA_CHECK_LAUNCH(ReadKernel);
