@@ -1,8 +1,11 @@
 #include "cuda/cuda_ops.h"
 
+#include <cstdlib>
+
 #include "cuda/cuda_check.h"
 #include "cuda/kernels/fused_launchers.h"
 #include "cuda/kernels/launchers.h"
+#include "cuda/layer_tail.h"
 
 namespace penstock::cuda {
 
@@ -14,9 +17,12 @@ absl::StatusOr<std::unique_ptr<CudaOps>> CudaOps::Make(const HeadLayout& heads, 
   PENSTOCK_ASSIGN_OR_RETURN(
       ops->decoder_workspace_,
       Tensor::Make(DataType::kU8, {DecoderAttentionWorkspace(heads, max_rows, order)}, memory));
-  CUDA_CHECK(cudaMemsetAsync(ops->decoder_workspace_.raw(), 0,
-                             static_cast<size_t>(ops->decoder_workspace_.bytes()),
-                             ops->stream_.get()));
+  PENSTOCK_ASSIGN_OR_RETURN(ops->tail_counters_,
+                            Tensor::Make(DataType::kU8, {kTailCounterBytes}, memory));
+  for (Tensor* zeros : {&ops->decoder_workspace_, &ops->tail_counters_}) {
+    CUDA_CHECK(
+        cudaMemsetAsync(zeros->raw(), 0, static_cast<size_t>(zeros->bytes()), ops->stream_.get()));
+  }
   return ops;
 }
 
@@ -78,6 +84,12 @@ void CudaOps::RopeDecoderAttention(const BiasRopeArgs& rope, const AttentionArgs
     return Ops::RopeDecoderAttention(rope, args);
   }
   LaunchRopeDecoderAttention(stream_.get(), rope.rope_table, args, decoder_workspace_);
+}
+
+void CudaOps::LayerTail(const LayerTailArgs& args) {
+  if (getenv("NO_TAIL") || order_ != SumOrder::kFastest || !HasLayerTail(args))
+    return Ops::LayerTail(args);
+  LaunchLayerTail(stream_.get(), args, tail_counters_);
 }
 
 void CudaOps::TopK(const Tensor& x, const Tensor& values, const Tensor& indices) {

@@ -42,6 +42,7 @@ class CudaOps final : public Ops {
   void GatedLinear(const Tensor& x, const Tensor& weight, const Tensor& gate_up,
                    const Tensor& out) override;
   void RopeDecoderAttention(const BiasRopeArgs& rope, const AttentionArgs& args) override;
+  void LayerTail(const LayerTailArgs& args) override;
   void TopK(const Tensor& x, const Tensor& values, const Tensor& indices) override;
   void Sampling(const Tensor& logits, std::span<const SamplingRow> rows,
                 const SamplingOutput& out) override;
@@ -69,6 +70,7 @@ class CudaOps final : public Ops {
   Blas blas_;
   std::unique_ptr<SamplingBuffer> sampling_;
   Tensor decoder_workspace_;  // u8
+  Tensor tail_counters_;      // u8, layer_tail's
 };
 
 }  // namespace penstock::cuda

@@ -1,3 +1,5 @@
+#include <cstdlib>
+
 #include "cuda/skinny_linear.h"
 #include "cuda/skinny_ring.cuh"
 
@@ -7,28 +9,29 @@ namespace {
 // Made twice. Up to 8 tokens a block leaves registers to the small kernels between two products, so
 // that its own beginning, the filled ring, stands beside them. Up to 16 tokens x takes all
 // registers; of the loader's warpgroup all is there, to give its own away.
-template <int kTokens>
+template <int kTokens, int kLoaders, int kDepth>
 struct Form {
   static constexpr bool kAlone = kTokens > 8;
-  static constexpr int kThreads = (kWarps + (kAlone ? 4 : 1)) * 32;
+  static constexpr int kThreads = (kWarps + (kAlone ? 4 : kLoaders)) * 32;
   static constexpr int kBoundThreads = kAlone ? kThreads : 512;  // 128 registers a thread
-  using Ring = SkinnyRing<kTokens, 12>;
+  using Ring = SkinnyRing<kTokens, kDepth>;
 };
 
-template <int kTokens, SkinnyOrder kOrder>
-__global__ void __launch_bounds__(Form<kTokens>::kBoundThreads, 1)
+template <int kTokens, int kLoaders, int kDepth, SkinnyOrder kOrder>
+__global__ void __launch_bounds__(Form<kTokens, kLoaders, kDepth>::kBoundThreads, 1)
     SkinnyLinearKernel(const __grid_constant__ SkinnyProblem problem) {
-  using F = Form<kTokens>;
+  using F = Form<kTokens, kLoaders, kDepth>;
   extern __shared__ __align__(128) uint8_t shared[];
   auto& ring = *reinterpret_cast<typename F::Ring*>(shared);
   RingPlace<F::Ring::kStages> place;
   LetNextBegin();
-  if (threadIdx.x == 0) ring.MakeBarriers();
+  if (threadIdx.x == 0) ring.MakeBarriers(kLoaders);
   __syncthreads();
   if (threadIdx.x >= kWarps * 32) {
     if constexpr (F::kAlone) asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
-    if (threadIdx.x / 32 != kWarps) return;
-    FillRing<kOrder>(problem, ring, place);
+    const int loader = static_cast<int>(threadIdx.x) / 32 - kWarps;
+    if (loader >= kLoaders) return;
+    FillRing<kLoaders>(problem, loader, ring, place);
   } else {
     if constexpr (F::kAlone) asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
     WaitForInputs();
@@ -36,30 +39,39 @@ __global__ void __launch_bounds__(Form<kTokens>::kBoundThreads, 1)
   }
 }
 
-template <int kTokens, SkinnyOrder kOrder>
+template <int kTokens, int kLoaders, int kDepth, SkinnyOrder kOrder>
 void LaunchOrder(cudaStream_t stream, const SkinnyProblem& problem) {
-  using F = Form<kTokens>;
-  AllowShared(SkinnyLinearKernel<kTokens, kOrder>, sizeof(typename F::Ring));
+  using F = Form<kTokens, kLoaders, kDepth>;
+  const auto kernel = SkinnyLinearKernel<kTokens, kLoaders, kDepth, kOrder>;
+  AllowShared(kernel, sizeof(typename F::Ring));
   const int blocks = std::min(NumMultiprocessors(), problem.num_groups);
-  Launch(stream, {dim3(Blocks(blocks)), dim3(F::kThreads), sizeof(typename F::Ring)},
-         SkinnyLinearKernel<kTokens, kOrder>, problem);
+  Launch(stream, {dim3(Blocks(blocks)), dim3(F::kThreads), sizeof(typename F::Ring)}, kernel,
+         problem);
 }
 
-template <int kTokens>
+template <int kTokens, int kLoaders, int kDepth>
 void LaunchForm(cudaStream_t stream, const SkinnyProblem& problem) {
   switch (OrderOf(problem.in_features)) {
     case SkinnyOrder::kHeld:
-      return LaunchOrder<kTokens, SkinnyOrder::kHeld>(stream, problem);
+      return LaunchOrder<kTokens, kLoaders, kDepth, SkinnyOrder::kHeld>(stream, problem);
     case SkinnyOrder::kWhole:
-      return LaunchOrder<kTokens, SkinnyOrder::kWhole>(stream, problem);
+      return LaunchOrder<kTokens, kLoaders, kDepth, SkinnyOrder::kWhole>(stream, problem);
     case SkinnyOrder::kAny:
-      return LaunchOrder<kTokens, SkinnyOrder::kAny>(stream, problem);
+      return LaunchOrder<kTokens, kLoaders, kDepth, SkinnyOrder::kAny>(stream, problem);
   }
 }
 
+// To be measured: one loading warp or four, a ring of 12 stages or 10.
 void LaunchProblem(cudaStream_t stream, const SkinnyProblem& problem) {
-  if (problem.num_tokens <= 8) return LaunchForm<8>(stream, problem);
-  LaunchForm<16>(stream, problem);
+  static const int variant = getenv("SK") != nullptr ? atoi(getenv("SK")) : 0;
+  if (problem.num_tokens > 8) {
+    return variant < 2 ? LaunchForm<16, 1, 12>(stream, problem)
+                       : LaunchForm<16, 4, 12>(stream, problem);
+  }
+  if (variant == 0) return LaunchForm<8, 1, 12>(stream, problem);
+  if (variant == 1) return LaunchForm<8, 1, 10>(stream, problem);
+  if (variant == 2) return LaunchForm<8, 4, 12>(stream, problem);
+  LaunchForm<8, 4, 10>(stream, problem);
 }
 
 }  // namespace

@@ -36,9 +36,9 @@ struct SkinnyRing {
   uint64_t empty[kStages];
 
   // By one thread; then the block meets.
-  __device__ __forceinline__ void MakeBarriers() {
+  __device__ __forceinline__ void MakeBarriers(int loaders) {
     for (int slot = 0; slot < kStages; ++slot) {
-      MakeBarrier(&full[slot], 1);
+      MakeBarrier(&full[slot], loaders);
       MakeBarrier(&empty[slot], kWarps * 32);
     }
     FenceBarriers();
@@ -148,40 +148,54 @@ __device__ __forceinline__ void MultiplyAdd(float (&c)[4], uint32_t upper0, uint
       : "r"(upper0), "r"(lower0), "r"(upper1), "r"(lower1), "r"(b0), "r"(b1));
 }
 
-// One warp: this block's share of one product's weight, from `place` on. Waits for nothing but the
-// ring.
-template <SkinnyOrder kOrder, int kTokens, int kDepth>
-__device__ void FillRing(const SkinnyProblem& problem, SkinnyRing<kTokens, kDepth>& ring,
-                         RingPlace<kDepth>& place) {
+// One of kLoaders warps: its rows of this block's share of one product's weight, from `place` on.
+// Waits for nothing but the ring. One loop, not unrolled: its code is small, and what it needs of
+// the problem is in registers.
+template <int kLoaders, int kTokens, int kDepth>
+__device__ void FillRing(const SkinnyProblem& problem, int loader,
+                         SkinnyRing<kTokens, kDepth>& ring, RingPlace<kDepth>& place) {
+  constexpr int kRows = kGroupRows / kLoaders;
+  constexpr int kRun = kRows < kGroupRows / 2 ? kRows : kGroupRows / 2;  // that lie together
   const Share share = BlockShare(problem.num_groups);
   const uint64_t policy = EvictFirst();
+  const int in_features = problem.in_features;
+  const int stages = (in_features + kStageK - 1) / kStageK;
+  const int pass = OrderOf(in_features) == SkinnyOrder::kHeld ? stages : kPassStages;
+  const int64_t group_step = int64_t{problem.group_step} * in_features;
+  const int first_row = loader * kRows;
+  const int from_row =
+      first_row < kGroupRows / 2 ? first_row : problem.lower_apart + first_row - kGroupRows / 2;
+  const Bf16* weight = problem.weight + int64_t{from_row} * in_features;
+  const int64_t jump = int64_t{problem.lower_apart - kGroupRows / 2} * in_features;
   for (int base = share.first; base < share.last; base += kGroups) {
-    ForEachStage<kOrder>(
-        base, share.last, problem.in_features,
-        [&](int group, int, int k) {
+    for (int first = 0; first < stages; first += pass) {
+      const int last_group = min(base + kGroups, share.last);
+      for (int group = base; group < last_group; ++group) {
+        const Bf16* at = weight + group * group_step;
+        const int last = min(first + pass, stages);
+#pragma unroll 1
+        for (int stage = first; stage < last; ++stage) {
+          const int k = stage * kStageK;
+          const unsigned bytes = min(kStageK, in_features - k) * 2;
           Wait(&ring.empty[place.slot], place.parity ^ 1);
-          const unsigned bytes = min(kStageK, problem.in_features - k) * 2;
           if (ElectOne()) {
-            ArriveExpecting(&ring.full[place.slot], bytes * kGroupRows);
-            const Bf16* from = problem.weight +
-                               int64_t{base + group} * problem.group_step * problem.in_features + k;
-            const int64_t apart = int64_t{problem.lower_apart} * problem.in_features;
-            uint8_t* to = ring.stages[place.slot];
+            ArriveExpecting(&ring.full[place.slot], bytes * kRows);
+            const Bf16* from = at + k;
+            uint8_t* to = ring.stages[place.slot] + first_row * kRowBytes;
 #pragma unroll
-            for (int row = 0; row < kGroupRows / 2; ++row) {
-              BulkLoad(to, from, bytes, &ring.full[place.slot], policy);
-              BulkLoad(to + kGroupRows / 2 * kRowBytes, from + apart, bytes, &ring.full[place.slot],
-                       policy);
-              to += kRowBytes;
-              from += problem.in_features;
+            for (int row = 0; row < kRows; ++row) {
+              if (row == kRun) from += jump;
+              BulkLoad(to + row * kRowBytes, from, bytes, &ring.full[place.slot], policy);
+              from += in_features;
             }
           }
           place.Next();
-        },
-        [](int, int) {});
+        }
+      }
+    }
   }
   // The last of this weight is on its way: device memory goes on with the next one's beginning.
-  if (problem.next_weight != nullptr && ElectOne()) {
+  if (problem.next_weight != nullptr && loader == 0 && ElectOne()) {
     const Share next = BlockShare(problem.next_groups);
     const int64_t row_bytes = int64_t{2} * problem.next_in_features;
     const auto* from =

@@ -9,6 +9,7 @@
 #include "core/kernels/attention_args.h"
 #include "core/kernels/bias_rope.h"
 #include "core/kernels/conv2d.h"
+#include "core/kernels/layer_tail.h"
 #include "core/kernels/sampling.h"
 #include "core/tensor/tensor.h"
 
@@ -33,8 +34,8 @@ class Ops {
   virtual void FlashAttention(const AttentionArgs& args) = 0;
   virtual void DecoderAttention(const AttentionArgs& args) = 0;
   virtual void Swiglu(const Tensor& gate_up, const Tensor& out) = 0;
-  // Two kernels behind each other, of which a backend may make one, with the same bits. What lies
-  // between them, gate_up and the turned qkv, is undefined afterwards.
+  // Kernels behind each other, which a backend may make one of, with the same bits. What lies
+  // between them is undefined afterwards.
   virtual void GatedLinear(const Tensor& x, const Tensor& weight, const Tensor& gate_up,
                            const Tensor& out) {
     Linear(x, weight, gate_up);
@@ -43,6 +44,14 @@ class Ops {
   virtual void RopeDecoderAttention(const BiasRopeArgs& rope, const AttentionArgs& args) {
     BiasRope(rope);
     DecoderAttention(args);
+  }
+  virtual void LayerTail(const LayerTailArgs& args) {
+    Linear(args.mixed, args.output_weight, args.delta);
+    FusedResidualNorm(args.residual, args.delta, Tensor(), args.post_gain, args.eps, args.norm);
+    GatedLinear(args.norm, args.gate_up_weight, args.gate_up, args.gated);
+    Linear(args.gated, args.down_weight, args.delta);
+    FusedResidualNorm(args.residual, args.delta, Tensor(), args.next_gain, args.eps, args.norm);
+    if (!args.next_qkv.empty()) Linear(args.norm, args.next_qkv, args.qkv);
   }
   virtual void TopK(const Tensor& x, const Tensor& values, const Tensor& indices) = 0;
   virtual void Sampling(const Tensor& logits, std::span<const SamplingRow> rows,

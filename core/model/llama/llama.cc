@@ -39,7 +39,7 @@ class Llama final : public Model {
   void ContextAttention(const StepBatch& batch, const AttentionWeight& weight, const Tensor& kv);
   void DecoderSelfAttention(const StepBatch& batch, const AttentionWeight& weight,
                             const Tensor& kv);
-  void Ffn(const FfnWeight& weight, const Tensor& norm, const Tensor& out);
+  void FinishLayer(size_t i, int64_t tokens);
   void Linear(const Tensor& x, const PackedWeight& weight, const Tensor& out);
 
   const ModelConfig config_;
@@ -102,29 +102,53 @@ absl::Status Llama::MakeWorkspace(const ModelLimits& limits, BaseAllocator& allo
 void Llama::Forward(const StepBatch& batch, const KvCache& cache) {
   const int64_t tokens = batch.num_tokens();
   const float eps = config_.rms_norm_eps;
-  const Tensor x = Residual(tokens);                 // [num_tokens, hidden]
-  const Tensor norm = norm_.Slice(0, tokens);        // [num_tokens, hidden]
-  const Tensor delta = delta_.Slice(0, tokens);      // [num_tokens, hidden]
-  const Tensor qkv = qkv_.Slice(0, tokens);          // [num_tokens, q + k + v]
-  const Tensor mixed = attention_.Slice(0, tokens);  // [num_tokens, q]
+  const Tensor x = Residual(tokens);           // [num_tokens, hidden]
+  const Tensor norm = norm_.Slice(0, tokens);  // [num_tokens, hidden]
+  const Tensor qkv = qkv_.Slice(0, tokens);    // [num_tokens, q + k + v]
 
   ops_.RopeTable(frequencies_, batch.positions, rope_.Slice(0, tokens));
   if (is_first()) ops_.Embedding(batch.token_ids, weight_.embedding.table, x);
   // Between two layers of a stage the residual sum does this norm on its way; it is the same one.
   ops_.RmsNorm(x, weight_.layers[0].input_norm.gain, eps, norm);
+  Linear(norm, weight_.layers[0].attention.qkv, qkv);
   for (size_t i = 0; i < weight_.layers.size(); ++i) {
     const LayerWeight& layer = weight_.layers[i];
     const Tensor& kv = cache.layer(static_cast<int64_t>(i));
-
-    Linear(norm, layer.attention.qkv, qkv);
     ContextAttention(batch, layer.attention, kv);
     DecoderSelfAttention(batch, layer.attention, kv);
-    ops_.Linear(mixed, layer.attention.output, delta);
-    ops_.FusedResidualNorm(x, delta, Tensor(), layer.post_attention_norm.gain, eps, norm);
-
-    Ffn(layer.ffn, norm, delta);
-    ops_.FusedResidualNorm(x, delta, Tensor(), NormAfter(i).gain, eps, norm);
+    FinishLayer(i, tokens);
   }
+}
+
+// What stands between two attentions: the rest of layer i, and the next one's qkv.
+void Llama::FinishLayer(size_t i, int64_t tokens) {
+  const float eps = config_.rms_norm_eps;
+  const Tensor x = Residual(tokens);
+  const Tensor norm = norm_.Slice(0, tokens);
+  const Tensor delta = delta_.Slice(0, tokens);
+  const Tensor qkv = qkv_.Slice(0, tokens);
+  const Tensor mixed = attention_.Slice(0, tokens);
+  const Tensor gate_up = gate_up_.Slice(0, tokens);  // [num_tokens, 2 * intermediate]
+  const Tensor gated = gated_.Slice(0, tokens);      // [num_tokens, intermediate]
+  const LayerWeight& layer = weight_.layers[i];
+  const Tensor& post_gain = layer.post_attention_norm.gain;
+  const Tensor& next_gain = NormAfter(i).gain;
+  const PackedWeight none;
+  const PackedWeight& next =
+      i + 1 < weight_.layers.size() ? weight_.layers[i + 1].attention.qkv : none;
+  const bool is_single = layer.ffn.gate_up.tensors.size() == 1 && next.tensors.size() <= 1;
+  if (is_single) {
+    return ops_.LayerTail({mixed, layer.attention.output, layer.ffn.gate_up.tensors[0],
+                           layer.ffn.down, next.tensors.empty() ? Tensor() : next.tensors[0],
+                           post_gain, next_gain, eps, x, qkv, norm, delta, gate_up, gated});
+  }
+  ops_.Linear(mixed, layer.attention.output, delta);
+  ops_.FusedResidualNorm(x, delta, Tensor(), post_gain, eps, norm);
+  Linear(norm, layer.ffn.gate_up, gate_up);
+  ops_.Swiglu(gate_up, gated);
+  ops_.Linear(gated, layer.ffn.down, delta);
+  ops_.FusedResidualNorm(x, delta, Tensor(), next_gain, eps, norm);
+  Linear(norm, next, qkv);
 }
 
 // The norm that follows the stage's layer i. Where the next layer is another stage's only the sum
@@ -177,18 +201,6 @@ void Llama::DecoderSelfAttention(const StepBatch& batch, const AttentionWeight& 
       {qkv, batch.row_starts.Slice(first, rows + 1), batch.context_lens.Slice(first, rows),
        batch.block_tables.Slice(first, rows), heads_, kv, attention_.Slice(token, rows),
        config_.sliding_window});
-}
-
-void Llama::Ffn(const FfnWeight& weight, const Tensor& norm, const Tensor& out) {
-  const Tensor gate_up = gate_up_.Slice(0, norm.dim(0));  // [num_tokens, 2 * intermediate]
-  const Tensor gated = gated_.Slice(0, norm.dim(0));      // [num_tokens, intermediate]
-  if (weight.gate_up.tensors.size() == 1) {
-    ops_.GatedLinear(norm, weight.gate_up.tensors[0], gate_up, gated);
-  } else {
-    Linear(norm, weight.gate_up, gate_up);
-    ops_.Swiglu(gate_up, gated);
-  }
-  ops_.Linear(gated, weight.down, out);
 }
 
 // One product a tensor: a single one but in files of mixed quantization.
