@@ -138,10 +138,10 @@ HWY_INLINE void Unpack(const BlockF32& block, Vector* out) {
 // out[t][r] = dot(x[t], w[r]) for kT tokens and kR rows of `features` elements. Weights are
 // unpacked into registers, with no way through memory. Each product has two sums, of the even and
 // of the odd vectors of its row, so that its adds do not wait for each other; their order depends
-// on nothing but `features`. kAdds: out += dot.
-template <bool kAdds, int64_t kT, int64_t kR, typename Block>
+// on nothing but `features`. `adds`: out += dot.
+template <int64_t kT, int64_t kR, typename Block>
 HWY_INLINE void DotTile(const float* const* x, const Block* const* w, int64_t features,
-                        float* const* out) {
+                        float* const* out, bool adds) {
   const auto lanes = static_cast<int64_t>(hn::Lanes(kFloats));
   Vector even[kT * kR];
   Vector odd[kT * kR];
@@ -169,16 +169,16 @@ HWY_INLINE void DotTile(const float* const* x, const Block* const* w, int64_t fe
           sum += x[t][i] * reinterpret_cast<const float*>(w[r])[i];
         }
       }
-      if constexpr (kAdds) sum += out[t][r];
+      if (adds) sum += out[t][r];
       out[t][r] = sum;
     }
   }
 }
 
 // out[t][0, rows) for kT tokens and rows that lie one after the other, `row_bytes` long.
-template <bool kAdds, int64_t kT, typename Block>
+template <int64_t kT, typename Block>
 void DotRows(const float* const* x, const Block* w, int64_t row_bytes, int64_t rows,
-             int64_t features, float* const* out) {
+             int64_t features, float* const* out, bool adds) {
   constexpr int64_t kR = std::max<int64_t>(1, std::min<int64_t>(4, kSums / kT));
   float* place[kT];
   std::copy(out, out + kT, place);
@@ -192,21 +192,21 @@ void DotRows(const float* const* x, const Block* w, int64_t row_bytes, int64_t r
     for (int64_t r = 0; r < kR; ++r) {
       row[r] = reinterpret_cast<const Block*>(at + (n + r) * row_bytes);
     }
-    DotTile<kAdds, kT, kR>(x, row, features, place);
+    DotTile<kT, kR>(x, row, features, place, adds);
   }
   for (; n < rows; ++n, next(1)) {
     row[0] = reinterpret_cast<const Block*>(at + n * row_bytes);
-    DotTile<kAdds, kT, 1>(x, row, features, place);
+    DotTile<kT, 1>(x, row, features, place, adds);
   }
 }
 
 // The same for as many tokens as there are from `first` on, kTokens at most.
-template <bool kAdds, typename Block, int64_t kT = kTokens>
+template <typename Block, int64_t kT = kTokens>
 void DotTokens(const Tensor& x, int64_t first, const Block* w, int64_t row_bytes, int64_t n,
-               int64_t rows, const Tensor& out) {
+               int64_t rows, const Tensor& out, bool adds) {
   if constexpr (kT > 1) {
     if (x.dim(0) - first < kT) {
-      return DotTokens<kAdds, Block, kT - 1>(x, first, w, row_bytes, n, rows, out);
+      return DotTokens<Block, kT - 1>(x, first, w, row_bytes, n, rows, out, adds);
     }
   }
   const TensorWrapper<const float> in(x);
@@ -217,25 +217,24 @@ void DotTokens(const Tensor& x, int64_t first, const Block* w, int64_t row_bytes
     token[t] = in.row(first + t);
     place[t] = result.row(first + t) + n;
   }
-  DotRows<kAdds, kT>(token, w, row_bytes, rows, x.dim(1), place);
+  DotRows<kT>(token, w, row_bytes, rows, x.dim(1), place, adds);
 }
 
 // Weights that are unpacked for each pass over them: a few tokens, which stay in the nearest cache,
 // meet all rows before the next tokens do.
-template <bool kAdds, typename Block>
-void UnpackedRows(const Tensor& x, const Tensor& weight, const Tensor& out, int64_t begin,
-                  int64_t end) {
+template <typename Block>
+void UnpackedRows(const Tensor& x, const Tensor& weight, const Tensor& out, bool adds,
+                  int64_t begin, int64_t end) {
   const int64_t row_bytes = RowBytes(weight);
   const auto* w = static_cast<const uint8_t*>(weight.raw()) + begin * row_bytes;
   for (int64_t first = 0; first < x.dim(0); first += kTokens) {
-    DotTokens<kAdds>(x, first, reinterpret_cast<const Block*>(w), row_bytes, begin, end - begin,
-                     out);
+    DotTokens(x, first, reinterpret_cast<const Block*>(w), row_bytes, begin, end - begin, out,
+              adds);
   }
 }
 
 // Weights whose unpacking is dear: some rows are unpacked once for all tokens.
-template <bool kAdds>
-void ScratchRows(const Tensor& x, const Tensor& weight, const Tensor& out, int64_t begin,
+void ScratchRows(const Tensor& x, const Tensor& weight, const Tensor& out, bool adds, int64_t begin,
                  int64_t end) {
   static thread_local std::vector<float> scratch;  // grows once, to the widest layer
   const int64_t features = x.dim(1);
@@ -246,29 +245,24 @@ void ScratchRows(const Tensor& x, const Tensor& weight, const Tensor& out, int64
     const int64_t rows = std::min(kRows, end - n);
     for (int64_t r = 0; r < rows; ++r) RowToFloats(weight, n + r, scratch.data() + r * features);
     for (int64_t first = 0; first < x.dim(0); first += kTokens) {
-      DotTokens<kAdds>(x, first, reinterpret_cast<const BlockF32*>(scratch.data()),
-                       features * static_cast<int64_t>(sizeof(float)), n, rows, out);
+      DotTokens(x, first, reinterpret_cast<const BlockF32*>(scratch.data()),
+                features * static_cast<int64_t>(sizeof(float)), n, rows, out, adds);
     }
-  }
-}
-
-template <bool kAdds>
-void Rows(const Tensor& x, const Tensor& weight, const Tensor& out, int64_t begin, int64_t end) {
-  switch (weight.type()) {
-    case DataType::kF32:
-      return UnpackedRows<kAdds, BlockF32>(x, weight, out, begin, end);
-    case DataType::kQ4_1:
-      return UnpackedRows<kAdds, BlockQ4_1>(x, weight, out, begin, end);
-    case DataType::kQ8_0:
-      return UnpackedRows<kAdds, BlockQ8_0>(x, weight, out, begin, end);
-    default:
-      return ScratchRows<kAdds>(x, weight, out, begin, end);
   }
 }
 
 void LinearRows(const Tensor& x, const Tensor& weight, const Tensor& out, bool adds, int64_t begin,
                 int64_t end) {
-  adds ? Rows<true>(x, weight, out, begin, end) : Rows<false>(x, weight, out, begin, end);
+  switch (weight.type()) {
+    case DataType::kF32:
+      return UnpackedRows<BlockF32>(x, weight, out, adds, begin, end);
+    case DataType::kQ4_1:
+      return UnpackedRows<BlockQ4_1>(x, weight, out, adds, begin, end);
+    case DataType::kQ8_0:
+      return UnpackedRows<BlockQ8_0>(x, weight, out, adds, begin, end);
+    default:
+      return ScratchRows(x, weight, out, adds, begin, end);
+  }
 }
 
 }  // namespace penstock::cpu::HWY_NAMESPACE
