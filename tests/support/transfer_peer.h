@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <string>
 
@@ -47,6 +48,12 @@ class TransferPeer {
   bool WaitReady() const {
     char first = 0;
     return read(output_, &first, 1) == 1 && first == 'r';
+  }
+  // The address that it has told; after WaitReady.
+  std::string ReadAddress() const {
+    std::string line;
+    for (char next = 0; read(output_, &next, 1) == 1 && next != '\n';) line += next;
+    return line.substr(std::min(line.size(), line.find(' ') + 1));
   }
   // Until so many more transfers have been received. False: it has ended.
   bool WaitReceived(int count) const {
