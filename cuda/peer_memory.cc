@@ -158,6 +158,7 @@ class Mapping {
   int64_t bytes() const { return bytes_; }
   void* Part(int64_t offset, int64_t bytes) const {
     PENSTOCK_CHECK(offset >= 0 && bytes >= 0 && bytes <= bytes_ && offset <= bytes_ - bytes);
+    // NOLINTNEXTLINE(performance-no-int-to-ptr): CUDA's addresses are integers
     return reinterpret_cast<void*>(place_ + static_cast<CUdeviceptr>(offset));
   }
 
@@ -243,6 +244,7 @@ class CudaPeerMemory final : public PeerMemory {
     UseGpu(ordinal_);
     CUmemGenericAllocationHandle handle = 0;
     CUresult error = TheDriver().cuMemImportFromShareableHandle(
+        // NOLINTNEXTLINE(performance-no-int-to-ptr): so the driver takes a descriptor
         &handle, reinterpret_cast<void*>(static_cast<intptr_t>(descriptor.get())),
         CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR);
     descriptor.Close();  // the mapping keeps the memory; the descriptor would too

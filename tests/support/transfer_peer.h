@@ -1,5 +1,6 @@
 // Starts tests/support/transfer_peer.cc, a stage's process as far as transports see it. It is
-// killed when this is destroyed.
+// killed when this is destroyed. PENSTOCK_TEST_TRANSFER_PEER names the program where the tests run
+// elsewhere than they were built.
 #pragma once
 
 #include <signal.h>
@@ -9,6 +10,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdlib>
 #include <string>
 
 #include "core/base/check.h"
@@ -26,7 +28,8 @@ class TransferPeer {
     posix_spawn_file_actions_init(&actions);
     posix_spawn_file_actions_adddup2(&actions, ends[1], STDOUT_FILENO);
     posix_spawn_file_actions_addclose(&actions, ends[0]);
-    std::string program = PENSTOCK_TRANSFER_PEER;
+    const char* const elsewhere = std::getenv("PENSTOCK_TEST_TRANSFER_PEER");
+    std::string program = elsewhere != nullptr ? elsewhere : PENSTOCK_TRANSFER_PEER;
     std::array<char*, 4> arguments = {program.data(), role.data(), address.data(), nullptr};
     PENSTOCK_CHECK_EQ(
         posix_spawn(&pid_, program.c_str(), &actions, nullptr, arguments.data(), environ), 0);
