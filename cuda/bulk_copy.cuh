@@ -45,6 +45,20 @@ __device__ __forceinline__ void Wait(uint64_t* barrier, unsigned parity) {
       : "memory");
 }
 
+// Where a thread is in a ring of so many stages, and the parity of the barriers' phase there.
+template <int kStages>
+struct RingPlace {
+  int slot = 0;
+  unsigned parity = 0;
+
+  __device__ __forceinline__ void Next() {
+    if (++slot == kStages) {
+      slot = 0;
+      parity ^= 1;
+    }
+  }
+};
+
 // Level 2's policy for what is read once: first to be evicted.
 __device__ __forceinline__ uint64_t EvictFirst() {
   uint64_t policy;

@@ -42,19 +42,6 @@ struct DecodeRing {
   DecodeMeeting meeting;
 };
 
-template <int kStages>
-struct DecodePlace {
-  int slot = 0;
-  unsigned parity = 0;
-
-  __device__ __forceinline__ void Next() {
-    if (++slot == kStages) {
-      slot = 0;
-      parity ^= 1;
-    }
-  }
-};
-
 // One warp, which waits for no earlier kernel of the step.
 template <typename T, int D>
 __device__ void FillDecodeRing(const DecodeLine<T>& line, DecodeRing<D>& ring) {
@@ -62,7 +49,7 @@ __device__ void FillDecodeRing(const DecodeLine<T>& line, DecodeRing<D>& ring) {
   const PagedAttention<T>& paged = line.problem.paged;
   const int lane = threadIdx.x % 32;
   const uint64_t policy = EvictFirst();
-  DecodePlace<R::kStages> place;
+  RingPlace<R::kStages> place;
   const auto load = [&](const T* from, Range groups) {
     Wait(&ring.empty[place.slot], place.parity ^ 1);
     if (ElectOne()) {
@@ -116,7 +103,7 @@ struct DecodeTile {
 
   const DecodeLine<T>& line;
   R& ring;
-  DecodePlace<R::kStages> place;
+  RingPlace<R::kStages> place;
   int warp = threadIdx.x / 32;
   int lane = threadIdx.x % 32;
 

@@ -57,7 +57,7 @@ struct Rounds {
   }
 };
 
-struct RingPlace {
+struct ChainPlace {
   int slot = 0;
   unsigned parity = 0;
 
@@ -76,7 +76,7 @@ __device__ void FillRing(const ChainProblem<Out>& problem, uint8_t* ring, uint64
                          uint64_t* empty) {
   const Rounds rounds(problem.num_groups);
   const uint64_t policy = EvictFirst();
-  RingPlace place;
+  ChainPlace place;
   for (int round = 0; round < rounds.rounds; ++round) {
     for (int k = 0; k < problem.in_features; k += kStageK) {
       const unsigned bytes = min(kStageK, problem.in_features - k) * 2;
@@ -144,12 +144,12 @@ __device__ void EmptyRing(const ChainProblem<Out>& problem, const uint8_t* ring,
       SharedAddress(ring) + (lane / 8 % 2 * 8 + lane % 8) * kRowBytes + lane / 16 * 16;
   const uint32_t of_x =
       SharedAddress(x) + min(lane % 8, problem.num_tokens - 1) * problem.x_line + lane / 8 * 16;
-  RingPlace place;
+  ChainPlace place;
   for (int round = 0; round < rounds.rounds; ++round) {
     const int begin = rounds.Begin(round);
     const int groups = rounds.Begin(round + 1) - begin;
     float c[4] = {};
-    RingPlace mine = place;
+    ChainPlace mine = place;
     mine.Next(warp < groups ? warp : 0, problem.stages);
     for (int k = 0; k < problem.in_features; k += kStageK) {
       if (warp < groups) {

@@ -124,19 +124,6 @@ __device__ __forceinline__ void ForEachStage(int base, int last, int in_features
   }
 }
 
-template <int kStages>
-struct RingPlace {
-  int slot = 0;
-  unsigned parity = 0;
-
-  __device__ __forceinline__ void Next() {
-    if (++slot == kStages) {
-      slot = 0;
-      parity ^= 1;
-    }
-  }
-};
-
 // c += a b, 16 rows x 8 tokens x 16 k's. Which k is which does not matter as long as a and b agree:
 // lane l has of a chunk the k's 8 * (l % 4) to + 7, of the rows l / 4 and l / 4 + 8 (upper, lower)
 // and of token l / 4; half of them for each of two instructions.

@@ -1,4 +1,3 @@
-
 #include "core/kernels/decoder_attention.h"
 #include "cuda/decode_share.cuh"
 #include "cuda/decode_tile.cuh"
