@@ -58,10 +58,9 @@ GuardedRaw::Access ZoneAccess(int ordinal) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<PoolAllocator>> MakeCudaAllocator(int ordinal,
-                                                                 const PoolOptions& options) {
+absl::Status FindGpu(int ordinal) {
   int count = 0;
-  cudaError_t error = cudaGetDeviceCount(&count);
+  const cudaError_t error = cudaGetDeviceCount(&count);
   if (error == cudaErrorNoDevice || error == cudaErrorInsufficientDriver) {
     static_cast<void>(cudaGetLastError());
     return absl::FailedPreconditionError(
@@ -74,8 +73,12 @@ absl::StatusOr<std::unique_ptr<PoolAllocator>> MakeCudaAllocator(int ordinal,
         absl::StrCat("there is no GPU ", ordinal, ": this process sees ", count,
                      ", counted from 0; choose one of them (CUDA_VISIBLE_DEVICES may hide some)"));
   }
-  // Opens the GPU, which takes memory of its own: here it can still be refused with a sentence.
-  error = cudaSetDevice(ordinal);
+  return absl::OkStatus();
+}
+
+absl::Status OpenGpu(int ordinal) {
+  PENSTOCK_RETURN_IF_ERROR(FindGpu(ordinal));
+  const cudaError_t error = cudaSetDevice(ordinal);
   if (error == cudaErrorMemoryAllocation || error == cudaErrorDevicesUnavailable) {
     static_cast<void>(cudaGetLastError());
     return absl::ResourceExhaustedError(
@@ -83,6 +86,12 @@ absl::StatusOr<std::unique_ptr<PoolAllocator>> MakeCudaAllocator(int ordinal,
                      "; end the programs that use it, or choose another GPU"));
   }
   CUDA_CHECK(error);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<PoolAllocator>> MakeCudaAllocator(int ordinal,
+                                                                 const PoolOptions& options) {
+  PENSTOCK_RETURN_IF_ERROR(OpenGpu(ordinal));
   std::unique_ptr<RawAllocator> raw = std::make_unique<CudaRawAllocator>(ordinal);
   if (options.exact) raw = std::make_unique<GuardedRaw>(std::move(raw), ZoneAccess(ordinal));
   return std::make_unique<PoolAllocator>(std::move(raw), options);

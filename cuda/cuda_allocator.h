@@ -13,10 +13,18 @@
 
 namespace penstock {
 
-// The allocator of the GPU with that ordinal; if options.exact, with red zones around each block
-// (core/tensor/guarded_raw.h). Errors: FAILED_PRECONDITION when the machine has no
-// GPU or no driver that fits, INVALID_ARGUMENT for an ordinal that it does not have,
+// OK if this machine has a GPU of that ordinal; takes nothing of it. Errors: FAILED_PRECONDITION
+// when the machine has no GPU or no driver that fits, INVALID_ARGUMENT for an ordinal that it does
+// not have.
+absl::Status FindGpu(int ordinal);
+
+// Makes it the calling thread's current device. The first time in a process it is opened, which
+// takes memory of its own: here it can still be refused with a sentence. Errors: of FindGpu;
 // RESOURCE_EXHAUSTED when the GPU has no room even to be opened, or another program holds it.
+absl::Status OpenGpu(int ordinal);
+
+// The allocator of the GPU with that ordinal; if options.exact, with red zones around each block
+// (core/tensor/guarded_raw.h). Errors: of OpenGpu.
 // REQUIRES: the allocator ends before the process's static objects do, while CUDA still answers.
 absl::StatusOr<std::unique_ptr<PoolAllocator>> MakeCudaAllocator(int ordinal,
                                                                  const PoolOptions& options = {});

@@ -2,8 +2,8 @@
 // kernels, and steps of decodes as graphs. Weights are turned into the activations' element type as
 // they come to the GPU, so a quantized file takes there what its elements take in that type: the
 // kernels have one form of weight, and the numbers are those that the CPU backend computes with, up
-// to that type's rounding. Other rooms include this header, ceilings.h and gemm_tuner.h of cuda/,
-// no others; they need none of CUDA's. A CUDA error ends the process.
+// to that type's rounding. Other rooms include this header, ceilings.h, gemm_tuner.h and
+// peer_memory.h of cuda/, no others; they need none of CUDA's. A CUDA error ends the process.
 #pragma once
 
 #include <cstdint>

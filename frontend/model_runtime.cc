@@ -13,6 +13,7 @@
 #include "core/sched/layer_split.h"
 #include "frontend/embedded_worker.h"
 #include "frontend/flight_file.h"
+#include "frontend/row_transport.h"
 #include "worker/backends.h"
 
 namespace penstock {
@@ -22,6 +23,7 @@ struct Stages {
   std::vector<LayerRange> layers;
   std::vector<StageCost> costs;
   uint64_t model_hash = 0;
+  int64_t hidden_size = 0;
 };
 
 absl::StatusOr<Stages> ShareOut(const RuntimeOptions& options) {
@@ -34,6 +36,7 @@ absl::StatusOr<Stages> ShareOut(const RuntimeOptions& options) {
   PENSTOCK_ASSIGN_OR_RETURN(const LayerSplit shares, SplitLayers(file.config, bytes, split));
   Stages stages;
   stages.model_hash = ModelHash(file.config, *file.weights);
+  stages.hidden_size = file.config.hidden_size;
   for (const StageSplit& stage : shares.stages) {
     stages.layers.push_back(stage.layers);
     stages.costs.emplace_back(stage.work, split.rates);
@@ -76,6 +79,15 @@ absl::StatusOr<std::unique_ptr<ModelRuntime>> ModelRuntime::Load(const RuntimeOp
   }
   RuntimeOptions with_hash = options.make_stages ? options : WithoutLimits(options);
   with_hash.stage.model_hash = stages.model_hash;
+  if (options.num_stages > 1) {
+    RowTransportOptions rows;
+    rows.transport = options.transport;
+    rows.are_elsewhere = options.stages_are_elsewhere;
+    PENSTOCK_ASSIGN_OR_RETURN(rows.devices, StageDevices(options.stage.device, options.num_stages));
+    rows.max_step_tokens = options.stage.max_step_tokens;
+    rows.hidden_size = stages.hidden_size;
+    PENSTOCK_ASSIGN_OR_RETURN(with_hash.stage.mailbox_bytes, ChooseMailbox(rows));
+  }
   std::unique_ptr<ModelRuntime> runtime(new ModelRuntime(std::move(tokenizer), std::move(chat)));
   PENSTOCK_RETURN_IF_ERROR(runtime->StartEngine(with_hash, std::move(provider),
                                                 std::move(stages.layers),

@@ -56,6 +56,15 @@ void AddPipelineFlags(CLI::App* app, RuntimeOptions* options) {
   PipelineOptions& pipeline = options->pipeline;
   AddCount(app, "--plans-ahead", &options->plans_ahead, 0,
            "Plans in flight at most; 0: two a stage");
+  app->add_option(
+         "--transport", options->transport,
+         "How rows get from stage to stage: grpc, by way of the host; peer, from device to "
+         "device, for stages that this program starts on GPUs that reach each other (on the "
+         "CPU: by shared memory); auto: peer between GPUs where that can be, else grpc. A "
+         "mailbox for twice --max-step-tokens is taken on each device")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"auto", "grpc", "peer"}))
+      ->group(kGroup);
   AddSeconds(app, "--hang-limit", &pipeline.hang_limit,
              "A stage that has work and says nothing for so long is killed and started again");
   AddSeconds(app, "--min-plan-limit", &pipeline.min_plan_limit,

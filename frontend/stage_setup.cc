@@ -23,6 +23,7 @@ absl::Status UseDialer(const StageSetup& setup, RuntimeOptions* runtime) {
                                                    ": leave --stages out, each worker is a stage"));
   }
   runtime->num_stages = count;
+  runtime->stages_are_elsewhere = true;
   runtime->make_stages = [options]() -> absl::StatusOr<std::unique_ptr<StageProvider>> {
     PENSTOCK_ASSIGN_OR_RETURN(std::unique_ptr<WorkerDialer> dialer, WorkerDialer::Make(options));
     return dialer;

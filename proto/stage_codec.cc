@@ -93,6 +93,7 @@ void EncodeStageOptions(const StageOptions& options, worker::v1::LoadRequest* me
   message->set_model_hash(options.model_hash);
   message->set_num_blocks(options.num_blocks);
   message->set_plans_ahead(options.plans_ahead);
+  message->set_mailbox_bytes(options.mailbox_bytes);
 }
 
 absl::StatusOr<StageOptions> DecodeStageOptions(const worker::v1::LoadRequest& message) {
@@ -109,6 +110,7 @@ absl::StatusOr<StageOptions> DecodeStageOptions(const worker::v1::LoadRequest& m
   check.Integer("stage", message.stage(), 0, message.num_stages() - 1);
   check.Integer("num_blocks", message.num_blocks(), 0, INT32_MAX);
   check.Integer("plans_ahead", message.plans_ahead(), 1, kMaxPlansAhead);
+  check.Integer("mailbox_bytes", message.mailbox_bytes(), 0, kMaxBytes);
   const LayerRange layers = DecodeLayers(message.layers(), &check);
   PENSTOCK_RETURN_IF_ERROR(check.status());
   const std::optional<DataType> precision = PrecisionByName(message.precision());
@@ -138,6 +140,7 @@ absl::StatusOr<StageOptions> DecodeStageOptions(const worker::v1::LoadRequest& m
   options.model_hash = message.model_hash();
   options.num_blocks = message.num_blocks();
   options.plans_ahead = message.plans_ahead();
+  options.mailbox_bytes = message.mailbox_bytes();
   return options;
 }
 

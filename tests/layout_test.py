@@ -26,7 +26,7 @@ ARROWS = {
     "frontend": {"core", "proto", "penstock", "worker", "frontend"},
 }
 EXTRA_ARROWS = {("worker", "cuda/cuda_backend.h"), ("worker", "cuda/ceilings.h"),
-                ("worker", "cuda/gemm_tuner.h")}
+                ("worker", "cuda/gemm_tuner.h"), ("worker", "cuda/peer_memory.h")}
 
 RPC_PLACES = r"frontend/|worker/([\w/]+/)?\w+_(service|server)\.(h|cc)$|worker/transport/grpc"
 # (library, headers that begin its include, files below which it is allowed)
@@ -243,7 +243,7 @@ class TheChecks(unittest.TestCase):
         for path, header in (
                 ("core/a.cc", "core/b.h"), ("cuda/a.cu", "core/b.h"), ("proto/a.cc", "core/b.h"),
                 ("worker/a.cc", "cuda/cuda_backend.h"), ("worker/a.cc", "cuda/ceilings.h"),
-                ("worker/a.cc", "proto/codec.h"),
+                ("worker/a.cc", "cuda/peer_memory.h"), ("worker/a.cc", "proto/codec.h"),
                 ("frontend/a.cc", "worker/stage.h"), ("tests/a_test.cc", "cuda/stream.h"),
                 ("core/a.cc", "absl/status/status.h")):
             self.includes_allowed(check_arrows, path, header)

@@ -6,8 +6,10 @@
 #include "absl/strings/str_split.h"
 #include "core/base/quoted.h"
 #include "core/model/cpu_backend.h"
+#include "core/tensor/host_peer_memory.h"
 #ifdef PENSTOCK_CUDA
 #include "cuda/cuda_backend.h"
+#include "cuda/peer_memory.h"
 #endif
 
 namespace penstock {
@@ -38,12 +40,30 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeGpuBackend(int ordinal, const Stage
   return MakeCudaBackend(cuda);
 }
 
+absl::StatusOr<std::unique_ptr<PeerMemory>> MakeGpuPeerMemory(int ordinal,
+                                                              const std::string& /*device*/) {
+  return MakeCudaPeerMemory(ordinal);
+}
+
+absl::Status CheckGpuPeerMemory(int from, int to, const std::string& /*device*/) {
+  return CheckPeerGpus(from, to);
+}
+
 #else
 
 absl::StatusOr<std::unique_ptr<Backend>> MakeGpuBackend(int /*ordinal*/,
                                                         const StageOptions& options,
                                                         const ModelConfig& /*config*/) {
   return WithoutCuda(options.device);
+}
+
+absl::StatusOr<std::unique_ptr<PeerMemory>> MakeGpuPeerMemory(int /*ordinal*/,
+                                                              const std::string& device) {
+  return WithoutCuda(device);
+}
+
+absl::Status CheckGpuPeerMemory(int /*from*/, int /*to*/, const std::string& device) {
+  return WithoutCuda(device);
 }
 
 #endif
@@ -96,6 +116,24 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const StageOptions& options
     return std::make_unique<CpuBackend>(options.threads);
   }
   return MakeGpuBackend(ordinal, options, config);
+}
+
+absl::StatusOr<std::unique_ptr<PeerMemory>> MakePeerMemory(const StageOptions& options) {
+  PENSTOCK_ASSIGN_OR_RETURN(const int ordinal, DeviceOrdinal(options.device));
+  if (ordinal < 0) return MakeHostPeerMemory();
+  return MakeGpuPeerMemory(ordinal, options.device);
+}
+
+absl::Status CheckPeerMemory(const std::string& from, const std::string& to) {
+  PENSTOCK_ASSIGN_OR_RETURN(const int first, DeviceOrdinal(from));
+  PENSTOCK_ASSIGN_OR_RETURN(const int second, DeviceOrdinal(to));
+  if (first < 0 && second < 0) return absl::OkStatus();
+  if (first < 0 || second < 0) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("a stage on ", from, " and one on ", to,
+                     " have no memory in common: use --transport grpc"));
+  }
+  return CheckGpuPeerMemory(first, second, from);
 }
 
 }  // namespace penstock

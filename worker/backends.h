@@ -7,6 +7,7 @@
 
 #include "core/model/backend.h"
 #include "core/sched/stage_types.h"
+#include "core/tensor/peer_memory.h"
 
 namespace penstock {
 
@@ -15,6 +16,14 @@ namespace penstock {
 // UNIMPLEMENTED for a device that this program was built without; the device's own.
 absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const StageOptions& options,
                                                      const ModelConfig& config);
+
+// The memory through which a stage on options.device takes and gives rows (options.mailbox_bytes).
+// Errors as of MakeBackend.
+absl::StatusOr<std::unique_ptr<PeerMemory>> MakePeerMemory(const StageOptions& options);
+
+// OK if a stage on `from` can write to the mailbox of one on `to`, both of this machine. Errors,
+// with what to do: FAILED_PRECONDITION if not; those of the devices.
+absl::Status CheckPeerMemory(const std::string& from, const std::string& to);
 
 // The ordinal of a GPU's name, "cuda:N"; -1 for "cpu". Errors: INVALID_ARGUMENT for another name.
 absl::StatusOr<int> DeviceOrdinal(const std::string& device);

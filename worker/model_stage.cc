@@ -76,8 +76,10 @@ class ModelStage final : public StageExecutor {
   std::optional<StageSlots> slots_;
   std::optional<StageSampler> sampler_;  // last stage
   std::optional<TokenMailbox> mailbox_;  // what the first stage feeds; the last knows voids by it
-  // One of several stages: [max_tokens, hidden], what it takes and hands on, as the host sees it.
+  // One of several stages: [max_tokens, hidden], what it takes and hands on: as the host sees it,
+  // or as kernels do.
   Tensor rows_;
+  bool rows_stay_ = false;    // on the device: whoever fills and takes them is there
   std::vector<Tensor> used_;  // of inputs, by the plan at hand
   Tensor token_rows_;         // [max_sequences, kTokenRowSize] i64
   std::vector<int32_t> fed_;  // by row of the plan at hand (StepBatcher::Build)
@@ -136,10 +138,11 @@ absl::StatusOr<StageInfo> ModelStage::LoadModel(const StageOptions& options,
   ModelMemory memory(backend_->memory(), allocator_,
                      [&](const WeightStream& packed) { return backend_->PlaceWeight(packed); });
   if (options.num_stages > 1) {
+    rows_stay_ = options.mailbox_bytes > 0;
     PENSTOCK_ASSIGN_OR_RETURN(
         rows_, Tensor::Make(DataType::kF32, {options.max_step_tokens, config.hidden_size},
-                            backend_->inputs()));
-    memory.residual = backend_->KernelView(rows_);
+                            rows_stay_ ? backend_->memory() : backend_->inputs()));
+    memory.residual = rows_stay_ ? rows_ : backend_->KernelView(rows_);
   }
   PENSTOCK_ASSIGN_OR_RETURN(
       std::unique_ptr<Model> model,
@@ -282,7 +285,7 @@ absl::StatusOr<StepResult> ModelStage::Execute(const StepPlan& plan) {
     PENSTOCK_RETURN_IF_ERROR(LeaveTokens(result));
   } else {
     const Tensor rows = Rows(plan.num_tokens());
-    backend_->ReturnInputs({&rows, 1});
+    if (!rows_stay_) backend_->ReturnInputs({&rows, 1});
     backend_->FetchOutputs();
   }
   result.times.start_ns = start;
@@ -300,11 +303,11 @@ void ModelStage::LookUpTokens(const StepPlan& plan) {
   }
 }
 
-// The batch, and the rows of the stage before.
+// The batch, and the rows of the stage before, if the host has them.
 void ModelStage::SendInputs(const StepPlan& plan) {
   const std::span<const Tensor> used = batcher_->used();
   used_.assign(used.begin(), used.end());
-  if (!is_first_) used_.push_back(Rows(plan.num_tokens()));
+  if (!is_first_ && !rows_stay_) used_.push_back(Rows(plan.num_tokens()));
   backend_->SendInputs(used_);
   used_.clear();
 }

@@ -4,6 +4,9 @@
 #include <chrono>
 #include <utility>
 
+#include "worker/backends.h"
+#include "worker/transport/peer_transport.h"
+
 namespace penstock {
 namespace {
 
@@ -52,6 +55,10 @@ absl::StatusOr<StageInfo> PipelineStage::Load(const StageOptions& options,
         "this worker is to be one of ", options.num_stages,
         " stages, but has no transport to the others: start penstock-worker processes"));
   }
+  // Before the executor takes what is left of the device.
+  if (options.num_stages > 1 && options.mailbox_bytes > 0) {
+    PENSTOCK_RETURN_IF_ERROR(MakeMailbox(options));
+  }
   PENSTOCK_ASSIGN_OR_RETURN(StageInfo info, executor_->Load(options, progress));
   if (transport_ != nullptr) info.address = transport_->address();
   options_ = options;
@@ -59,6 +66,21 @@ absl::StatusOr<StageInfo> PipelineStage::Load(const StageOptions& options,
              info.num_blocks, info.config.vocab_size};
   loaded_ = true;
   return info;
+}
+
+absl::Status PipelineStage::MakeMailbox(const StageOptions& options) {
+  if (transport_->address().empty()) {
+    return absl::FailedPreconditionError(
+        "this worker does not know its own address, as rows by peer memory need: start it with "
+        "--advertise, or use --transport grpc");
+  }
+  PENSTOCK_ASSIGN_OR_RETURN(std::unique_ptr<PeerMemory> memory, MakePeerMemory(options));
+  PeerTransportOptions peer;
+  if (options.stage > 0) peer.mailbox_bytes = options.mailbox_bytes;
+  PENSTOCK_ASSIGN_OR_RETURN(peer_transport_,
+                            MakePeerTransport(*transport_, std::move(memory), peer));
+  transport_ = peer_transport_.get();
+  return absl::OkStatus();
 }
 
 absl::Status PipelineStage::CheckStart(const EpochStart& start) const {

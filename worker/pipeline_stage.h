@@ -20,14 +20,17 @@ namespace penstock {
 
 class PipelineStage final : public StageHost {
  public:
-  // `transport` must outlive the stage; null for a stage that will be alone. REQUIRES: its window
-  // is at least kMaxPlansAhead, for sampled tokens wait there until a later plan comes.
+  // `transport` must outlive the stage; null for a stage that will be alone. With
+  // options.mailbox_bytes only tokens go by it, and rows by a peer transport of the stage's own.
+  // REQUIRES: its window is at least kMaxPlansAhead, for sampled tokens wait there until a later
+  // plan comes.
   PipelineStage(std::unique_ptr<StageExecutor> executor, Transport* transport);
   ~PipelineStage() override;
   PipelineStage(const PipelineStage&) = delete;
   PipelineStage& operator=(const PipelineStage&) = delete;
 
-  // Errors: the executor's; FAILED_PRECONDITION for one of several stages without a transport.
+  // Errors: the executor's; those of peer memory; FAILED_PRECONDITION for one of several stages
+  // without a transport.
   absl::StatusOr<StageInfo> Load(const StageOptions& options,
                                  const ProgressCallback& progress) override;
 
@@ -61,6 +64,7 @@ class PipelineStage final : public StageHost {
 
   bool is_first() const { return options_.stage == 0; }
   bool is_last() const { return options_.stage + 1 == options_.num_stages; }
+  absl::Status MakeMailbox(const StageOptions& options);
   absl::Status CheckStart(const EpochStart& start) const;
   absl::Status Connect(const EpochStart& start);
   void EndEpoch();
@@ -78,7 +82,8 @@ class PipelineStage final : public StageHost {
   void SetDoing(StageBeat::Doing doing);
 
   const std::unique_ptr<StageExecutor> executor_;
-  Transport* const transport_;
+  std::unique_ptr<Transport> peer_transport_;  // null: rows go as tokens do
+  Transport* transport_;                       // that, or the given one; changed by Load only
 
   // The caller's thread.
   StageOptions options_;

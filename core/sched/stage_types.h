@@ -51,6 +51,10 @@ struct StageOptions {
   uint64_t model_hash = 0;  // what StageInfo::model_hash must be; 0: any
   int64_t num_blocks = 0;   // KV blocks, exactly; 0: as many as kv_memory_bytes holds
   int32_t plans_ahead = 2;  // that may be on their way at once, over all stages; > 0
+  // Rows go from stage to stage by memory of the device where they are computed, and every stage
+  // that takes some has a mailbox of so many bytes for them (worker/transport/peer_transport.h);
+  // 0: they go by the host.
+  int64_t mailbox_bytes = 0;
 };
 
 // How far a stage has come with loading, in weights (elements, not bytes: those depend on a file's

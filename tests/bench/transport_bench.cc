@@ -13,6 +13,7 @@
 #include "core/base/check.h"
 #include "tests/support/grpc_endpoint.h"
 #include "tests/support/local_endpoint.h"
+#include "tests/support/peer_endpoint.h"
 #include "tests/support/transport_ends.h"
 
 namespace penstock::testing {
@@ -96,7 +97,9 @@ void Register(const TransportKind& kind) {
 int main(int argc, char** argv) {
   using namespace penstock::testing;  // NOLINT(google-build-using-namespace): a program's main
   benchmark::Initialize(&argc, argv);
-  for (const TransportKind& kind : {LocalKind(), UnixKind(), TcpKind()}) Register(kind);
+  for (const TransportKind& kind : {LocalKind(), UnixKind(), TcpKind(), PeerKind("Peer", "cpu")}) {
+    Register(kind);
+  }
   benchmark::RunSpecifiedBenchmarks();
   return 0;
 }

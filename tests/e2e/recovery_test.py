@@ -1,7 +1,8 @@
 """A worker that dies or hangs loses no stream: the answers go on, and are the same to the byte.
 
 PENSTOCK_TEST_KILLS (default 2) kills of each stage, PENSTOCK_TEST_STOPS (default 1) stops of each;
-the longest gap of a stream after each is printed.
+the longest gap of a stream after each is printed. PENSTOCK_TEST_SERVE has flags more for the server,
+such as "--transport peer", or "--device cuda --precision bf16 --invariant --transport peer".
 """
 
 import os
@@ -20,7 +21,7 @@ STREAMS = 2 if SLOW else 6
 TOKENS = "50" if SLOW else "150"
 # The crash loop's limit is of no use where stages are killed on purpose.
 SERVER = ("--stages", "2", "--min-plan-limit", str(PATIENCE), "--hang-limit",
-          str(2 * PATIENCE))
+          str(2 * PATIENCE), *os.environ.get("PENSTOCK_TEST_SERVE", "").split())
 
 
 def request(index):

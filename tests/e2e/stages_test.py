@@ -51,6 +51,17 @@ class StagesTest(ProgramTest):
                 self.assertEqual(len(workers(server)), int(stages))
                 self.assertEqual(answers(server), alone)
 
+    def test_rows_by_shared_memory_give_the_same_answers(self):
+        alone = answers(self.serve("--threads", "1"))
+        server = self.serve("--stages", "3", "--transport", "peer", "--threads", "1")
+        self.assertRegex(server.log(), "rows go from device to device, by mailboxes of [1-9]")
+        self.assertEqual(answers(server), alone)
+
+    def test_rows_by_shared_memory_need_stages_of_this_machine(self):
+        result = run("serve", "--model", MODEL, "--listen", "127.0.0.1:0", "--workers",
+                     "127.0.0.1:1,127.0.0.1:2", "--transport", "peer")
+        self.assertFails(result, 1, "--transport peer", "--stages")
+
     def test_layers_can_be_split_by_hand(self):
         server = self.serve("--stages", "2", "--split", "7,23")
         self.assertRegex(server.log(), "stage 0: layers 0 to 6")

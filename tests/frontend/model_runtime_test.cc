@@ -48,8 +48,10 @@ class ModelRuntimeTest : public ::testing::Test {
     EXPECT_TRUE(Eventually([] { return Workers().empty(); }));
   }
 
-  std::unique_ptr<ModelRuntime> Load(int64_t num_stages) const {
+  std::unique_ptr<ModelRuntime> Load(int64_t num_stages,
+                                     const std::string& transport = "grpc") const {
     RuntimeOptions options = options_;
+    options.transport = transport;
     options.num_stages = num_stages;
     options.make_stages = []() -> absl::StatusOr<std::unique_ptr<StageProvider>> {
       return std::make_unique<WorkerLauncher>(
@@ -128,6 +130,25 @@ TEST_F(ModelRuntimeTest, AKilledWorkerLosesNoStream) {
     }));
   }
   EXPECT_EQ(Workers().size(), 3u);
+}
+
+// Rows by shared memory. Each stage is killed: the first, which only sends; one that does both.
+TEST_F(ModelRuntimeTest, RowsByPeerMemoryLoseNoStreamEither) {
+  const auto expected = Expected();
+  const std::unique_ptr<ModelRuntime> runtime = Load(3, "peer");
+  EXPECT_EQ(runtime->stages()[0].address.rfind("peer:;unix:", 0), 0u);
+  EXPECT_EQ(runtime->stages()[1].address.rfind("peer:@", 0), 0u);
+  ExpectSame(Submit(*runtime), expected);
+  for (const size_t killed : {0u, 1u, 2u}) {
+    const int64_t recoveries = runtime->engine().stats().recoveries;
+    const auto sinks = Submit(*runtime);
+    sinks[0]->WaitForTokens(3);
+    kill(Workers().at(killed), SIGKILL);
+    ExpectSame(sinks, expected);
+    EXPECT_TRUE(Eventually([&] {
+      return runtime->engine().stats().recoveries > recoveries && runtime->engine().ready();
+    }));
+  }
 }
 
 TEST_F(ModelRuntimeTest, AStoppedWorkerLosesNoStream) {

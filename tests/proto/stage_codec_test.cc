@@ -38,6 +38,7 @@ StageOptions ExampleOptions() {
   options.model_hash = ~uint64_t{0};
   options.num_blocks = 77;
   options.plans_ahead = 8;
+  options.mailbox_bytes = int64_t{3} << 40;
   return options;
 }
 
@@ -122,6 +123,7 @@ TEST(StageCodecTest, ValuesArriveInTheirFields) {
   EXPECT_EQ(options->model_hash, ~uint64_t{0});
   EXPECT_EQ(options->num_blocks, 77);
   EXPECT_EQ(options->plans_ahead, 8);
+  EXPECT_EQ(options->mailbox_bytes, int64_t{3} << 40);
 
   const absl::StatusOr<StageInfo> info = DecodeStageInfo(Sent(&EncodeStageInfo, ExampleInfo()));
   ASSERT_TRUE(IsOk(info));
@@ -185,6 +187,7 @@ TEST(StageCodecTest, RefusesMalformedLoads) {
   using Request = worker::v1::LoadRequest;
   const Spoiler load(&EncodeStageOptions, &DecodeStageOptions, ExampleOptions());
   load.Expect("kv_memory_bytes is -1", [](Request* m) { m->set_kv_memory_bytes(-1); });
+  load.Expect("mailbox_bytes is -1", [](Request* m) { m->set_mailbox_bytes(-1); });
   load.Expect("max_step_tokens", [](Request* m) { m->set_max_step_tokens(0); });
   load.Expect("max_sequences", [](Request* m) { m->set_max_sequences(INT64_MAX); });
   load.Expect("threads", [](Request* m) { m->set_threads(-2); });

@@ -2,29 +2,39 @@
 //   transfer_peer receive <address>            opens the rows of epoch 1 at this address, takes all
 //   transfer_peer send <address>               connects to the rows of epoch 1 there, sends for
 //   ever
-// Transfers are 1, 2, 3, ... of 256 KiB each (kPeerShape). The first sign of
-// life is a line on standard output: "ready"; then "receive" writes a dot for each transfer.
+//   transfer_peer peer-receive:<device> ""     the same by peer memory, at an address of its own
+//   transfer_peer peer-send:<device> <address>
+// Transfers are 1, 2, 3, ... of 256 KiB each (kPeerShape). The first sign of life is a line on
+// standard output: "ready", and the address if it was not given; then who receives writes a dot for
+// each transfer.
 
 #include <cstdio>
-#include <cstring>
+#include <string>
 
 #include "core/base/check.h"
 #include "tests/support/grpc_endpoint.h"
+#include "tests/support/peer_endpoint.h"
 
 namespace penstock::testing {
 namespace {
 
-void Ready() {
-  std::puts("ready");
+// So few that what was sent to it fits into its socket while it is stopped: pings get through.
+constexpr TransportOptions kFew{.window = 4};
+
+std::unique_ptr<PeerEndpoint> ByPeerMemory(const std::string& device) {
+  return std::make_unique<PeerEndpoint>(std::make_shared<LocalExchange>(), device, int64_t{2} << 20,
+                                        kFew);
+}
+
+void Ready(const std::string& address = "") {
+  std::puts(("ready" + (address.empty() ? "" : " " + address)).c_str());
   std::fflush(stdout);
 }
 
-int Receive(const char* address) {
-  // So few that what was sent to it fits into its socket while it is stopped: pings get through.
-  GrpcEndpoint endpoint(address, {.transport = {.window = 4}});
+int Receive(Endpoint& endpoint, const std::string& told) {
   Receiver receiver;
   receiver.lane = endpoint.transport().Open(LaneKind::kRows, 1);
-  Ready();
+  Ready(told);
   absl::Status status;
   for (uint64_t plan = 1; status.ok(); ++plan) {
     status = receiver.ReceivePattern(kPeerShape, plan);
@@ -35,8 +45,7 @@ int Receive(const char* address) {
   return status.code() == absl::StatusCode::kUnavailable ? 0 : 1;
 }
 
-int Send(const char* address) {
-  GrpcEndpoint endpoint(kAnyPort, {});  // nothing to leave behind when it is killed
+int Send(Endpoint& endpoint, const std::string& address) {
   auto connected = endpoint.transport().Connect(address, LaneKind::kRows, 1, kPatience);
   PENSTOCK_CHECK(connected.ok());
   Sender sender;
@@ -53,8 +62,23 @@ int Send(const char* address) {
 }  // namespace penstock::testing
 
 int main(int argc, char** argv) {
+  using namespace penstock::testing;  // NOLINT(google-build-using-namespace)
   PENSTOCK_CHECK_EQ(argc, 3);
-  if (std::strcmp(argv[1], "receive") == 0) return penstock::testing::Receive(argv[2]);
-  PENSTOCK_CHECK(std::strcmp(argv[1], "send") == 0);
-  return penstock::testing::Send(argv[2]);
+  const std::string role = argv[1];
+  const std::string address = argv[2];
+  if (role == "receive") {
+    GrpcEndpoint endpoint(address, {.transport = kFew});
+    return Receive(endpoint, "");
+  }
+  if (role == "send") {
+    GrpcEndpoint endpoint(kAnyPort, {});  // nothing to leave behind when it is killed
+    return Send(endpoint, address);
+  }
+  const size_t colon = role.find(':');
+  const auto endpoint = ByPeerMemory(role.substr(colon + 1));
+  if (role.rfind("peer-receive:", 0) == 0) {
+    return Receive(*endpoint, endpoint->transport().address());
+  }
+  PENSTOCK_CHECK(role.rfind("peer-send:", 0) == 0);
+  return Send(*endpoint, address);
 }

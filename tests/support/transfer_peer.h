@@ -1,5 +1,6 @@
 // Starts tests/support/transfer_peer.cc, a stage's process as far as transports see it. It is
-// killed when this is destroyed.
+// killed when this is destroyed. PENSTOCK_TEST_TRANSFER_PEER names the program where the tests run
+// elsewhere than they were built.
 #pragma once
 
 #include <signal.h>
@@ -7,7 +8,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
+#include <cstdlib>
 #include <string>
 
 #include "core/base/check.h"
@@ -25,7 +28,8 @@ class TransferPeer {
     posix_spawn_file_actions_init(&actions);
     posix_spawn_file_actions_adddup2(&actions, ends[1], STDOUT_FILENO);
     posix_spawn_file_actions_addclose(&actions, ends[0]);
-    std::string program = PENSTOCK_TRANSFER_PEER;
+    const char* const elsewhere = std::getenv("PENSTOCK_TEST_TRANSFER_PEER");
+    std::string program = elsewhere != nullptr ? elsewhere : PENSTOCK_TRANSFER_PEER;
     std::array<char*, 4> arguments = {program.data(), role.data(), address.data(), nullptr};
     PENSTOCK_CHECK_EQ(
         posix_spawn(&pid_, program.c_str(), &actions, nullptr, arguments.data(), environ), 0);
@@ -47,6 +51,12 @@ class TransferPeer {
   bool WaitReady() const {
     char first = 0;
     return read(output_, &first, 1) == 1 && first == 'r';
+  }
+  // The address that it has told; after WaitReady.
+  std::string ReadAddress() const {
+    std::string line;
+    for (char next = 0; read(output_, &next, 1) == 1 && next != '\n';) line += next;
+    return line.substr(std::min(line.size(), line.find(' ') + 1));
   }
   // Until so many more transfers have been received. False: it has ended.
   bool WaitReceived(int count) const {

@@ -39,6 +39,7 @@ using MakeEndpoint = std::function<std::unique_ptr<Endpoint>(const TransportOpti
 struct TransportKind {
   std::string name;
   std::function<MakeEndpoint()> make_world;
+  bool (*available)() = [] { return true; };  // on this machine; else its tests are skipped
 };
 
 inline void WaitUntil(const std::function<bool()>& condition) {

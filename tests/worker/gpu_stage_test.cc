@@ -164,15 +164,28 @@ TEST_F(GpuStageTest, PaddingChangesNoBit) {
 }
 
 // The same plans, two ahead, through one stage and through several, which hand their rows on by way
-// of the host: the same bits, and no memory of the GPU that was not taken when they were ready.
+// of the host or by mailboxes on the GPU: the same bits, and no memory of the GPU that was not
+// taken when they were ready.
 TEST_F(GpuStageTest, SeveralStagesGiveTheBitsOfOne) {
   const TempFile file(TinyModel(2, /*v_as_q8_0=*/true, /*num_layers=*/4).Build());
   for (const DataType type : {DataType::kF32, DataType::kF16, DataType::kBF16}) {
     std::vector<Answer> whole;
-    for (const std::vector<int64_t>& cuts :
-         std::vector<std::vector<int64_t>>{{}, {2}, {1}, {1, 2, 3}}) {
+    struct Way {
+      std::vector<int64_t> cuts;
+      int64_t mailbox_bytes;
+    };
+    constexpr int64_t kMailbox = int64_t{2} << 20;
+    const std::vector<Way> ways = {{{}, 0},
+                                   {{2}, 0},
+                                   {{1}, 0},
+                                   {{1, 2, 3}, 0},
+                                   {{2}, kMailbox},
+                                   {{1}, kMailbox},
+                                   {{1, 2, 3}, kMailbox}};
+    for (const auto& [cuts, mailbox_bytes] : ways) {
       StageOptions options = Options(file.path(), "cuda:0", type);
       options.plans_ahead = 4;
+      options.mailbox_bytes = mailbox_bytes;
       LocalPipeline pipeline(options, Split(4, cuts));
       ASSERT_FALSE(HasFailure());
       const int64_t bytes = GpuCall::BytesInUse();
@@ -183,7 +196,8 @@ TEST_F(GpuStageTest, SeveralStagesGiveTheBitsOfOne) {
       std::vector<Answer> answers;
       for (const Driven& sequence : sequences) answers.push_back(sequence.answer);
       if (cuts.empty()) whole = answers;
-      EXPECT_EQ(answers, whole) << Name(type) << ", " << cuts.size() + 1 << " stages";
+      EXPECT_EQ(answers, whole) << Name(type) << ", " << cuts.size() + 1 << " stages, mailboxes of "
+                                << mailbox_bytes;
     }
   }
 }

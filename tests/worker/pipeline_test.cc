@@ -100,14 +100,17 @@ class Runs {
 };
 
 void ExpectTheBitsOfOneStage(const std::string& model, int64_t num_layers,
-                             const std::vector<std::vector<int64_t>>& cuts) {
+                             const std::vector<std::vector<int64_t>>& cuts,
+                             int64_t mailbox_bytes = 0) {
   const auto file = MakeModelStage()->Load(Options(model));
   ASSERT_TRUE(IsOk(file));
   ASSERT_EQ(file->config.num_layers, num_layers);
   const std::vector<Driven> sequences = Sequences(file->config.vocab_size);
   const std::vector<Answer> expected = Expected(model, sequences);
   for (const std::vector<int64_t>& cut : cuts) {
-    Runs runs(Options(model), Split(num_layers, cut));
+    StageOptions options = Options(model);
+    options.mailbox_bytes = mailbox_bytes;
+    Runs runs(options, Split(num_layers, cut));
     for (int64_t depth = 1; depth <= kPlansAhead; depth += kEveryDepth) {
       for (size_t groups = 1; groups <= 3; groups += kEveryGroups) {
         for (const bool eager : {false, true}) {
@@ -132,6 +135,15 @@ void ExpectTheBitsOfOneStage(const std::string& model, int64_t num_layers,
 TEST(Pipeline, GivesTheBitsOfOneStage) {
   const TempFile file(TinyModel(2, /*v_as_q8_0=*/true, 4).Build());
   ExpectTheBitsOfOneStage(file.path(), 4, {{}, {1}, {2}, {3}, {1, 2}, {1, 3}, {1, 2, 3}});
+}
+
+// Rows by shared memory, through a mailbox with room for one of the largest transfers.
+TEST(Pipeline, GivesTheBitsOfOneStageByPeerMemory) {
+  const TempFile file(TinyModel(2, /*v_as_q8_0=*/true, 4).Build());
+  const auto info = MakeModelStage()->Load(Options(file.path()));
+  ASSERT_TRUE(IsOk(info));
+  const int64_t largest = Options(file.path()).max_step_tokens * info->config.hidden_size * 4;
+  ExpectTheBitsOfOneStage(file.path(), 4, {{2}, {1, 2, 3}}, largest);
 }
 
 TEST(Pipeline, GivesTheBitsOfOneStageWhereTheHeadIsNotTied) {

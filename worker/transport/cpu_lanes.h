@@ -1,5 +1,5 @@
-// The two ends of a lane between stages on the CPU: what both transports (local, grpc) have in
-// common. Streams given to them are CpuStreams.
+// The two ends of a lane whose stream is a CpuStream: what all transports (local, grpc, peer) have
+// in common. Whether the bytes are the host's or a device's is the transport's to know.
 #pragma once
 
 #include <cstddef>

@@ -1,6 +1,7 @@
 // Deadline: until when a wait may last, by the monotonic clock.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <mutex>
@@ -28,6 +29,12 @@ class Deadline {
     return true;
   }
 
+  // What is left, 0 at least; for ever is InfiniteDuration.
+  absl::Duration left() const {
+    if (!at_.has_value()) return absl::InfiniteDuration();
+    return std::max(absl::ZeroDuration(),
+                    absl::FromChrono(*at_ - std::chrono::steady_clock::now()));
+  }
   absl::Duration limit() const { return limit_; }  // as it was given, for messages
 
  private:

@@ -35,9 +35,9 @@ absl::Status ReceiveQueue::Take(uint64_t plan, std::span<std::byte> bytes,
     lock.unlock();
     if (transfer.plan == plan) {
       std::byte* to = bytes.data();
-      for (const std::string& piece : transfer.pieces) {
-        if (!piece.empty()) std::memcpy(to, piece.data(), piece.size());
-        to += piece.size();
+      for (const TransferPiece& piece : transfer.pieces) {
+        piece.copy(to);
+        to += piece.bytes;
       }
     }
     if (sender != nullptr) sender->OnRoom();
@@ -74,11 +74,20 @@ void ReceiveQueue::Attach(std::shared_ptr<LaneSender> sender) {
 
 absl::Status ReceiveQueue::Add(uint64_t plan, int64_t total_bytes, int64_t offset,
                                std::string piece) {
+  const int64_t bytes = std::ssize(piece);
+  return Add(plan, total_bytes, offset,
+             TransferPiece{bytes, [piece = std::move(piece)](std::byte* to) {
+                             if (!piece.empty()) std::memcpy(to, piece.data(), piece.size());
+                           }});
+}
+
+absl::Status ReceiveQueue::Add(uint64_t plan, int64_t total_bytes, int64_t offset,
+                               TransferPiece piece) {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     if (cancelled_) return absl::OkStatus();
     PENSTOCK_RETURN_IF_ERROR(broken_);
-    broken_ = CheckPiece(plan, total_bytes, offset, piece);
+    broken_ = CheckPiece(plan, total_bytes, offset, piece.bytes);
     if (broken_.ok()) {
       if (!begun()) {
         transfers_.emplace_back();
@@ -86,7 +95,7 @@ absl::Status ReceiveQueue::Add(uint64_t plan, int64_t total_bytes, int64_t offse
         transfers_.back().total_bytes = total_bytes;
       }
       Transfer& transfer = transfers_.back();
-      transfer.bytes += std::ssize(piece);
+      transfer.bytes += piece.bytes;
       transfer.pieces.push_back(std::move(piece));
       if (!transfer.whole() || transfers_.size() > 1) return absl::OkStatus();
     } else if (begun()) {
@@ -99,11 +108,11 @@ absl::Status ReceiveQueue::Add(uint64_t plan, int64_t total_bytes, int64_t offse
 }
 
 absl::Status ReceiveQueue::CheckPiece(uint64_t plan, int64_t total_bytes, int64_t offset,
-                                      const std::string& piece) const {
+                                      int64_t piece) const {
   const auto mistake = [&](absl::string_view what) {
     return absl::InternalError(absl::StrCat("transfer ", plan, " of ", total_bytes,
-                                            " bytes, piece of ", piece.size(), " at ", offset, ": ",
-                                            what, "; the sender is of another version, or broken"));
+                                            " bytes, piece of ", piece, " at ", offset, ": ", what,
+                                            "; the sender is of another version, or broken"));
   };
   if (begun()) {
     const Transfer& transfer = transfers_.back();
@@ -120,11 +129,11 @@ absl::Status ReceiveQueue::CheckPiece(uint64_t plan, int64_t total_bytes, int64_
       return mistake(absl::StrCat("there is room for ", options_.window, " transfers only"));
     }
   }
-  if (!(CheckedSize(offset) + CheckedSize(std::ssize(piece))).FitsIn(total_bytes)) {
+  if (!(CheckedSize(offset) + CheckedSize(piece)).FitsIn(total_bytes)) {
     return mistake("it reaches beyond the end");
   }
   // Else a sender could go on for ever.
-  if (piece.empty() && total_bytes > 0) return mistake("it is empty");
+  if (piece == 0 && total_bytes > 0) return mistake("it is empty");
   return absl::OkStatus();
 }
 

@@ -1,6 +1,7 @@
 // ReceiveQueue: the receiving end of a lane: the transfers that have come and that nobody has asked
 // for yet, in order, at most `window` of them. Bytes are kept in the pieces they came in, so that
-// what is said of a transfer's size allocates nothing.
+// what is said of a transfer's size allocates nothing; or they lie in a mailbox, and a piece tells
+// how to get them from there.
 //
 // Two sides meet in it. The receiver takes, cancels, closes; the sender (LaneSender: of the same
 // process, or the call that stands for one) adds, and says when it is gone.
@@ -11,6 +12,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -39,6 +41,12 @@ class LaneSender {
   virtual void OnClosed() = 0;
 };
 
+// A part of a transfer, wherever it lies.
+struct TransferPiece {
+  int64_t bytes = 0;
+  std::function<void(std::byte* to)> copy;  // to where the receiver computes
+};
+
 class ReceiveQueue {
  public:
   explicit ReceiveQueue(const TransportOptions& options) : options_(options) {}
@@ -56,6 +64,7 @@ class ReceiveQueue {
   void Attach(std::shared_ptr<LaneSender> sender);  // once
   // A piece of a transfer of `total_bytes`; the pieces of one follow each other. Errors: INTERNAL
   // if what is said does not fit together or is too much; the receiver gets it too.
+  absl::Status Add(uint64_t plan, int64_t total_bytes, int64_t offset, TransferPiece piece);
   absl::Status Add(uint64_t plan, int64_t total_bytes, int64_t offset, std::string piece);
   void SenderGone(const absl::Status& why);
 
@@ -64,13 +73,12 @@ class ReceiveQueue {
     uint64_t plan = 0;
     int64_t total_bytes = 0;
     int64_t bytes = 0;  // that are here
-    std::vector<std::string> pieces;
+    std::vector<TransferPiece> pieces;
     bool whole() const { return bytes == total_bytes; }
   };
 
   // REQUIRES: mutex_ held.
-  absl::Status CheckPiece(uint64_t plan, int64_t total_bytes, int64_t offset,
-                          const std::string& piece) const;
+  absl::Status CheckPiece(uint64_t plan, int64_t total_bytes, int64_t offset, int64_t piece) const;
   bool begun() const { return !transfers_.empty() && !transfers_.back().whole(); }
   bool ready() const { return !transfers_.empty() && transfers_.front().whole(); }
 

@@ -4,9 +4,11 @@
 
 namespace penstock {
 
-absl::Status SendGate::Pass(const Deadline& deadline) {
+absl::Status SendGate::Pass(const Deadline& deadline, const std::function<bool()>& take) {
   std::unique_lock<std::mutex> lock(mutex_);
-  const bool in_time = deadline.Wait(changed_, lock, [this] { return !closed_.ok() || room_ > 0; });
+  // Its last call decides: where that says true nobody asks again.
+  const bool in_time =
+      deadline.Wait(changed_, lock, [&] { return !closed_.ok() || (room_ > 0 && take()); });
   if (!closed_.ok()) return closed_;
   if (!in_time) {
     return absl::DeadlineExceededError(absl::StrCat("the receiving stage has made no room for ",

@@ -5,6 +5,7 @@
 
 #include <condition_variable>
 #include <cstdint>
+#include <functional>
 #include <mutex>
 
 #include "core/base/status.h"
@@ -16,7 +17,12 @@ class SendGate {
  public:
   // Takes room for one transfer, waiting for it. Errors: why the gate was closed, at once;
   // DEADLINE_EXCEEDED.
-  absl::Status Pass(const Deadline& deadline);
+  absl::Status Pass(const Deadline& deadline) {
+    return Pass(deadline, [] { return true; });
+  }
+  // And for what else it needs: `take` gets it, or says false. It is called where there is room for
+  // a transfer, again after each Add, until it has got it; not from Add's thread.
+  absl::Status Pass(const Deadline& deadline, const std::function<bool()>& take);
   // The receiver has room for `transfers` more.
   void Add(int64_t transfers);
   // Nothing passes any more. The first reason stays.

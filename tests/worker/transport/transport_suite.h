@@ -23,6 +23,9 @@ inline std::string KindName(const ::testing::TestParamInfo<TransportKind>& info)
 
 class TransportTest : public ::testing::TestWithParam<TransportKind> {
  protected:
+  void SetUp() override {
+    if (!GetParam().available()) GTEST_SKIP();
+  }
   // Two stages, and a lane of rows from a to b.
   void Start(const TransportOptions& options = {}) {
     a_ = make_(options);

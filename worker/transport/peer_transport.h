@@ -1,0 +1,38 @@
+// The transport between processes of one machine whose rows never touch the host's memory: the
+// receiving stage owns a mailbox on the device where it computes, the sending one maps it and
+// copies into it; that bytes are there, and that their place is free again, is told over a Unix
+// socket (peer_socket.h). Only rows go so: sampled tokens, which the host reads anyway, keep to
+// another transport.
+//
+// Data on the device, signals by the host: a stage's kernels have ended when its rows are copied
+// (StageExecutor::Execute waits for them), and the copy has ended when it is told of. So no stream
+// of one stage waits for one of another, and no graph knows of a peer.
+//
+// A mailbox is a ring: a transfer lies in one piece, and its place is free once it was taken. It is
+// made once; each epoch's sender maps it, and lets go of it as soon as its owner is gone. Of two
+// epochs' senders one writes at a time: a stage connects once its stream is fenced, and a process
+// that takes a dead one's place comes after that one's end.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "core/tensor/peer_memory.h"
+#include "worker/transport/transport.h"
+
+namespace penstock {
+
+struct PeerTransportOptions {
+  TransportOptions transport = {};
+  // Of the mailbox, rounded up; 0: none, for a stage that takes no rows. Two of the largest
+  // transfers let one be written while another is read.
+  int64_t mailbox_bytes = 0;
+};
+
+// `others` carries tokens; its address is part of this one's. It must outlive the transport.
+// Tensors of rows are where `memory` copies from and to. Errors: the memory's.
+absl::StatusOr<std::unique_ptr<Transport>> MakePeerTransport(Transport& others,
+                                                             std::unique_ptr<PeerMemory> memory,
+                                                             const PeerTransportOptions& options);
+
+}  // namespace penstock
