@@ -87,9 +87,9 @@ void LaunchSkinnyLinear(cudaStream_t stream, const Tensor& x, const Tensor& weig
   LaunchProblem(stream, problem);
 }
 
-void LaunchSkinnyGated(cudaStream_t stream, const Tensor& x, const Tensor& weight,
+void LaunchSkinnyGated(cudaStream_t stream, const Tensor& x, const Tensor& weight, DataType sums,
                        const Tensor& out) {
-  LaunchProblem(stream, MakeGatedProblem(x, weight, out));
+  LaunchProblem(stream, MakeGatedProblem(x, weight, sums, out));
 }
 
 }  // namespace penstock::cuda
