@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <numeric>
 
@@ -27,6 +28,29 @@ double Percentile(const std::vector<double>& sorted, double share) {
 double MeanGapMs(const BenchCall& call) {
   const double sum = std::accumulate(call.gaps_ns.begin(), call.gaps_ns.end(), 0.0);
   return call.gaps_ns.empty() ? 0 : sum / static_cast<double>(call.gaps_ns.size()) / kMs;
+}
+
+// While all calls were being answered. A gap's token counts by the share of the gap that is in it.
+void CountFullTime(const std::vector<BenchCall>& calls, BenchSummary* summary) {
+  double begin_ns = 0;
+  double end_ns = std::numeric_limits<double>::infinity();
+  for (const BenchCall& call : calls) {
+    if (!call.error.empty()) continue;
+    begin_ns = std::max(begin_ns, static_cast<double>(call.sent_ns + call.first_ns));
+    end_ns = std::min(end_ns, static_cast<double>(call.sent_ns + call.end_ns));
+  }
+  if (summary->completed == 0 || end_ns <= begin_ns) return;
+  summary->full_seconds = (end_ns - begin_ns) * 1e-9;
+  for (const BenchCall& call : calls) {
+    if (!call.error.empty()) continue;
+    auto time_ns = static_cast<double>(call.sent_ns + call.first_ns);
+    for (const double gap : call.gaps_ns) {
+      const double within =
+          std::min(time_ns + gap, end_ns) - std::max(time_ns, begin_ns);
+      time_ns += gap;
+      if (within > 0) summary->full_tokens += within / gap;
+    }
+  }
 }
 
 bool Meets(const BenchCall& call, const BenchTargets& targets) {
@@ -90,6 +114,7 @@ BenchSummary Summarise(const std::vector<BenchCall>& calls, const BenchTargets& 
     if (Meets(call, targets)) ++summary.good;
   }
   summary.seconds = static_cast<double>(end_ns - begin_ns) * 1e-9;
+  CountFullTime(calls, &summary);
   summary.first_token = PercentilesOf(std::move(first));
   summary.token_gap = PercentilesOf(std::move(gaps));
   summary.time_per_token = PercentilesOf(std::move(means));
@@ -106,6 +131,10 @@ std::string BenchText(const BenchSummary& summary, const BenchTargets& targets) 
       PerSecond(summary.completed, summary.seconds), summary.output_tokens,
       PerSecond(summary.output_tokens, summary.seconds), summary.prompt_tokens,
       PerSecond(summary.prompt_tokens, summary.seconds));
+  if (summary.full_seconds > 0) {
+    absl::StrAppendFormat(&text, "all at once    %.1f output tokens/s for %.2f s\n",
+                          summary.full_tokens / summary.full_seconds, summary.full_seconds);
+  }
   const auto line = [&text](const char* name, const Percentiles& values) {
     absl::StrAppendFormat(&text, "%-14s p50 %.2f  p90 %.2f  p99 %.2f  mean %.2f  max %.2f ms\n",
                           name, values.p50, values.p90, values.p99, values.mean, values.max);
@@ -144,6 +173,9 @@ std::string BenchJson(const BenchSummary& summary, const BenchTargets& targets) 
       {"requests_per_second", PerSecond(summary.completed, summary.seconds)},
       {"output_tokens_per_second", PerSecond(summary.output_tokens, summary.seconds)},
       {"prompt_tokens_per_second", PerSecond(summary.prompt_tokens, summary.seconds)},
+      {"full_seconds", summary.full_seconds},
+      {"full_tokens_per_second",
+       summary.full_seconds > 0 ? summary.full_tokens / summary.full_seconds : 0},
       {"first_token_ms", Json(summary.first_token)},
       {"between_tokens_ms", Json(summary.token_gap)},
       {"time_per_token_ms", Json(summary.time_per_token)},

@@ -52,6 +52,10 @@ struct BenchSummary {
   double seconds = 0;                     // from the first sending to the last end
   int64_t prompt_tokens = 0;
   int64_t output_tokens = 0;
+  // From the last first token to the first last one: while all of them were answered. 0: there was
+  // no such time.
+  double full_seconds = 0;
+  double full_tokens = 0;  // that came in it
   // Milliseconds.
   Percentiles first_token;
   Percentiles token_gap;       // over all tokens of all calls

@@ -66,6 +66,19 @@ TEST(BenchReportTest, CountsWhatCameToItsEnd) {
   EXPECT_EQ(summary.whole.max, 360);
 }
 
+TEST(BenchReportTest, TheTimeOfAllIsFromTheLastFirstTokenToTheFirstLastOne) {
+  // The failed one does not count; of those two the time from 200 ms to 280 is shared.
+  std::vector<BenchCall> calls = {Call(0, 100, {90, 90}), Call(0, 200, {40, 80}),
+                                  Call(0, 270, {1})};
+  calls.back().error = "UNAVAILABLE";
+  const BenchSummary summary = Summarise(calls, {});
+  EXPECT_DOUBLE_EQ(summary.full_seconds, 0.08);
+  EXPECT_DOUBLE_EQ(summary.full_tokens, 80.0 / 90 + 1 + 0.5);
+  EXPECT_NE(BenchText(summary, {}).find("all at once    29.9 output tokens/s for 0.08 s"),
+            std::string::npos);
+  EXPECT_EQ(Summarise(Calls(), {}).full_seconds, 0);  // one had ended before another began
+}
+
 TEST(BenchReportTest, GoodputIsOfThoseThatMeetAllTargets) {
   EXPECT_EQ(Summarise(Calls(), {}).good, 3);
   EXPECT_EQ(Summarise(Calls(), {.first_token_ms = 200}).good, 2);
