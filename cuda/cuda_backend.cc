@@ -11,6 +11,7 @@
 #include "cuda/cuda_allocator.h"
 #include "cuda/cuda_check.h"
 #include "cuda/cuda_ops.h"
+#include "cuda/device_mail.h"
 #include "cuda/gemm_tuner.h"
 #include "cuda/kernels/launchers.h"
 #include "cuda/lt_linear.h"
@@ -35,6 +36,11 @@ class CudaBackend final : public Backend {
         cuda::CudaOps::Make(options.heads, options.vocab_size, options.max_sequences,
                             options.invariant ? cuda::SumOrder::kFixed : cuda::SumOrder::kFastest,
                             *backend->memory_));
+    if (options.mail) {
+      PENSTOCK_ASSIGN_OR_RETURN(
+          backend->mail_, cuda::MakeDeviceMail(backend->ops_->stream().get(), options.max_sequences,
+                                               options.vocab_size, *backend->memory_));
+    }
     PENSTOCK_RETURN_IF_ERROR(backend->UseGemmTable());
     return backend;
   }
@@ -92,6 +98,8 @@ class CudaBackend final : public Backend {
   }
   void FetchOutputs() override { ops_->stream().Synchronize(); }
 
+  DeviceMail* mail() override { return mail_.get(); }
+
   void EndWarming() override {
     graphs_.Freeze();
     if (graphs_.count() == 0) return;
@@ -129,6 +137,7 @@ class CudaBackend final : public Backend {
   cuda::PinnedMemory outputs_;
   std::optional<cuda::WeightUpload> upload_;  // while loading
   std::unique_ptr<cuda::CudaOps> ops_;
+  std::unique_ptr<DeviceMail> mail_;
   cuda::StepGraphs graphs_;
   uint64_t table_hash_ = 0;
 };

@@ -24,6 +24,7 @@ struct CudaBackendOptions {
   int threads = 0;              // of the host, while weights are read; 0: one a core
   bool graphs = true;           // keep steps of decodes as graphs
   bool invariant = false;       // a token has the same bits whatever the batch and the chunk
+  bool mail = false;            // rows and tokens go from kernel to kernel
   bool guard_memory = false;    // red zones around each block (MakeCudaAllocator's exact)
   std::string gemm_table = {};  // a file; "none"; empty: the GPU's own in the cache folder, if any
 };

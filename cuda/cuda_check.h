@@ -15,9 +15,12 @@ static_assert(__cplusplus >= 202002L, "not compiled as C++20: see cmake/Cuda.cma
 
 inline void CheckCuda(cudaError_t error, const char* what, const char* file, int line) {
   if (error != cudaSuccess) [[unlikely]] {
-    CheckFailed(
-        file, line,
-        std::string(what) + ": " + cudaGetErrorName(error) + ": " + cudaGetErrorString(error));
+    std::string message = what;
+    message.append(": ")
+        .append(cudaGetErrorName(error))
+        .append(": ")
+        .append(cudaGetErrorString(error));
+    CheckFailed(file, line, message);
   }
 }
 

@@ -83,6 +83,12 @@ struct CopyStream {
     stream.Synchronize();
   }
 
+  void Clear(void* from, int64_t bytes) const {
+    UseGpu(ordinal);
+    CUDA_CHECK(cudaMemsetAsync(from, 0, static_cast<size_t>(bytes), stream.get()));
+    stream.Synchronize();
+  }
+
   const int ordinal;
   const CudaStream stream;
 };
@@ -179,6 +185,7 @@ class CudaMailbox final : public Mailbox {
         stream_(std::move(stream)) {}
 
   int64_t bytes() const override { return mapping_.bytes(); }
+  const void* address() const override { return mapping_.Part(0, mapping_.bytes()); }
   absl::StatusOr<OwnDescriptor> Export() override {
     int descriptor = -1;
     const CUresult error = TheDriver().cuMemExportToShareableHandle(
@@ -205,6 +212,7 @@ class CudaPeerMailbox final : public PeerMailbox {
   void Write(int64_t offset, const void* from, int64_t bytes) override {
     stream_->Copy(mapping_.Part(offset, bytes), from, bytes);
   }
+  void* address() const override { return mapping_.Part(0, mapping_.bytes()); }
 
  private:
   const Mapping mapping_;
@@ -233,6 +241,7 @@ class CudaPeerMemory final : public PeerMemory {
           "GPU ", ordinal_, " has no mailbox of ", whole, " bytes: ", ErrorName(error),
           ": end the programs that use it, lower --max-step-tokens, or use --transport grpc"));
     }
+    reads_->Clear(mapping->Part(0, whole), whole);
     // What a first copy loads or allocates is there before the stage is ready.
     reads_->Copy(mapping->Part(whole / 2, 1), mapping->Part(0, 1), 1);
     writes_->Copy(mapping->Part(whole / 2, 1), mapping->Part(0, 1), 1);

@@ -45,8 +45,7 @@ void CountFullTime(const std::vector<BenchCall>& calls, BenchSummary* summary) {
     if (!call.error.empty()) continue;
     auto time_ns = static_cast<double>(call.sent_ns + call.first_ns);
     for (const double gap : call.gaps_ns) {
-      const double within =
-          std::min(time_ns + gap, end_ns) - std::max(time_ns, begin_ns);
+      const double within = std::min(time_ns + gap, end_ns) - std::max(time_ns, begin_ns);
       time_ns += gap;
       if (within > 0) summary->full_tokens += within / gap;
     }

@@ -394,7 +394,7 @@ void PipelineCoordinator::BeginEpoch(absl::Time now) {
     }
     check_.SetVocabulary(info_.config.vocab_size);
   }
-  ++epoch_;
+  epoch_ = epoch_ == 0 ? options_.first_epoch : epoch_ + 1;
   check_.Clear();
   watch_.BeginEpoch(next_plan_);
   if (recorder_ != nullptr) recorder_->BeginEpoch();

@@ -65,6 +65,10 @@ void AddPipelineFlags(CLI::App* app, RuntimeOptions* options) {
       ->capture_default_str()
       ->check(CLI::IsMember({"auto", "grpc", "peer"}))
       ->group(kGroup);
+  app->add_flag("!--no-spin", options->spin,
+                "With --transport peer on GPUs: kernels do not wait for those of other stages; the "
+                "hosts say when rows have come. Slower; for debuggers and compute-sanitizer")
+      ->group(kGroup);
   AddSeconds(app, "--hang-limit", &pipeline.hang_limit,
              "A stage that has work and says nothing for so long is killed and started again");
   AddSeconds(app, "--min-plan-limit", &pipeline.min_plan_limit,

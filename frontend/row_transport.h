@@ -1,5 +1,5 @@
 // What rows go by between the stages of a pipeline: from device to device (worker/transport/
-// peer_transport.h), or by way of the host over gRPC. Tokens always go over gRPC.
+// peer_transport.h), or by way of the host over gRPC.
 // Pure but for asking the driver which GPUs reach each other; thread-safe.
 #pragma once
 

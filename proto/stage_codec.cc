@@ -94,6 +94,7 @@ void EncodeStageOptions(const StageOptions& options, worker::v1::LoadRequest* me
   message->set_num_blocks(options.num_blocks);
   message->set_plans_ahead(options.plans_ahead);
   message->set_mailbox_bytes(options.mailbox_bytes);
+  message->set_device_mail(options.device_mail);
 }
 
 absl::StatusOr<StageOptions> DecodeStageOptions(const worker::v1::LoadRequest& message) {
@@ -141,6 +142,7 @@ absl::StatusOr<StageOptions> DecodeStageOptions(const worker::v1::LoadRequest& m
   options.num_blocks = message.num_blocks();
   options.plans_ahead = message.plans_ahead();
   options.mailbox_bytes = message.mailbox_bytes();
+  options.device_mail = message.device_mail();
   return options;
 }
 

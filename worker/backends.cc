@@ -36,6 +36,7 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeGpuBackend(int ordinal, const Stage
   cuda.graphs = options.graphs;
   cuda.invariant = options.invariant;
   cuda.gemm_table = options.gemm_table;
+  cuda.mail = options.device_mail && options.num_stages > 1;
   cuda.guard_memory = options.guard_memory;
   return MakeCudaBackend(cuda);
 }

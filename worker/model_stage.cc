@@ -44,6 +44,14 @@ class ModelStage final : public StageExecutor {
   absl::Status TakeTokens(uint32_t epoch, uint64_t plan, int64_t num_samples) override {
     return mailbox_->Put(epoch, plan, TokenRows(num_samples), limits_.vocab_size);
   }
+  void SetMail(const StageMail& mail) override { mail_ = mail; }
+  void CancelMail() override {
+    if (DeviceMail* mail = device_mail()) mail->Cancel();
+  }
+  bool waits_for_mail() const override {
+    const DeviceMail* mail = device_mail();
+    return mail != nullptr && mail->waits();
+  }
   int64_t voids() const override { return voids_.load(std::memory_order_relaxed); }
   DeviceMemory device_memory() const override {
     const PoolAllocatorStats stats = backend_->MemoryStats();
@@ -60,6 +68,9 @@ class ModelStage final : public StageExecutor {
   absl::Status Warm();
   absl::Status WarmStep(int64_t tokens, int64_t each);
   void LookUpTokens(const StepPlan& plan);
+  void OrderMail(const StepPlan& plan);
+  absl::Status TakeMail(StageTimes* times);
+  DeviceMail* device_mail() const { return backend_ != nullptr ? backend_->mail() : nullptr; }
   void SendInputs(const StepPlan& plan);
   void ViewInputs(StepBatch* batch) const;
   absl::Status LeaveTokens(const StepResult& result);
@@ -82,6 +93,8 @@ class ModelStage final : public StageExecutor {
   bool rows_stay_ = false;    // on the device: whoever fills and takes them is there
   std::vector<Tensor> used_;  // of inputs, by the plan at hand
   Tensor token_rows_;         // [max_sequences, kTokenRowSize] i64
+  StageMail mail_;
+  MailOrder order_;           // the last one; its memory is used again
   std::vector<int32_t> fed_;  // by row of the plan at hand (StepBatcher::Build)
   std::atomic<int64_t> voids_ = 0;
   int64_t ready_bytes_ = 0;  // of the device in use once it was ready; 0: not known
@@ -254,6 +267,7 @@ absl::Status ModelStage::BeginEpoch(const EpochStart& start) {
   batcher_->LimitBlocks(start.num_blocks);
   slots_->Reset();
   if (mailbox_) mailbox_->Reset();
+  if (DeviceMail* mail = device_mail()) mail->Reset();
   return absl::OkStatus();
 }
 
@@ -266,9 +280,15 @@ absl::StatusOr<StepResult> ModelStage::Execute(const StepPlan& plan) {
   voids_ += static_cast<int64_t>(batcher_->voids().size());
   SendInputs(plan);
   ViewInputs(&batch);
+  DeviceMail* const mail = device_mail();
+  if (mail != nullptr) OrderMail(plan);
   const bool has_logits = is_last_ && batcher_->is_padded();
   const auto enqueue = [&] {
+    const Tensor rows = rows_.empty() ? rows_ : Rows(batch.token_ids.dim(0));
+    if (mail != nullptr && is_first_) mail->ReceiveTokens(batch.token_ids);
+    if (mail != nullptr && !is_first_) mail->ReceiveRows(rows);
     model_->Forward(batch, *cache_);
+    if (mail != nullptr && !is_last_) mail->SendRows(rows);
     if (has_logits) static_cast<void>(model_->Logits(batch.sample_tokens));
   };
   if (batcher_->is_padded()) {
@@ -282,7 +302,6 @@ absl::StatusOr<StepResult> ModelStage::Execute(const StepPlan& plan) {
   result.epoch = plan.epoch;
   if (is_last_) {
     sampler_->Run({plan, *batcher_, batch, has_logits, *model_, *backend_}, *slots_, &result);
-    PENSTOCK_RETURN_IF_ERROR(LeaveTokens(result));
   } else {
     const Tensor rows = Rows(plan.num_tokens());
     if (!rows_stay_) backend_->ReturnInputs({&rows, 1});
@@ -290,7 +309,59 @@ absl::StatusOr<StepResult> ModelStage::Execute(const StepPlan& plan) {
   }
   result.times.start_ns = start;
   result.times.compute_ns = NowNs() - start;
+  if (mail != nullptr) PENSTOCK_RETURN_IF_ERROR(TakeMail(&result.times));
+  if (is_last_) PENSTOCK_RETURN_IF_ERROR(LeaveTokens(result));
   return result;
+}
+
+// What the step's kernels take from the mail and give to it.
+void ModelStage::OrderMail(const StepPlan& plan) {
+  order_.epoch = plan.epoch;
+  order_.plan = plan.number;
+  order_.limit_ns = plan.limit_ns;
+  const int64_t bytes = Rows(plan.num_tokens()).bytes();
+  order_.rows_in = is_first_ ? nullptr : mail_.in;
+  order_.rows_in_bytes = bytes;
+  order_.mailbox_bytes = mail_.in_bytes;
+  order_.rows_out = is_last_ ? nullptr : mail_.out;
+  order_.rows_out_offset = mail_.out_offset;
+  order_.rows_out_bytes = bytes;
+  order_.tokens_in = is_first_ ? mail_.in : nullptr;
+  order_.tokens_out = is_last_ ? mail_.out : nullptr;
+  order_.tokens_from = 0;
+  order_.fed.clear();
+  order_.sent.clear();
+  if (is_first_) {
+    for (size_t i = 0; i < plan.rows.size(); ++i) {
+      const PlanRow& row = plan.rows[i];
+      if (row.token_from == 0) continue;
+      order_.tokens_from = std::max(order_.tokens_from, row.token_from);
+      order_.fed.push_back({static_cast<int32_t>(MailLayout::TokenPlace(row.token_from, row.slot,
+                                                                        limits_.max_sequences)),
+                            static_cast<int32_t>(batcher_->first_token(i)),
+                            TokenTag(plan.epoch, row.generation, row.position)});
+    }
+  }
+  if (is_last_) {
+    for (const PlanRow* row : batcher_->sampled()) {
+      const int64_t position = row->position + static_cast<int64_t>(row->tokens.size());
+      order_.sent.push_back({static_cast<int32_t>(MailLayout::TokenPlace(plan.number, row->slot,
+                                                                         limits_.max_sequences)),
+                             TokenTag(plan.epoch, row->generation, position)});
+    }
+  }
+  backend_->mail()->Order(order_);
+}
+
+// The device's own times, where it had to wait: when it computed, and for how long.
+absl::Status ModelStage::TakeMail(StageTimes* times) {
+  PENSTOCK_ASSIGN_OR_RETURN(const MailTimes mail, backend_->mail()->Take());
+  if (mail.computed_ns == 0) return absl::OkStatus();
+  const int64_t end = times->start_ns + times->compute_ns;
+  times->start_ns = end - mail.computed_ns;
+  times->compute_ns = mail.computed_ns;
+  times->wait_input_ns = mail.waited_ns;
+  return absl::OkStatus();
 }
 
 // What rows feed whose tokens the front end did not know. Ends of the pipeline only: a stage
@@ -298,8 +369,11 @@ absl::StatusOr<StepResult> ModelStage::Execute(const StepPlan& plan) {
 void ModelStage::LookUpTokens(const StepPlan& plan) {
   fed_.clear();
   if (!mailbox_) return;
+  // What feeds the first stage's rows is in the mail, and whether they are void the last one knows.
+  const bool is_known = device_mail() == nullptr || is_last_;
   for (const PlanRow& row : plan.rows) {
-    fed_.push_back(row.token_from == 0 ? kNoToken : mailbox_->Take(plan.epoch, row));
+    const bool looks_up = row.token_from != 0 && is_known;
+    fed_.push_back(looks_up ? mailbox_->Take(plan.epoch, row) : row.token_from != 0 ? 0 : kNoToken);
   }
 }
 

@@ -4,8 +4,8 @@
 #include <chrono>
 #include <utility>
 
+#include "core/tensor/device_mail.h"
 #include "worker/backends.h"
-#include "worker/transport/peer_transport.h"
 
 namespace penstock {
 namespace {
@@ -41,7 +41,7 @@ struct PipelineStage::Job {
 };
 
 PipelineStage::PipelineStage(std::unique_ptr<StageExecutor> executor, Transport* transport)
-    : executor_(std::move(executor)), transport_(transport), doing_since_(NowNs()) {}
+    : transport_(transport), executor_(std::move(executor)), doing_since_(NowNs()) {}
 
 PipelineStage::~PipelineStage() {
   Abandon();
@@ -76,7 +76,13 @@ absl::Status PipelineStage::MakeMailbox(const StageOptions& options) {
   }
   PENSTOCK_ASSIGN_OR_RETURN(std::unique_ptr<PeerMemory> memory, MakePeerMemory(options));
   PeerTransportOptions peer;
-  if (options.stage > 0) peer.mailbox_bytes = options.mailbox_bytes;
+  peer.by_device = options.device_mail;
+  if (options.stage > 0) {
+    peer.mailbox_bytes = options.mailbox_bytes;
+  } else if (peer.by_device) {
+    peer.kind = LaneKind::kTokens;
+    peer.mailbox_bytes = MailLayout::TokenBytes(options.max_sequences);
+  }
   PENSTOCK_ASSIGN_OR_RETURN(peer_transport_,
                             MakePeerTransport(*transport_, std::move(memory), peer));
   transport_ = peer_transport_.get();
@@ -140,6 +146,7 @@ bool PipelineStage::abandoned() {
 
 // Receiving ends first: a neighbour that connects waits for nothing but this stage's getting here.
 absl::Status PipelineStage::Connect(const EpochStart& start) {
+  if (by_mail()) return ConnectMail(start);
   Lanes lanes;
   if (!is_first()) lanes.rows_in = transport_->Open(LaneKind::kRows, start.epoch);
   if (is_first() && !is_last()) {
@@ -153,6 +160,19 @@ absl::Status PipelineStage::Connect(const EpochStart& start) {
     PENSTOCK_ASSIGN_OR_RETURN(
         lanes.tokens_out, transport_->Connect(start.first, LaneKind::kTokens, start.epoch, limit));
   }
+  std::lock_guard<std::mutex> lock(mutex_);
+  lanes_ = std::move(lanes);
+  return absl::OkStatus();
+}
+
+absl::Status PipelineStage::ConnectMail(const EpochStart& start) {
+  const auto when_gone = [this] { executor_->CancelMail(); };
+  Lanes lanes;
+  lanes.mail_in = peer_transport_->OpenMail(start.epoch, when_gone);
+  PENSTOCK_ASSIGN_OR_RETURN(lanes.mail_out, peer_transport_->ConnectMail(
+                                                is_last() ? start.first : start.next,
+                                                is_last() ? LaneKind::kTokens : LaneKind::kRows,
+                                                start.epoch, Limit(start.connect_ns), when_gone));
   std::lock_guard<std::mutex> lock(mutex_);
   lanes_ = std::move(lanes);
   return absl::OkStatus();
@@ -180,6 +200,8 @@ void PipelineStage::CancelLanes() {
   if (lanes_.tokens_in) lanes_.tokens_in->Cancel();
   if (lanes_.rows_out) lanes_.rows_out->Cancel();
   if (lanes_.tokens_out) lanes_.tokens_out->Cancel();
+  if (lanes_.mail_out) lanes_.mail_out->Cancel();
+  if (lanes_.mail_in) executor_->CancelMail();
 }
 
 void PipelineStage::Abandon() {
@@ -206,7 +228,9 @@ void PipelineStage::Submit(const StepPlan& plan, ResultCallback callback) {
   if (fits.ok()) fits = CheckPlan(plan, limits_);
   taking_plans_ = fits.ok();
   stream_.Enqueue([this, job] { Start(*job); });
-  if (fits.ok()) {
+  if (fits.ok() && by_mail()) {
+    stream_.Enqueue([this, job] { Compute(*job); });
+  } else if (fits.ok()) {
     ReceiveTokens(job);
     ReceiveRows(job);
     stream_.Enqueue([this, job] { Compute(*job); });
@@ -267,17 +291,45 @@ void PipelineStage::Start(Job& job) {
 
 void PipelineStage::Compute(Job& job) {
   if (!stream_.status().ok()) return;
-  SetDoing(StageBeat::Doing::kComputes);
+  if (!by_mail()) SetDoing(StageBeat::Doing::kComputes);
   job.times.start_ns = NowNs();
-  absl::StatusOr<StepResult> result = executor_->Execute(job.plan);
+  absl::StatusOr<StepResult> result = by_mail() ? ExecuteByMail(job) : executor_->Execute(job.plan);
   job.sending_since = NowNs();
   job.times.compute_ns = job.sending_since - job.times.start_ns;
+  if (by_mail() && result.ok()) {
+    job.times.start_ns = result->times.start_ns;
+    job.times.compute_ns = result->times.compute_ns;
+    job.times.wait_input_ns = result->times.wait_input_ns;
+  }
   SetDoing(StageBeat::Doing::kSends);
   if (result.ok()) {
     job.result = *std::move(result);
   } else {
     stream_.Fail(result.status());
   }
+}
+
+// With mail: the place where the output goes is this stage's until the kernels are done.
+absl::StatusOr<StepResult> PipelineStage::ExecuteByMail(const Job& job) {
+  MailSender& out = *lanes_.mail_out;
+  const int64_t bytes = is_last() ? 0 : executor_->Rows(job.num_tokens).bytes();
+  PENSTOCK_ASSIGN_OR_RETURN(const MailSender::Place place, out.Begin(bytes, job.limit()));
+  executor_->SetMail(
+      {lanes_.mail_in->mailbox(), lanes_.mail_in->mailbox_bytes(), place.mailbox, place.offset});
+  const auto set_in_kernels = [this](bool in) {
+    std::lock_guard<std::mutex> lock(beat_mutex_);
+    in_kernels_ = in;
+  };
+  set_in_kernels(true);
+  absl::StatusOr<StepResult> result = executor_->Execute(job.plan);
+  set_in_kernels(false);
+  out.End();
+  if (!is_first()) lanes_.mail_in->Took();
+  if (!absl::IsCancelled(result.status())) return result;
+  // A neighbour that is gone ends the wait.
+  PENSTOCK_RETURN_IF_ERROR(lanes_.mail_in->status());
+  PENSTOCK_RETURN_IF_ERROR(out.status());
+  return result;
 }
 
 void PipelineStage::Finish(Job& job) {
@@ -314,6 +366,11 @@ void PipelineStage::SetDoing(StageBeat::Doing doing) {
 
 StageBeat PipelineStage::beat() const {
   std::lock_guard<std::mutex> lock(beat_mutex_);
+  if (in_kernels_) {
+    using Doing = StageBeat::Doing;
+    const Doing doing = executor_->waits_for_mail() ? Doing::kWaitsForInput : Doing::kComputes;
+    if (doing != std::exchange(beat_.doing, doing)) doing_since_ = NowNs();
+  }
   StageBeat beat = beat_;
   beat.doing_ns = NowNs() - doing_since_;
   return beat;

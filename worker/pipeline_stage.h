@@ -13,6 +13,7 @@
 
 #include "worker/plan_check.h"
 #include "worker/stage_host.h"
+#include "worker/transport/peer_transport.h"
 #include "worker/transport/stream.h"
 #include "worker/transport/transport.h"
 
@@ -60,13 +61,18 @@ class PipelineStage final : public StageHost {
     std::unique_ptr<ReceiveLane> tokens_in;
     std::unique_ptr<SendLane> rows_out;
     std::unique_ptr<SendLane> tokens_out;
+    // In their place with options.device_mail.
+    std::unique_ptr<MailReceiver> mail_in;
+    std::unique_ptr<MailSender> mail_out;
   };
 
   bool is_first() const { return options_.stage == 0; }
   bool is_last() const { return options_.stage + 1 == options_.num_stages; }
+  bool by_mail() const { return peer_transport_ != nullptr && options_.device_mail; }
   absl::Status MakeMailbox(const StageOptions& options);
   absl::Status CheckStart(const EpochStart& start) const;
   absl::Status Connect(const EpochStart& start);
+  absl::Status ConnectMail(const EpochStart& start);
   void EndEpoch();
   void CancelLanes();
   bool abandoned();
@@ -78,12 +84,13 @@ class PipelineStage final : public StageHost {
   // On the stream.
   void Start(Job& job);
   void Compute(Job& job);
+  absl::StatusOr<StepResult> ExecuteByMail(const Job& job);
   void Finish(Job& job);
   void SetDoing(StageBeat::Doing doing);
 
+  std::unique_ptr<PeerTransport> peer_transport_;  // null: rows go as tokens do
+  Transport* transport_;                           // that, or the given one; changed by Load only
   const std::unique_ptr<StageExecutor> executor_;
-  std::unique_ptr<Transport> peer_transport_;  // null: rows go as tokens do
-  Transport* transport_;                       // that, or the given one; changed by Load only
 
   // The caller's thread.
   StageOptions options_;
@@ -101,8 +108,10 @@ class PipelineStage final : public StageHost {
   bool abandoned_ = false;  // guarded by mutex_
 
   mutable std::mutex beat_mutex_;
-  StageBeat beat_;           // guarded by beat_mutex_
-  int64_t doing_since_ = 0;  // ns; guarded by beat_mutex_
+  // Guarded by beat_mutex_. That mail has come is seen when somebody asks.
+  mutable StageBeat beat_;
+  mutable int64_t doing_since_ = 0;  // ns
+  bool in_kernels_ = false;          // which wait for mail, then compute
 
   // The stream's own.
   int64_t last_end_ns_ = 0;  // of the epoch's plan before; 0: none

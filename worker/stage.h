@@ -14,6 +14,15 @@
 
 namespace penstock {
 
+// Where the mail of the next plan lies (core/tensor/device_mail.h), with options.device_mail;
+// device addresses, null where the stage has no such neighbour in the epoch.
+struct StageMail {
+  const void* in = nullptr;  // this stage's mailbox: of tokens on the first, else of rows
+  int64_t in_bytes = 0;      // of it, without the flags
+  void* out = nullptr;       // the next stage's; on the last stage the first one's
+  int64_t out_offset = 0;    // of the rows, behind the flags
+};
+
 // What PipelineStage drives; tests put a fake behind it.
 class StageExecutor {
  public:
@@ -31,8 +40,15 @@ class StageExecutor {
   // Errors: FAILED_PRECONDITION if those are more than the stage has.
   virtual absl::Status BeginEpoch(const EpochStart& /*start*/) { return absl::OkStatus(); }
   // Errors: FAILED_PRECONDITION for a plan that this stage cannot run (before Load, wrong
-  // generation, a block or position out of range): the epoch ends.
+  // generation, a block or position out of range): the epoch ends. With mail those of
+  // DeviceMail::Take too, and then the times are the device's.
   virtual absl::StatusOr<StepResult> Execute(const StepPlan& plan) = 0;
+  // With options.device_mail: for the next Execute.
+  virtual void SetMail(const StageMail& /*mail*/) {}
+  // What waits for mail comes back, until the next BeginEpoch; and whether something does. Any
+  // thread, once it has loaded.
+  virtual void CancelMail() {}
+  virtual bool waits_for_mail() const { return false; }
 
   // What a stage of several takes and leaves beside plan and result. Rows and TokenRows are views
   // of memory made while loading: any thread may ask for them, their bytes belong to the thread of

@@ -35,11 +35,17 @@ void StageSampler::Run(const Step& step, StageSlots& slots, StepResult* result) 
     sample.position = row->position + 1;
     sample.token = kVoidToken;
   }
+  if (!samples) SendTokens(step.backend);
   if (step.batcher.num_targets() > 0) {
     TellPrompts(step, slots, result);
   } else if (!samples) {
     step.backend.FetchOutputs();
   }
+}
+
+// Also where there are none: the first stage may wait for this plan.
+void StageSampler::SendTokens(Backend& backend) {
+  if (backend.mail() != nullptr) backend.mail()->SendTokens(backend.KernelView(out_.tokens));
 }
 
 void StageSampler::Sample(const Step& step, StageSlots& slots, StepResult* result) {
@@ -57,6 +63,8 @@ void StageSampler::Sample(const Step& step, StageSlots& slots, StepResult* resul
   RunSampling(step.backend, step.has_logits
                                 ? step.model.LogitRows(static_cast<int64_t>(rows_.size()))
                                 : step.model.Logits(step.batch.sample_tokens));
+  SendTokens(step.backend);
+  step.backend.FetchOutputs();
   const auto* tokens = static_cast<const int32_t*>(std::as_const(out_.tokens).raw());
   const auto* logprobs = static_cast<const float*>(std::as_const(out_.logprobs).raw());
   for (size_t i = 0; i < rows_.size(); ++i) {
@@ -74,13 +82,12 @@ void StageSampler::Sample(const Step& step, StageSlots& slots, StepResult* resul
   }
 }
 
-// The logits' rows are rows_; out_ has the result then.
+// The logits' rows are rows_; out_ has the result once it is fetched.
 void StageSampler::RunSampling(Backend& backend, const Tensor& logits) {
   backend.ops().Sampling(
       logits, rows_,
       {backend.KernelView(out_.tokens), backend.KernelView(out_.logprobs),
        backend.KernelView(out_.top_tokens), backend.KernelView(out_.top_logprobs)});
-  backend.FetchOutputs();
 }
 
 void StageSampler::TellPrompts(const Step& step, const StageSlots& slots, StepResult* result) {
@@ -112,6 +119,7 @@ void StageSampler::TellPrompts(const Step& step, const StageSlots& slots, StepRe
 // The logits at `places`, whose rows are rows_ and wanted_.
 void StageSampler::TellTile(const Step& step, const Tensor& places, StepResult* result) {
   RunSampling(step.backend, step.model.Logits(step.backend.KernelView(places)));
+  step.backend.FetchOutputs();
   const auto* tokens = static_cast<const int32_t*>(std::as_const(out_.tokens).raw());
   const auto* logprobs = static_cast<const float*>(std::as_const(out_.logprobs).raw());
   for (size_t i = 0; i < rows_.size(); ++i) {

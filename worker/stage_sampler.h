@@ -31,7 +31,8 @@ class StageSampler {
     Backend& backend;
   };
   // Fills the result's samples (those of void rows last) and prompt_logprobs, and the histories
-  // with what was sampled. At its end all of the step's kernels are done. REQUIRES: slots.Admit and
+  // with what was sampled; mail takes the tokens along. At its end all of the step's kernels are
+  // done. REQUIRES: slots.Admit and
   // batcher.Build have taken the plan, and the model has run the batch.
   void Run(const Step& step, StageSlots& slots, StepResult* result);
 
@@ -39,6 +40,7 @@ class StageSampler {
   void Sample(const Step& step, StageSlots& slots, StepResult* result);
   void TellPrompts(const Step& step, const StageSlots& slots, StepResult* result);
   void RunSampling(Backend& backend, const Tensor& logits);
+  void SendTokens(Backend& backend);
   void TellTile(const Step& step, const Tensor& places, StepResult* result);
   std::vector<TokenLogprob> Top(size_t row) const;
 

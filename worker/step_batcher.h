@@ -35,6 +35,9 @@ class StepBatcher {
   bool is_padded() const { return is_padded_; }
   std::span<const Tensor> used() const { return used_; }
 
+  // Where the first token of the plan's i-th row lies in the batch.
+  int64_t first_token(size_t i) const { return first_tokens_[i]; }
+
   // The plan's rows in the order of the batch; those that sample, and the void ones, in that order.
   const std::vector<const PlanRow*>& rows() const { return rows_; }
   const std::vector<const PlanRow*>& sampled() const { return sampled_; }

@@ -12,6 +12,7 @@
 #include "core/base/status.h"
 #include "core/io/weight_stream.h"
 #include "core/kernels/ops.h"
+#include "core/tensor/device_mail.h"
 #include "core/tensor/allocator.h"
 #include "core/tensor/pool_allocator.h"
 #include "core/tensor/tensor.h"
@@ -58,6 +59,10 @@ class Backend {
   virtual void RunDecodes(int64_t rows, const std::function<void()>& enqueue) = 0;
   // Waits until all kernels so far are done, and their outputs are where the host reads them.
   virtual void FetchOutputs() = 0;
+
+  // Of a stage whose kernels hand rows and tokens to those of its neighbours; null where they go by
+  // the host.
+  virtual DeviceMail* mail() { return nullptr; }
 
   // All that is loaded, chosen or kept while warming up is: from now on steps only use it.
   virtual void EndWarming() = 0;

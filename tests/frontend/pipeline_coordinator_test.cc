@@ -129,6 +129,16 @@ TEST_F(PipelineCoordinatorTest, LoadsEveryStageThenBeginsTheFirstEpoch) {
   }
 }
 
+TEST_F(PipelineCoordinatorTest, EpochsCountUpFromTheFirst) {
+  options_.first_epoch = 7000;
+  Start(2);
+  EXPECT_EQ(pipeline_->start(1).epoch, 7000u);
+  pipeline_->Die(0);
+  Pass(absl::Seconds(1));
+  UntilReady();
+  EXPECT_EQ(pipeline_->start(1).epoch, 7001u);
+}
+
 TEST_F(PipelineCoordinatorTest, AStageThatWillNotLoadIsAnErrorAndNotTriedAgain) {
   Make(2);
   pipeline_->RefuseLoad(1, absl::NotFoundError("model.gguf: no such file"));

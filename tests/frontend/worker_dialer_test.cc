@@ -98,7 +98,7 @@ TEST(WorkerDialerTest, AWorkerServesOneFrontEndAfterTheOther) {
     pipeline.LoadAll();
     // With port 0 the worker does not know where others find it; the front end does.
     EXPECT_EQ(pipeline.info(1).address, workers[1].address());
-    pipeline.BeginEpoch(1);
+    pipeline.BeginEpoch(1 + 1000 * static_cast<uint32_t>(i));  // PipelineOptions::first_epoch
     EXPECT_EQ(pipeline.Generate(kPrompt, 10), expected);
   }
 }

@@ -39,6 +39,7 @@ StageOptions ExampleOptions() {
   options.num_blocks = 77;
   options.plans_ahead = 8;
   options.mailbox_bytes = int64_t{3} << 40;
+  options.device_mail = true;
   return options;
 }
 
@@ -124,6 +125,7 @@ TEST(StageCodecTest, ValuesArriveInTheirFields) {
   EXPECT_EQ(options->num_blocks, 77);
   EXPECT_EQ(options->plans_ahead, 8);
   EXPECT_EQ(options->mailbox_bytes, int64_t{3} << 40);
+  EXPECT_TRUE(options->device_mail);
 
   const absl::StatusOr<StageInfo> info = DecodeStageInfo(Sent(&EncodeStageInfo, ExampleInfo()));
   ASSERT_TRUE(IsOk(info));

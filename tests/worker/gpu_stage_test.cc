@@ -18,6 +18,9 @@ using namespace penstock::testing;  // NOLINT(google-build-using-namespace)
 
 class GpuStageTest : public ::testing::Test {
  protected:
+  // Several stages share a process and a GPU here: a kernel that is loaded while another stage's
+  // waits for mail would wait for that one.
+  static void SetUpTestSuite() { setenv("CUDA_MODULE_LOADING", "EAGER", /*overwrite=*/1); }
   void SetUp() override {
     if (!GpuCall::Available()) GTEST_SKIP();
   }
@@ -164,8 +167,8 @@ TEST_F(GpuStageTest, PaddingChangesNoBit) {
 }
 
 // The same plans, two ahead, through one stage and through several, which hand their rows on by way
-// of the host or by mailboxes on the GPU: the same bits, and no memory of the GPU that was not
-// taken when they were ready.
+// of the host, by mailboxes on the GPU, or from kernel to kernel: the same bits, and no memory of
+// the GPU that was not taken when they were ready.
 TEST_F(GpuStageTest, SeveralStagesGiveTheBitsOfOne) {
   const TempFile file(TinyModel(2, /*v_as_q8_0=*/true, /*num_layers=*/4).Build());
   for (const DataType type : {DataType::kF32, DataType::kF16, DataType::kBF16}) {
@@ -173,19 +176,24 @@ TEST_F(GpuStageTest, SeveralStagesGiveTheBitsOfOne) {
     struct Way {
       std::vector<int64_t> cuts;
       int64_t mailbox_bytes;
+      bool device_mail;
     };
     constexpr int64_t kMailbox = int64_t{2} << 20;
-    const std::vector<Way> ways = {{{}, 0},
-                                   {{2}, 0},
-                                   {{1}, 0},
-                                   {{1, 2, 3}, 0},
-                                   {{2}, kMailbox},
-                                   {{1}, kMailbox},
-                                   {{1, 2, 3}, kMailbox}};
-    for (const auto& [cuts, mailbox_bytes] : ways) {
+    const std::vector<Way> ways = {{{}, 0, false},
+                                   {{2}, 0, false},
+                                   {{1}, 0, false},
+                                   {{1, 2, 3}, 0, false},
+                                   {{2}, kMailbox, false},
+                                   {{1}, kMailbox, false},
+                                   {{1, 2, 3}, kMailbox, false},
+                                   {{2}, kMailbox, true},
+                                   {{1}, kMailbox, true},
+                                   {{1, 2, 3}, kMailbox, true}};
+    for (const auto& [cuts, mailbox_bytes, device_mail] : ways) {
       StageOptions options = Options(file.path(), "cuda:0", type);
       options.plans_ahead = 4;
       options.mailbox_bytes = mailbox_bytes;
+      options.device_mail = device_mail;
       LocalPipeline pipeline(options, Split(4, cuts));
       ASSERT_FALSE(HasFailure());
       const int64_t bytes = GpuCall::BytesInUse();
@@ -197,7 +205,7 @@ TEST_F(GpuStageTest, SeveralStagesGiveTheBitsOfOne) {
       for (const Driven& sequence : sequences) answers.push_back(sequence.answer);
       if (cuts.empty()) whole = answers;
       EXPECT_EQ(answers, whole) << Name(type) << ", " << cuts.size() + 1 << " stages, mailboxes of "
-                                << mailbox_bytes;
+                                << mailbox_bytes << (device_mail ? ", kernel to kernel" : "");
     }
   }
 }

@@ -20,8 +20,12 @@ constexpr absl::Duration kHelloLimit = absl::Seconds(10);
 // A sender that has connected. Its thread reads; the others are called by whoever has the lane.
 class PeerDoor::Guest final : public LaneSender, public std::enable_shared_from_this<Guest> {
  public:
-  Guest(OwnDescriptor socket, std::shared_ptr<LaneTable> lanes, std::shared_ptr<Mailbox> mailbox)
-      : socket_(std::move(socket)), lanes_(std::move(lanes)), mailbox_(std::move(mailbox)) {}
+  Guest(OwnDescriptor socket, std::shared_ptr<LaneTable> lanes, LaneKind kind,
+        std::shared_ptr<Mailbox> mailbox)
+      : socket_(std::move(socket)),
+        lanes_(std::move(lanes)),
+        kind_(kind),
+        mailbox_(std::move(mailbox)) {}
 
   void Begin() {
     thread_ = std::thread([this] {
@@ -96,15 +100,15 @@ class PeerDoor::Guest final : public LaneSender, public std::enable_shared_from_
     }
   }
 
-  static absl::Status Check(const PeerHello& hello) {
+  absl::Status Check(const PeerHello& hello) const {
     if (hello.protocol != kWorkerProtocol) {
       return absl::FailedPreconditionError(
           absl::StrCat("the sending stage speaks protocol ", hello.protocol, ", the receiving one ",
                        kWorkerProtocol, ": run one release everywhere"));
     }
-    if (hello.kind != static_cast<uint32_t>(LaneKind::kRows)) {
+    if (hello.kind != static_cast<uint32_t>(kind_)) {
       return absl::InvalidArgumentError(
-          absl::StrCat("no lane of kind ", hello.kind, " goes through a mailbox"));
+          absl::StrCat("no lane of kind ", hello.kind, " goes through this stage's mailbox"));
     }
     return absl::OkStatus();
   }
@@ -148,6 +152,7 @@ class PeerDoor::Guest final : public LaneSender, public std::enable_shared_from_
 
   const OwnDescriptor socket_;
   const std::shared_ptr<LaneTable> lanes_;
+  const LaneKind kind_;
   const std::shared_ptr<Mailbox> mailbox_;
   std::atomic<bool> left_ = false;
 
@@ -159,16 +164,18 @@ class PeerDoor::Guest final : public LaneSender, public std::enable_shared_from_
 };
 
 absl::StatusOr<std::unique_ptr<PeerDoor>> PeerDoor::Open(std::shared_ptr<LaneTable> lanes,
+                                                         LaneKind kind,
                                                          std::shared_ptr<Mailbox> mailbox) {
   PENSTOCK_ASSIGN_OR_RETURN(PeerListener listener, ListenForPeers());
   return std::unique_ptr<PeerDoor>(
-      new PeerDoor(std::move(listener), std::move(lanes), std::move(mailbox)));
+      new PeerDoor(std::move(listener), std::move(lanes), kind, std::move(mailbox)));
 }
 
-PeerDoor::PeerDoor(PeerListener listener, std::shared_ptr<LaneTable> lanes,
+PeerDoor::PeerDoor(PeerListener listener, std::shared_ptr<LaneTable> lanes, LaneKind kind,
                    std::shared_ptr<Mailbox> mailbox)
     : listener_(std::move(listener)),
       lanes_(std::move(lanes)),
+      kind_(kind),
       mailbox_(std::move(mailbox)),
       thread_([this] { Run(); }) {}
 
@@ -191,7 +198,7 @@ void PeerDoor::Run() {
     if (closing_) return;
     ForgetThoseThatLeft();
     if (connection.ok()) {
-      guests_.push_back(std::make_shared<Guest>(*std::move(connection), lanes_, mailbox_));
+      guests_.push_back(std::make_shared<Guest>(*std::move(connection), lanes_, kind_, mailbox_));
       guests_.back()->Begin();
     } else if (absl::IsPermissionDenied(connection.status())) {
       LogWarning(absl::StrCat("refused a sender of rows: ", Message(connection.status())));

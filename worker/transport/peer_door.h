@@ -18,7 +18,9 @@ namespace penstock {
 class PeerDoor {
  public:
   // Errors: of ListenForPeers.
+  // `kind`: what the mailbox is for.
   static absl::StatusOr<std::unique_ptr<PeerDoor>> Open(std::shared_ptr<LaneTable> lanes,
+                                                        LaneKind kind,
                                                         std::shared_ptr<Mailbox> mailbox);
   // Refuses who comes, and ends the lanes that have their sender: both of their ends see it.
   ~PeerDoor();
@@ -30,13 +32,14 @@ class PeerDoor {
  private:
   class Guest;
 
-  PeerDoor(PeerListener listener, std::shared_ptr<LaneTable> lanes,
+  PeerDoor(PeerListener listener, std::shared_ptr<LaneTable> lanes, LaneKind kind,
            std::shared_ptr<Mailbox> mailbox);
   void Run();
   void ForgetThoseThatLeft();
 
   const PeerListener listener_;
   const std::shared_ptr<LaneTable> lanes_;
+  const LaneKind kind_;
   const std::shared_ptr<Mailbox> mailbox_;
 
   // The thread's own, until it has ended: those who are here, and a few who have left.

@@ -66,6 +66,26 @@ void ReceiveQueue::Close() {
   if (sender != nullptr) sender->OnClosed();
 }
 
+void ReceiveQueue::GiveRoom() {
+  std::shared_ptr<LaneSender> sender;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    sender = sender_;
+  }
+  if (sender != nullptr) sender->OnRoom();
+}
+
+absl::Status ReceiveQueue::broken() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return broken_;
+}
+
+void ReceiveQueue::WhenGone(std::function<void()> call) {
+  std::lock_guard<std::mutex> lock(gone_mutex_);
+  when_gone_ = std::move(call);
+  if (when_gone_ != nullptr && !broken().ok()) when_gone_();
+}
+
 void ReceiveQueue::Attach(std::shared_ptr<LaneSender> sender) {
   std::lock_guard<std::mutex> lock(mutex_);
   PENSTOCK_CHECK(sender_ == nullptr);
@@ -146,6 +166,8 @@ void ReceiveQueue::SenderGone(const absl::Status& why) {
     if (begun()) transfers_.pop_back();
   }
   changed_.notify_one();
+  std::lock_guard<std::mutex> lock(gone_mutex_);
+  if (when_gone_ != nullptr) when_gone_();
 }
 
 }  // namespace penstock

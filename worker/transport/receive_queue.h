@@ -59,6 +59,12 @@ class ReceiveQueue {
   absl::Status Take(uint64_t plan, std::span<std::byte> bytes, const Deadline& deadline);
   void Cancel();
   void Close();  // cancels, drops what is here, tells the sender
+  // Of transfers that do not pass through here, but by kernels (mail_lane.h): one was taken.
+  void GiveRoom();
+  // Why the sender is gone; OK while it is not.
+  absl::Status broken() const;
+  // Calls this once the sender is gone, at once if it is; null: no more, nor is it being called.
+  void WhenGone(std::function<void()> call);
 
   // For the sender.
   void Attach(std::shared_ptr<LaneSender> sender);  // once
@@ -84,7 +90,10 @@ class ReceiveQueue {
 
   const TransportOptions options_;
 
-  std::mutex mutex_;
+  std::mutex gone_mutex_;
+  std::function<void()> when_gone_;  // guarded by gone_mutex_, which is held while it runs
+
+  mutable std::mutex mutex_;
   std::condition_variable changed_;
   // All below is guarded by mutex_.
   std::deque<Transfer> transfers_;  // all whole, but perhaps the last

@@ -27,9 +27,14 @@ class SendGate {
   void Add(int64_t transfers);
   // Nothing passes any more. The first reason stays.
   void Close(const absl::Status& reason);
+  // Why it was closed.
+  absl::Status closed() const {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return closed_;
+  }
 
  private:
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::condition_variable changed_;
   int64_t room_ = 0;     // guarded by mutex_
   absl::Status closed_;  // guarded by mutex_; OK: open
