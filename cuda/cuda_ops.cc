@@ -1,7 +1,6 @@
 #include "cuda/cuda_ops.h"
 
 #include "cuda/cuda_check.h"
-#include "cuda/float_sums.h"
 #include "cuda/kernels/fused_launchers.h"
 #include "cuda/kernels/launchers.h"
 
@@ -36,10 +35,6 @@ void CudaOps::FusedResidualNorm(const Tensor& residual, const Tensor& x, const T
 
 void CudaOps::Linear(const Tensor& x, const Tensor& weight, const Tensor& out) {
   LaunchLinear(blas_, stream_.get(), x, weight, out);
-}
-
-int64_t CudaOps::FloatRows(DataType activations, int64_t columns) const {
-  return FloatSumRows(order_, activations, columns);
 }
 
 void CudaOps::LinearAdd(const Tensor& x, const Tensor& weight, const Tensor& sum) {
@@ -77,15 +72,16 @@ void CudaOps::Swiglu(const Tensor& gate_up, const Tensor& out) {
 
 void CudaOps::GatedLinear(const Tensor& x, const Tensor& weight, const Tensor& gate_up,
                           const Tensor& out) {
-  if (LaunchGatedLinear(blas_, stream_.get(), x, weight, gate_up.type(), out)) return;
+  if (LaunchGatedLinear(blas_, stream_.get(), x, weight, out)) return;
   Ops::GatedLinear(x, weight, gate_up, out);
 }
 
 void CudaOps::RopeDecoderAttention(const BiasRopeArgs& rope, const AttentionArgs& args) {
-  if (order_ != SumOrder::kFastest || !HasRopeDecoderAttention(rope, args)) {
+  const bool only_turns = rope.bias.empty() && rope.q_gain.empty() && rope.k_gain.empty();
+  if (!only_turns || order_ != SumOrder::kFastest || !HasRopeDecoderAttention(args)) {
     return Ops::RopeDecoderAttention(rope, args);
   }
-  LaunchRopeDecoderAttention(stream_.get(), rope, args, decoder_workspace_);
+  LaunchRopeDecoderAttention(stream_.get(), rope.rope_table, args, decoder_workspace_);
 }
 
 void CudaOps::TopK(const Tensor& x, const Tensor& values, const Tensor& indices) {

@@ -29,7 +29,6 @@ class CudaOps final : public Ops {
   void FusedResidualNorm(const Tensor& residual, const Tensor& x, const Tensor& bias,
                          const Tensor& weight, float eps, const Tensor& out) override;
   void Linear(const Tensor& x, const Tensor& weight, const Tensor& out) override;
-  int64_t FloatRows(DataType activations, int64_t columns) const override;
   void LinearAdd(const Tensor& x, const Tensor& weight, const Tensor& sum) override;
   void RopeTable(std::span<const float> frequencies, const Tensor& positions,
                  const Tensor& table) override;

@@ -27,14 +27,9 @@ struct DecodeProblem {
   unsigned* counters;  // [rows * num_kv_heads * chunks] arrivals, zero between launches
   float* partials;     // [blocks][2][SlotFloats()]
   const float* rope;  // rope_table of the rows, [rows, head_dim]: queries and new keys are still to
-  int64_t rope_stride;   // be turned; or nullptr
-  const float* product;  // beside rope, in paged.qkv's place: [rows, width]; or nullptr
-  int64_t product_stride;
+  int64_t rope_stride;  // be turned; or nullptr
 
   __device__ __forceinline__ int SlotFloats() const { return kDecodeHeads * (paged.head_dim + 2); }
-  __device__ __forceinline__ const float* Product(int row, int head) const {
-    return product + row * product_stride + int64_t{head} * paged.head_dim;
-  }
   // A block's partial result of the item that it begins (1) or goes on with (0): the sums
   // [kDecodeHeads, head_dim], then the tops and the totals.
   __device__ __forceinline__ float* Slot(int block, int begins) const {

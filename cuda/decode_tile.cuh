@@ -6,8 +6,7 @@
 // steps wrote waits for nobody: the ring fills while the kernel before still runs (programmatic
 // dependent launch). The new token's key and value, which that kernel makes, come out of qkv into
 // registers, from there into the cache, and into their page once it is in the ring. Queries and
-// keys may still have to be turned by their positions: then bias_rope needs no launch of its own,
-// and what it would have turned may be a product in f32, which is rounded here.
+// keys may still have to be turned by their positions: then bias_rope needs no launch of its own.
 // Queries and sums stay in registers. Each of four warps scores 16 of a page's tokens; then they
 // exchange tops and weights through shared memory, and each has a quarter of the head dim of the
 // output, so that no sums meet at an item's end. Every byte of keys and values is read from device
@@ -15,7 +14,6 @@
 #pragma once
 
 #include "cuda/decode_share.cuh"
-#include "cuda/rope.cuh"
 #include "cuda/tensor_core.cuh"
 
 namespace penstock::cuda {
@@ -89,6 +87,14 @@ __device__ __forceinline__ float2 UnpackTwo(uint32_t two) {
   return {ToFloat(pack.at[0]), ToFloat(pack.at[1])};
 }
 
+// (a, b) turned by an angle, rounded where the compiler rounds it in bias_rope, whose bits these
+// are to be (DecoderAttention.TurnsQueriesAndKeysAsBiasRopeDoes).
+__device__ __forceinline__ void Turn(float& a, float& b, float cosine, float sine) {
+  const float turned = __fmaf_rn(a, cosine, -__fmul_rn(b, sine));
+  b = __fmaf_rn(a, sine, __fmul_rn(b, cosine));
+  a = turned;
+}
+
 // What the four warps do with an item.
 template <typename T, int D>
 struct DecodeTile {
@@ -116,22 +122,18 @@ struct DecodeTile {
   }
 
   __device__ void Begin(const DecodePiece& piece) {
-    const DecodeProblem<T>& problem = line.problem;
-    if (problem.product == nullptr) LoadQueries(piece);
-    if (piece.Last() && warp == 0) AppendToken(piece);
-    if (problem.product != nullptr) {
-      TurnQueries(piece, [&](int /*k*/, int i, int at) -> Halves {
-        const int head = QueryOf(i);
-        if (head >= piece.num_heads) return {};
-        const float* from = problem.Product(piece.row, piece.first_head + head) + at;
-        return {*reinterpret_cast<const float2*>(from),
-                *reinterpret_cast<const float2*>(from + D / 2)};
-      });
-    } else if (problem.rope != nullptr) {
-      TurnQueries(piece, [&](int k, int i, int /*at*/) -> Halves {
-        return {UnpackTwo<T>(queries[k][i]), UnpackTwo<T>(queries[k + D / 32][i])};
-      });
+#pragma unroll
+    for (int k = 0; k < D / 16; ++k) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int head = lane / 4 + i % 2 * 8;
+        const int at = k * 16 + lane % 4 * 2 + i / 2 * 8;
+        const T* from = line.problem.paged.Query(piece.row, piece.first_head + head) + at;
+        queries[k][i] = head < piece.num_heads ? *reinterpret_cast<const uint32_t*>(from) : 0u;
+      }
     }
+    if (piece.Last() && warp == 0) AppendToken(piece);
+    if (line.problem.rope != nullptr) TurnQueries(piece);
 #pragma unroll
     for (int block = 0; block < kWarpBlocks; ++block) {
 #pragma unroll
@@ -141,32 +143,8 @@ struct DecodeTile {
     total[0] = total[1] = 0;
   }
 
-  // The head of the item whose elements a lane has in queries[...][i].
-  __device__ __forceinline__ int QueryOf(int i) const { return lane / 4 + i % 2 * 8; }
-
-  __device__ __forceinline__ void LoadQueries(const DecodePiece& piece) {
-#pragma unroll
-    for (int k = 0; k < D / 16; ++k) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int head = QueryOf(i);
-        const int at = k * 16 + lane % 4 * 2 + i / 2 * 8;
-        const T* from = line.problem.paged.Query(piece.row, piece.first_head + head) + at;
-        queries[k][i] = head < piece.num_heads ? *reinterpret_cast<const uint32_t*>(from) : 0u;
-      }
-    }
-  }
-
-  // Two elements of a head's first half, and the two that turn with them.
-  struct Halves {
-    float2 first;
-    float2 second;
-  };
-
-  // A lane has elements of both halves of a head: halves_of(k, i, at) is what queries[k][i] and
-  // queries[k + D / 32][i] are made of, from element `at` on.
-  template <typename HalvesOf>
-  __device__ __forceinline__ void TurnQueries(const DecodePiece& piece, const HalvesOf& halves_of) {
+  // A lane has elements of both halves of a head, which turn together.
+  __device__ __forceinline__ void TurnQueries(const DecodePiece& piece) {
     const float* angles = line.problem.rope + piece.row * line.problem.rope_stride;
 #pragma unroll
     for (int k = 0; k < D / 32; ++k) {
@@ -177,11 +155,14 @@ struct DecodeTile {
         const float2 sine = *reinterpret_cast<const float2*>(angles + D / 2 + at);
 #pragma unroll
         for (int i = half * 2; i < half * 2 + 2; ++i) {
-          auto [a, b] = halves_of(k, i, at);
+          auto& first = queries[k][i];
+          auto& second = queries[k + D / 32][i];
+          float2 a = UnpackTwo<T>(first);
+          float2 b = UnpackTwo<T>(second);
           Turn(a.x, b.x, cosine.x, sine.x);
           Turn(a.y, b.y, cosine.y, sine.y);
-          queries[k][i] = PackTwo<T>(a.x, a.y);
-          queries[k + D / 32][i] = PackTwo<T>(b.x, b.y);
+          first = PackTwo<T>(a.x, a.y);
+          second = PackTwo<T>(b.x, b.y);
         }
       }
     }
@@ -193,53 +174,36 @@ struct DecodeTile {
   static_assert(2 * kPacks <= 32);
   __device__ __forceinline__ void AppendToken(const DecodePiece& piece) {
     if (lane >= 2 * kPacks) return;
-    const DecodeProblem<T>& problem = line.problem;
-    const PagedAttention<T>& paged = problem.paged;
+    const PagedAttention<T>& paged = line.problem.paged;
     const bool is_key = lane < kPacks;
     const int head = is_key ? piece.kv_head : paged.num_kv_heads + piece.kv_head;
     const int at = lane % kPacks;
-    if (problem.product == nullptr && !(is_key && problem.rope != nullptr)) {
-      pack = reinterpret_cast<const uint4*>(paged.NewKey(piece.row, head))[at];
-    } else {
-      float of[8];
-      LoadPack(piece, head, at, of);
-      if (is_key) TurnPack(piece, head, at, of);
-      pack = {PackTwo<T>(of[0], of[1]), PackTwo<T>(of[2], of[3]), PackTwo<T>(of[4], of[5]),
-              PackTwo<T>(of[6], of[7])};
+    const auto* from = reinterpret_cast<const uint4*>(paged.NewKey(piece.row, head));
+    pack = from[at];
+    if (is_key && line.problem.rope != nullptr) {
+      constexpr int kHalf = kPacks / 2;
+      const bool is_low = at < kHalf;
+      const uint4 other = from[is_low ? at + kHalf : at - kHalf];
+      const float* angles =
+          line.problem.rope + piece.row * line.problem.rope_stride + at % kHalf * 8;
+      const uint32_t mine[4] = {pack.x, pack.y, pack.z, pack.w};
+      const uint32_t others[4] = {other.x, other.y, other.z, other.w};
+      uint32_t turned[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float2 cosine = *reinterpret_cast<const float2*>(angles + i * 2);
+        const float2 sine = *reinterpret_cast<const float2*>(angles + D / 2 + i * 2);
+        float2 low = UnpackTwo<T>(is_low ? mine[i] : others[i]);
+        float2 high = UnpackTwo<T>(is_low ? others[i] : mine[i]);
+        Turn(low.x, high.x, cosine.x, sine.x);
+        Turn(low.y, high.y, cosine.y, sine.y);
+        turned[i] = is_low ? PackTwo<T>(low.x, low.y) : PackTwo<T>(high.x, high.y);
+      }
+      pack = {turned[0], turned[1], turned[2], turned[3]};
     }
     const int position = piece.context - 1;
     T* to = paged.Keys(paged.Block(piece.row, position / kPage), head) + position % kPage * D;
     reinterpret_cast<uint4*>(to)[at] = pack;
-  }
-  // Pack `at` of one of the new token's heads, as the product left it.
-  __device__ __forceinline__ void LoadPack(const DecodePiece& piece, int head, int at,
-                                           float (&to)[8]) const {
-    const DecodeProblem<T>& problem = line.problem;
-    if (problem.product != nullptr) {
-      LoadFloats<8>(problem.Product(piece.row, problem.paged.num_heads + head) + at * 8, to);
-    } else {
-      LoadFloats<8>(problem.paged.NewKey(piece.row, head) + at * 8, to);
-    }
-  }
-  // Turns it together with the pack of the head's other half.
-  __device__ __forceinline__ void TurnPack(const DecodePiece& piece, int head, int at,
-                                           float (&of)[8]) const {
-    constexpr int kHalf = kPacks / 2;
-    const bool is_low = at < kHalf;
-    const float* angles = line.problem.rope + piece.row * line.problem.rope_stride + at % kHalf * 8;
-    float other[8];
-    float cosine[8];
-    float sine[8];
-    LoadPack(piece, head, is_low ? at + kHalf : at - kHalf, other);
-    LoadFloats<8>(angles, cosine);
-    LoadFloats<8>(angles + D / 2, sine);
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      float low = is_low ? of[i] : other[i];
-      float high = is_low ? other[i] : of[i];
-      Turn(low, high, cosine[i], sine[i]);
-      of[i] = is_low ? low : high;
-    }
   }
   // Into the stage that is next, of keys or of values.
   __device__ __forceinline__ void PutToken(int token, bool is_key) {

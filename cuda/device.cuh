@@ -39,27 +39,6 @@ __device__ __forceinline__ __nv_bfloat16 FromFloat<__nv_bfloat16>(float value) {
   return __float2bfloat16_rn(value);
 }
 
-// N elements by as wide accesses as there are. REQUIRES: aligned to the lesser of N elements and 16
-// bytes.
-template <int N, typename T>
-__device__ __forceinline__ void LoadFloats(const T* from, float (&to)[N]) {
-  constexpr int kAtOnce = N < kWide<T> ? N : kWide<T>;
-#pragma unroll
-  for (int i = 0; i < N; i += kAtOnce) {
-    const auto pack = *reinterpret_cast<const Pack<T, kAtOnce>*>(from + i);
-#pragma unroll
-    for (int j = 0; j < kAtOnce; ++j) to[i + j] = ToFloat(pack.at[j]);
-  }
-}
-
-template <int N, typename T>
-__device__ __forceinline__ void StoreFloats(const float (&from)[N], T* to) {
-  Pack<T, N> pack;
-#pragma unroll
-  for (int j = 0; j < N; ++j) pack.at[j] = FromFloat<T>(from[j]);
-  *reinterpret_cast<Pack<T, N>*>(to) = pack;
-}
-
 // Waits until the work before this kernel in the stream is done and its writes are visible. Before
 // it a kernel may read weights and what earlier steps or copies to here wrote, and write nothing.
 __device__ __forceinline__ void WaitForInputs() {

@@ -14,7 +14,6 @@
 #include "cuda/blas.h"
 #include "cuda/cuda_allocator.h"
 #include "cuda/cuda_check.h"
-#include "cuda/float_sums.h"
 #include "cuda/lt_linear.h"
 #include "cuda/measuring.h"
 #include "cuda/stream.h"
@@ -238,40 +237,25 @@ class Tuner {
   Tensor out_;
 };
 
-// A product from one number of tokens up to its shape's.
-struct Product {
-  GemmShape largest;
-  int64_t first_tokens;
-
-  std::vector<int64_t> Buckets() const {
-    std::vector<int64_t> buckets;
-    for (int64_t tokens = first_tokens; tokens <= largest.tokens; tokens = buckets.back() + 1) {
-      buckets.push_back(cuda::LtLinear::TokenBucket(tokens));
-    }
-    return buckets;
-  }
-};
-
-// The products of a layer and the LM head, by what steps of the fastest order ask for: those that
-// one kernel reads are f32 up to some size.
-std::vector<Product> AllProducts(const ModelConfig& config, const GemmTuning& tuning) {
+// The products of a layer and the LM head, each with its largest number of tokens.
+std::vector<GemmShape> LargestProducts(const ModelConfig& config, const GemmTuning& tuning) {
   const DataType type = tuning.precision;
   const int64_t tokens = cuda::LtLinear::TokenBucket(tuning.max_step_tokens);
   const int64_t rows = cuda::LtLinear::TokenBucket(SampleRows(tuning.max_sequences));
   const int64_t hidden = config.hidden_size;
-  const int64_t first = FirstTokens(type);
-  std::vector<Product> products;
-  for (const int64_t columns : {config.qkv_size(), 2 * config.intermediate_size}) {
-    const int64_t few = cuda::FloatSumRows(cuda::SumOrder::kFastest, type, columns);
-    products.push_back({{type, DataType::kF32, hidden, columns, std::min(few, tokens)}, first});
-    products.push_back({{type, type, hidden, columns, tokens}, std::max(first, few + 1)});
+  return {{type, type, hidden, config.qkv_size(), tokens},
+          {type, DataType::kF32, config.q_size(), hidden, tokens},  // added to the residual
+          {type, type, hidden, 2 * config.intermediate_size, tokens},
+          {type, DataType::kF32, config.intermediate_size, hidden, tokens},
+          {type, DataType::kF32, hidden, config.vocab_size, rows}};
+}
+
+std::vector<int64_t> Buckets(DataType type, int64_t most) {
+  std::vector<int64_t> buckets;
+  for (int64_t tokens = FirstTokens(type); tokens <= most; tokens = buckets.back() + 1) {
+    buckets.push_back(cuda::LtLinear::TokenBucket(tokens));
   }
-  // These are added to the residual stream.
-  products.push_back({{type, DataType::kF32, config.q_size(), hidden, tokens}, first});
-  products.push_back({{type, DataType::kF32, config.intermediate_size, hidden, tokens}, first});
-  products.push_back({{type, DataType::kF32, hidden, config.vocab_size, rows}, first});
-  std::erase_if(products, [](const Product& product) { return product.Buckets().empty(); });
-  return products;
+  return buckets;
 }
 
 }  // namespace
@@ -291,15 +275,16 @@ absl::StatusOr<GemmTable> TuneGemms(const ModelConfig& config, const GemmTuning&
                             MakeCudaAllocator(tuning.ordinal));
   CUDA_CHECK(cudaSetDevice(tuning.ordinal));
   GemmTable table = cuda::GemmTableOfGpu(tuning.ordinal);
-  const std::vector<Product> products = AllProducts(config, tuning);
+  const std::vector<GemmShape> largest = LargestProducts(config, tuning);
   int64_t total = 0;
-  for (const Product& product : products) total += std::ssize(product.Buckets());
+  for (const GemmShape& shape : largest) {
+    total += static_cast<int64_t>(Buckets(shape.type, shape.tokens).size());
+  }
   Tuner tuner(*memory);
   int64_t done = 0;
-  for (const Product& product : products) {
-    GemmShape shape = product.largest;
+  for (GemmShape shape : largest) {
     PENSTOCK_RETURN_IF_ERROR(tuner.Prepare(shape));
-    for (const int64_t tokens : product.Buckets()) {
+    for (const int64_t tokens : Buckets(shape.type, shape.tokens)) {
       shape.tokens = tokens;
       PENSTOCK_ASSIGN_OR_RETURN(table.products[shape], tuner.Tune(shape));
       progress(shape, table.products[shape], ++done, total);

@@ -117,10 +117,9 @@ void ForElementType(DataType type, const Body& body) {
   }
 }
 
-// Calls body(S()) with the type of sums, of the residual stream or a product, beside activations of
-// type T: f32, or T too.
+// Calls body(S()) with the type of the residual stream beside activations of type T: f32, or T too.
 template <typename T, typename Body>
-void ForSumType(DataType type, const Body& body) {
+void ForResidualType(DataType type, const Body& body) {
   if (type == DataType::kF32) return body(float());
   PENSTOCK_CHECK_EQ(Name(type), Name(DataTypeOf<T>()));
   body(T());

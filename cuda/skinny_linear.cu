@@ -87,9 +87,9 @@ void LaunchSkinnyLinear(cudaStream_t stream, const Tensor& x, const Tensor& weig
   LaunchProblem(stream, problem);
 }
 
-void LaunchSkinnyGated(cudaStream_t stream, const Tensor& x, const Tensor& weight, DataType sums,
+void LaunchSkinnyGated(cudaStream_t stream, const Tensor& x, const Tensor& weight,
                        const Tensor& out) {
-  LaunchProblem(stream, MakeGatedProblem(x, weight, sums, out));
+  LaunchProblem(stream, MakeGatedProblem(x, weight, out));
 }
 
 }  // namespace penstock::cuda

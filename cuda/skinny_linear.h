@@ -36,9 +36,9 @@ void LaunchSkinnyLinear(CUstream_st* stream, const Tensor& x, const Tensor& weig
                         const Tensor& out, bool adds = false, const Tensor& next_weight = Tensor());
 
 // The linear layer and swiglu in one: weight [gate's rows, then up's], out [num_tokens, half of
-// them] bf16. The bits of LaunchSkinnyLinear and swiglu behind each other, with `sums`, bf16 or
-// f32, between them. REQUIRES: IsSkinny.
-void LaunchSkinnyGated(CUstream_st* stream, const Tensor& x, const Tensor& weight, DataType sums,
+// them] bf16. The bits of LaunchSkinnyLinear and swiglu behind each other.
+// REQUIRES: IsSkinny.
+void LaunchSkinnyGated(CUstream_st* stream, const Tensor& x, const Tensor& weight,
                        const Tensor& out);
 
 }  // namespace penstock::cuda

@@ -60,7 +60,6 @@ struct SkinnyProblem {
   // product 8 and the rows of gate: eight rows of gate then meet the same of up.
   int group_step;
   int lower_apart;
-  bool rounds_sums;         // of a gated product, before swiglu
   const Bf16* next_weight;  // or nullptr
   int next_in_features;
   int next_groups;
@@ -235,8 +234,8 @@ struct Before {
   }
 };
 
-// What becomes of the sums of two groups from `base` on. Those of a gated product are what swiglu
-// would read, had they been stored for it.
+// What becomes of the sums of two groups from `base` on. Those of a gated product are rounded as if
+// they had been stored for swiglu to read.
 template <int kTokens>
 __device__ __forceinline__ void StoreSums(const SkinnyProblem& problem, const float* sums, int base,
                                           int last, const Before<kTokens>& before) {
@@ -255,12 +254,8 @@ __device__ __forceinline__ void StoreSums(const SkinnyProblem& problem, const fl
       const int group = i / kHalf % kGroups;
       const int at = token * kLine + group * kGroupRows + i % kHalf;
       if (token >= problem.num_tokens || base + group >= last) continue;
-      float gate = total(at);
-      float up = total(at + kHalf);
-      if (problem.rounds_sums) {
-        gate = ToFloat(__float2bfloat16_rn(gate));
-        up = ToFloat(__float2bfloat16_rn(up));
-      }
+      const auto gate = ToFloat(__float2bfloat16_rn(total(at)));
+      const auto up = ToFloat(__float2bfloat16_rn(total(at + kHalf)));
       problem.out[token * problem.out_stride + (base + group) * kHalf + i % kHalf] =
           __float2bfloat16_rn(Swiglu(gate, up));
     }
@@ -374,15 +369,12 @@ inline SkinnyProblem MakeSkinnyProblem(const Tensor& x, const Tensor& weight, co
   return problem;
 }
 
-inline SkinnyProblem MakeGatedProblem(const Tensor& x, const Tensor& weight, DataType sums,
-                                      const Tensor& out) {
+inline SkinnyProblem MakeGatedProblem(const Tensor& x, const Tensor& weight, const Tensor& out) {
   PENSTOCK_CHECK(out.type() == DataType::kBF16);
-  PENSTOCK_CHECK(sums == DataType::kBF16 || sums == DataType::kF32);
   PENSTOCK_CHECK_EQ(2 * out.dim(1), weight.dim(0));
   SkinnyProblem problem = MakeSkinnyProblem(x, weight, out);
   problem.group_step = kGroupRows / 2;
   problem.lower_apart = static_cast<int>(out.dim(1));
-  problem.rounds_sums = sums == DataType::kBF16;
   return problem;
 }
 

@@ -141,13 +141,9 @@ absl::Status KernelBench::RunRows(int64_t tokens) {
   const DataType type = backend_.precision();
   const int64_t hidden = config_.hidden_size;
   const int64_t wide = config_.intermediate_size;
-  const auto sums = [&](int64_t columns) {  // as a model has them
-    return tokens <= backend_.ops().FloatRows(type, columns) ? DataType::kF32 : type;
-  };
-  PENSTOCK_RETURN_IF_ERROR(
-      RunLinear("linear qkv", tokens, hidden, config_.qkv_size(), sums(config_.qkv_size())));
+  PENSTOCK_RETURN_IF_ERROR(RunLinear("linear qkv", tokens, hidden, config_.qkv_size(), type));
   PENSTOCK_RETURN_IF_ERROR(RunLinear("linear output", tokens, config_.q_size(), hidden, type));
-  PENSTOCK_RETURN_IF_ERROR(RunLinear("linear gate, up", tokens, hidden, 2 * wide, sums(2 * wide)));
+  PENSTOCK_RETURN_IF_ERROR(RunLinear("linear gate, up", tokens, hidden, 2 * wide, type));
   PENSTOCK_RETURN_IF_ERROR(RunLinear("linear down", tokens, wide, hidden, type));
   if (tokens > 256) return absl::OkStatus();  // no step samples as many
   return RunLinear("linear LM head", tokens, hidden, config_.vocab_size, DataType::kF32);

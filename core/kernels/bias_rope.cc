@@ -30,7 +30,6 @@ void AddTo(const float* shift, int64_t count, float* x) {
 struct HeadTransform {
   explicit HeadTransform(const BiasRopeArgs& args)
       : rows(args.qkv),
-        product(args.product == nullptr ? args.qkv : *args.product),
         table(args.rope_table),
         bias(Optional(args.bias, args.heads.width())),
         q_gain(Optional(args.q_gain, args.heads.head_dim)),
@@ -38,7 +37,6 @@ struct HeadTransform {
         eps(args.eps),
         heads(args.heads) {
     PENSTOCK_CHECK_EQ(args.qkv.dim(1), heads.width());
-    PENSTOCK_CHECK(args.product == nullptr || args.product->shape() == args.qkv.shape());
     PENSTOCK_CHECK_EQ(args.rope_table.dim(0), args.qkv.dim(0));
     PENSTOCK_CHECK_EQ(args.rope_table.dim(1), heads.head_dim);
   }
@@ -60,7 +58,6 @@ struct HeadTransform {
   }
 
   const TensorWrapper<float> rows;
-  const TensorWrapper<const float> product;  // maybe the same
   const TensorWrapper<const float> table;
   const float* const bias;
   const float* const q_gain;
@@ -103,8 +100,6 @@ void BiasRope(ThreadPool& pool, const BiasRopeArgs& args) {
   pool.ParallelFor(args.qkv.dim(0), 16, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       float* queries = transform.rows.row(t);
-      const float* from = transform.product.row(t);
-      if (from != queries) std::copy_n(from, heads.width(), queries);
       AddTo(transform.bias, heads.q_size(), queries);
       for (int64_t head = 0; head < heads.num_heads; ++head) {
         transform.Turn(transform.q_gain, t, queries + head * heads.head_dim);
@@ -116,7 +111,6 @@ void BiasRope(ThreadPool& pool, const BiasRopeArgs& args) {
 
 void BiasRopePadded(ThreadPool& pool, const BiasRopeArgs& args, const Tensor& row_starts,
                     const Tensor& queries) {
-  PENSTOCK_CHECK(args.product == nullptr);
   const HeadTransform transform(args);
   const HeadLayout& heads = args.heads;
   const TensorWrapper<const int32_t> starts(row_starts);

@@ -1,7 +1,6 @@
-// bias_rope: what happens to queries and keys between the QKV product and attention, in one pass:
-// the bias is added, each query and key head goes through RMSNorm where a model does that (Qwen3),
-// and each is rotated by its position. In place, or from a product that lies elsewhere: so a GPU
-// keeps the sums of a product in f32 until they are turned, and rounds them once.
+// bias_rope: what happens to queries and keys between the QKV product and attention, in one pass
+// and in place: the bias is added, each query and key head goes through RMSNorm where a model does
+// that (Qwen3), and each is rotated by its position.
 //   x = x + bias
 //   x = x / sqrt(mean(x^2) + eps) * gain     over a head's head_dim elements, if there is a gain
 //   (a, b) -> (a cos - b sin, b cos + a sin) angle = position * frequency i
@@ -10,7 +9,7 @@
 // The norm is an option here, and not rms_norm over a [num_tokens * heads, head_dim] view, because
 // a head stands between bias and rotation anyway: on a GPU in the registers of one warp, whose sum
 // of squares is a shuffle away. Apart, it would read and write q and k once more.
-// Bytes: 8 * num_tokens * width; on a GPU the product's and qkv's element sizes instead of 4 and 4.
+// Bytes: 8 * num_tokens * width.
 //
 // The padded form writes the queries elsewhere, padded to one length for a batched GEMM, in the
 // same pass:
@@ -55,18 +54,13 @@ struct HeadLayout {
 };
 
 struct BiasRopeArgs {
-  // [num_tokens, heads.width()] f32: q heads, k heads, v heads. On a GPU all but the rope_table and
-  // the product are f32, f16 or bf16, of one type.
-  const Tensor& qkv;
+  const Tensor& qkv;         // [num_tokens, heads.width()] f32: q heads, k heads, v heads
   const Tensor& bias;        // [heads.width()] f32, or empty
   const Tensor& q_gain;      // [head_dim] f32: RMSNorm of each query head; empty: none
   const Tensor& k_gain;      // the same of each key head
   float eps;                 // of that norm
   const Tensor& rope_table;  // [num_tokens, head_dim] f32, as rope_table makes it
   const HeadLayout& heads;
-  // The product, f32, of qkv's shape: all of qkv is then written, whatever it held. nullptr: qkv
-  // has the product. The padded form knows no other.
-  const Tensor* product = nullptr;
 };
 
 namespace cpu {

@@ -21,11 +21,6 @@ class Ops {
   virtual void Embedding(const Tensor& ids, const Tensor& table, const Tensor& out) = 0;
   virtual void RmsNorm(const Tensor& x, const Tensor& weight, float eps, const Tensor& out) = 0;
   virtual void Linear(const Tensor& x, const Tensor& weight, const Tensor& out) = 0;
-  // Of a product that one kernel reads, bias_rope's or swiglu's, with so many columns: the rows up
-  // to which a model should have it in f32, beside activations of that type, so that nothing is
-  // rounded between the two kernels. A product of more rows has the activations' type. 0: all have,
-  // as on the CPU, where that is f32.
-  virtual int64_t FloatRows(DataType /*activations*/, int64_t /*columns*/) const { return 0; }
   virtual void LinearAdd(const Tensor& x, const Tensor& weight, const Tensor& sum) = 0;
   virtual void RopeTable(std::span<const float> frequencies, const Tensor& positions,
                          const Tensor& table) = 0;
@@ -37,9 +32,8 @@ class Ops {
   virtual void FlashAttention(const AttentionArgs& args) = 0;
   virtual void DecoderAttention(const AttentionArgs& args) = 0;
   virtual void Swiglu(const Tensor& gate_up, const Tensor& out) = 0;
-  // Two kernels behind each other, of which a backend may make one, with the same bits: gate_up's
-  // type says how the product would be rounded on its way to swiglu. What lies between them,
-  // gate_up and the turned qkv, is undefined afterwards.
+  // Two kernels behind each other, of which a backend may make one, with the same bits. What lies
+  // between them, gate_up and the turned qkv, is undefined afterwards.
   virtual void GatedLinear(const Tensor& x, const Tensor& weight, const Tensor& gate_up,
                            const Tensor& out) {
     Linear(x, weight, gate_up);

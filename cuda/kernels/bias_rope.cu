@@ -3,7 +3,6 @@
 #include "core/kernels/bias_rope.h"
 #include "cuda/kernels/launchers.h"
 #include "cuda/launch.h"
-#include "cuda/rope.cuh"
 
 namespace penstock::cuda {
 namespace {
@@ -12,14 +11,11 @@ constexpr int kMaxHalf = 256;                    // of a head: pairs of elements
 constexpr int kPairs = kMaxHalf / 32;            // a lane's at most
 constexpr int64_t kMaxUnits = int64_t{1} << 30;  // heads of a launch, each of at most 32 lanes
 
-template <typename T, typename From>
+template <typename T>
 struct RopeProblem {
-  const From* from;  // [num_tokens, width]
-  int64_t from_stride;
-  T* qkv;  // the same, or as large
+  T* qkv;  // [num_tokens, width]
   int64_t stride;
   int64_t num_tokens;
-  bool has_values;  // whether value heads change, or are still to come to qkv
   const T* bias;    // [width], or nullptr
   const T* q_gain;  // [head_dim], or nullptr
   const T* k_gain;
@@ -35,12 +31,31 @@ struct RopeProblem {
   int64_t max_q;
 };
 
+template <int N, typename T>
+__device__ __forceinline__ void LoadFloats(const T* from, float (&to)[N]) {
+  constexpr int kAtOnce = N < kWide<T> ? N : kWide<T>;
+#pragma unroll
+  for (int i = 0; i < N; i += kAtOnce) {
+    const auto pack = *reinterpret_cast<const Pack<T, kAtOnce>*>(from + i);
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j) to[i + j] = ToFloat(pack.at[j]);
+  }
+}
+
+template <int N, typename T>
+__device__ __forceinline__ void StoreFloats(const float (&from)[N], T* to) {
+  Pack<T, N> pack;
+#pragma unroll
+  for (int j = 0; j < N; ++j) pack.at[j] = FromFloat<T>(from[j]);
+  *reinterpret_cast<Pack<T, N>*>(to) = pack;
+}
+
 // One head by the lanes of a group: bias, norm, rotation, each element in its lane's registers from
 // the one load to the one store. `token` < 0: a place of padding. All lanes of the warp take part
 // where there is a gain.
-template <typename T, typename From, int N>
-__device__ __forceinline__ void TransformHead(const RopeProblem<T, From>& problem, int64_t token,
-                                              int64_t head, const From* from, T* to, int lane) {
+template <typename T, int N>
+__device__ __forceinline__ void TransformHead(const RopeProblem<T>& problem, int64_t token,
+                                              int64_t head, const T* from, T* to, int lane) {
   constexpr int kPacks = kPairs / N;
   const HeadLayout& heads = problem.heads;
   const int half = static_cast<int>(heads.head_dim / 2);
@@ -100,24 +115,30 @@ __device__ __forceinline__ void TransformHead(const RopeProblem<T, From>& proble
       LoadFloats<N>(row + at, cosine);
       LoadFloats<N>(row + half + at, sine);
 #pragma unroll
-      for (int j = 0; j < N; ++j) Turn(low[p][j], high[p][j], cosine[j], sine[j]);
+      for (int j = 0; j < N; ++j) {
+        const float a = low[p][j];
+        const float b = high[p][j];
+        low[p][j] = a * cosine[j] - b * sine[j];
+        high[p][j] = b * cosine[j] + a * sine[j];
+      }
     }
     StoreFloats<N>(low[p], to + at);
     StoreFloats<N>(high[p], to + half + at);
   }
 }
 
-// A group of lanes a head. In place what has neither bias nor rotation is not touched. Of the
+// A group of lanes a head. In place; what has neither bias nor rotation is not touched. Of the
 // padded form a place (r, i) has all heads of a token, or zeros for its queries.
-template <typename T, typename From, int N, bool kPadded>
-__global__ void BiasRopeKernel(const __grid_constant__ RopeProblem<T, From> problem) {
+template <typename T, int N, bool kPadded>
+__global__ void BiasRopeKernel(const __grid_constant__ RopeProblem<T> problem) {
   LetNextBegin();
   WaitForInputs();
   const HeadLayout& heads = problem.heads;
   const int64_t thread = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   const int64_t unit = thread / problem.lanes;
   const int lane = static_cast<int>(thread % problem.lanes);
-  const int64_t num_heads = heads.num_heads + heads.num_kv_heads * (problem.has_values ? 2 : 1);
+  const int64_t num_heads =
+      heads.num_heads + heads.num_kv_heads * (problem.bias == nullptr ? 1 : 2);
   const int64_t head = unit % num_heads;
   int64_t token = unit / num_heads;
   bool in = unit < problem.units;
@@ -136,12 +157,11 @@ __global__ void BiasRopeKernel(const __grid_constant__ RopeProblem<T, From> prob
     }
   }
   if (!in) token = -1;
-  const int64_t row = max(token, int64_t{0});
-  const From* from = problem.from + row * problem.from_stride + head * heads.head_dim;
-  if (to == nullptr) to = problem.qkv + row * problem.stride + head * heads.head_dim;
+  const T* from = problem.qkv + max(token, int64_t{0}) * problem.stride + head * heads.head_dim;
+  if (to == nullptr) to = const_cast<T*>(from);
   // Lanes without a head stay for the norm's shuffles, but own no element.
   const int own = in ? lane : kMaxHalf;
-  TransformHead<T, From, N>(problem, token, head, from, to, own);
+  TransformHead<T, N>(problem, token, head, from, to, own);
 }
 
 template <typename T>
@@ -152,64 +172,47 @@ const T* Vector(const Tensor& vector, int64_t count) {
 }
 
 // `places`: tokens, those of padding included.
-template <bool kPadded, typename T, typename From>
-void RunTypes(cudaStream_t stream, const BiasRopeArgs& args, const Tensor& from, int64_t places,
-              const int32_t* row_starts, const Tensor& padded) {
-  const HeadLayout& heads = args.heads;
-  const int64_t half = heads.head_dim / 2;
-  const auto is_wide = [&](const Tensor& tensor) { return tensor.empty() || IsWide(tensor, half); };
-  const bool wide = is_wide(args.qkv) && is_wide(from) && is_wide(args.bias) &&
-                    is_wide(args.q_gain) && is_wide(args.k_gain) && is_wide(args.rope_table) &&
-                    is_wide(padded);
-  ForWidth<T>(wide, [&](auto width) {
-    constexpr int kWidth = decltype(width)::value;
-    RopeProblem<T, From> problem = {};
-    problem.from = Elements<const From>(from);
-    problem.from_stride = from.stride(0);
-    problem.qkv = Elements<T>(args.qkv);
-    problem.stride = args.qkv.stride(0);
-    problem.num_tokens = args.qkv.dim(0);
-    problem.bias = Vector<T>(args.bias, heads.width());
-    problem.q_gain = Vector<T>(args.q_gain, heads.head_dim);
-    problem.k_gain = Vector<T>(args.k_gain, heads.head_dim);
-    problem.eps = args.eps;
-    problem.table = Elements<const float>(args.rope_table);
-    problem.table_stride = args.rope_table.stride(0);
-    problem.heads = heads;
-    problem.lanes = 1;
-    while (problem.lanes < 32 && problem.lanes * kWidth < half) problem.lanes *= 2;
-    problem.has_values = problem.bias != nullptr || args.product != nullptr;
-    problem.units = places * (heads.num_heads + heads.num_kv_heads * (problem.has_values ? 2 : 1));
-    PENSTOCK_CHECK_LE(problem.units, kMaxUnits);
-    if constexpr (kPadded) {
-      problem.row_starts = row_starts;
-      problem.padded = Elements<T>(padded);
-      problem.max_q = padded.dim(2);
-    }
-    Launch(stream, {dim3(Blocks(problem.units * problem.lanes, kThreads)), dim3(kThreads)},
-           BiasRopeKernel<T, From, kWidth, kPadded>, problem);
-  });
-}
-
 template <bool kPadded>
 void Run(cudaStream_t stream, const BiasRopeArgs& args, int64_t places, const int32_t* row_starts,
          const Tensor& padded) {
   const HeadLayout& heads = args.heads;
-  const Tensor& from = args.product == nullptr ? args.qkv : *args.product;
+  const int64_t half = heads.head_dim / 2;
   PENSTOCK_CHECK_EQ(args.qkv.dim(1), heads.width());
-  PENSTOCK_CHECK(from.shape() == args.qkv.shape());
   PENSTOCK_CHECK_EQ(args.rope_table.dim(0), args.qkv.dim(0));
   PENSTOCK_CHECK_EQ(args.rope_table.dim(1), heads.head_dim);
   PENSTOCK_CHECK_EQ(heads.head_dim % 2, 0);
-  PENSTOCK_CHECK_LE(heads.head_dim / 2, kMaxHalf);
+  PENSTOCK_CHECK_LE(half, kMaxHalf);
+  const auto is_wide = [&](const Tensor& tensor) { return tensor.empty() || IsWide(tensor, half); };
+  const bool wide = is_wide(args.qkv) && is_wide(args.bias) && is_wide(args.q_gain) &&
+                    is_wide(args.k_gain) && is_wide(args.rope_table) && is_wide(padded);
   ForElementType(args.qkv.type(), [&](auto element) {
     using T = decltype(element);
-    if constexpr (!kPadded && sizeof(T) == 2) {
-      if (from.type() == DataType::kF32) {
-        return RunTypes<kPadded, T, float>(stream, args, from, places, row_starts, padded);
+    ForWidth<T>(wide, [&](auto width) {
+      constexpr int kWidth = decltype(width)::value;
+      RopeProblem<T> problem = {};
+      problem.qkv = Elements<T>(args.qkv);
+      problem.stride = args.qkv.stride(0);
+      problem.num_tokens = args.qkv.dim(0);
+      problem.bias = Vector<T>(args.bias, heads.width());
+      problem.q_gain = Vector<T>(args.q_gain, heads.head_dim);
+      problem.k_gain = Vector<T>(args.k_gain, heads.head_dim);
+      problem.eps = args.eps;
+      problem.table = Elements<const float>(args.rope_table);
+      problem.table_stride = args.rope_table.stride(0);
+      problem.heads = heads;
+      problem.lanes = 1;
+      while (problem.lanes < 32 && problem.lanes * kWidth < half) problem.lanes *= 2;
+      const bool has_values = problem.bias != nullptr;
+      problem.units = places * (heads.num_heads + heads.num_kv_heads * (has_values ? 2 : 1));
+      PENSTOCK_CHECK_LE(problem.units, kMaxUnits);
+      if constexpr (kPadded) {
+        problem.row_starts = row_starts;
+        problem.padded = Elements<T>(padded);
+        problem.max_q = padded.dim(2);
       }
-    }
-    RunTypes<kPadded, T, T>(stream, args, from, places, row_starts, padded);
+      Launch(stream, {dim3(Blocks(problem.units * problem.lanes, kThreads)), dim3(kThreads)},
+             BiasRopeKernel<T, kWidth, kPadded>, problem);
+    });
   });
 }
 
@@ -254,7 +257,6 @@ void LaunchBiasRope(cudaStream_t stream, const BiasRopeArgs& args) {
 
 void LaunchBiasRopePadded(cudaStream_t stream, const BiasRopeArgs& args, const Tensor& row_starts,
                           const Tensor& queries) {
-  PENSTOCK_CHECK(args.product == nullptr);
   const HeadLayout& heads = args.heads;
   const int64_t rows = queries.dim(0);
   const int64_t max_q = queries.dim(2);

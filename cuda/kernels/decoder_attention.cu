@@ -143,20 +143,17 @@ int64_t DecoderAttentionWorkspace(const HeadLayout& heads, int64_t max_rows, Sum
              static_cast<int64_t>(sizeof(unsigned));
 }
 
-bool HasRopeDecoderAttention(const BiasRopeArgs& rope, const AttentionArgs& args) {
+bool HasRopeDecoderAttention(const AttentionArgs& args) {
   const int64_t dim = args.heads.head_dim;
-  const bool only_turns = rope.bias.empty() && rope.q_gain.empty() && rope.k_gain.empty();
-  const bool has_product = rope.product == nullptr ||
-                           (rope.product->type() == DataType::kF32 && IsWide(*rope.product, dim));
-  return only_turns && has_product && Info(args.kv.type()).block_bytes == 2 && IsWide(args) &&
-         IsWide(rope.rope_table, dim) && (dim == 64 || dim == 96 || dim == 128);
+  return Info(args.kv.type()).block_bytes == 2 && IsWide(args) &&
+         (dim == 64 || dim == 96 || dim == 128);
 }
 
 namespace {
 
-// With `rope` queries and keys are still to be turned.
+// With a rope_table queries and keys are still to be turned.
 void LaunchAttention(cudaStream_t stream, const AttentionArgs& args, const Tensor& workspace,
-                     SumOrder order, const BiasRopeArgs* rope) {
+                     SumOrder order, const Tensor& rope_table) {
   const HeadLayout& heads = args.heads;
   const int64_t rows = args.context_lens.dim(0);
   PENSTOCK_CHECK_EQ(args.qkv.dim(0), rows);
@@ -182,16 +179,11 @@ void LaunchAttention(cudaStream_t stream, const AttentionArgs& args, const Tenso
     problem.chunks = static_cast<int>(Chunks(heads));
     problem.counters = reinterpret_cast<unsigned*>(partials + PartialBytes(heads));
     problem.partials = reinterpret_cast<float*>(partials);
-    if (rope != nullptr) {
-      PENSTOCK_CHECK(HasRopeDecoderAttention(*rope, args));
-      PENSTOCK_CHECK(rope->rope_table.shape() == Shape({rows, heads.head_dim}));
-      problem.rope = Elements<const float>(rope->rope_table);
-      problem.rope_stride = rope->rope_table.stride(0);
-      if (rope->product != nullptr) {
-        PENSTOCK_CHECK(rope->product->shape() == args.qkv.shape());
-        problem.product = Elements<const float>(*rope->product);
-        problem.product_stride = rope->product->stride(0);
-      }
+    if (!rope_table.empty()) {
+      PENSTOCK_CHECK(HasRopeDecoderAttention(args) && IsWide(rope_table, heads.head_dim));
+      PENSTOCK_CHECK(rope_table.shape() == Shape({rows, heads.head_dim}));
+      problem.rope = Elements<const float>(rope_table);
+      problem.rope_stride = rope_table.stride(0);
     }
     if constexpr (sizeof(T) == 2) {
       if (IsWide(args)) {
@@ -208,12 +200,13 @@ void LaunchAttention(cudaStream_t stream, const AttentionArgs& args, const Tenso
 
 void LaunchDecoderAttention(cudaStream_t stream, const AttentionArgs& args, const Tensor& workspace,
                             SumOrder order) {
-  LaunchAttention(stream, args, workspace, order, nullptr);
+  LaunchAttention(stream, args, workspace, order, Tensor());
 }
 
-void LaunchRopeDecoderAttention(cudaStream_t stream, const BiasRopeArgs& rope,
+void LaunchRopeDecoderAttention(cudaStream_t stream, const Tensor& rope_table,
                                 const AttentionArgs& args, const Tensor& workspace) {
-  LaunchAttention(stream, args, workspace, SumOrder::kFastest, &rope);
+  PENSTOCK_CHECK(!rope_table.empty());
+  LaunchAttention(stream, args, workspace, SumOrder::kFastest, rope_table);
 }
 
 }  // namespace penstock::cuda

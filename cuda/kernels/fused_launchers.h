@@ -6,17 +6,16 @@
 
 namespace penstock::cuda {
 
-// linear, then swiglu: weight [gate's rows, then up's], out [num_tokens, half of them]; `sums` is
-// the type of what lies between the two, out's or f32. Does nothing and returns false where there
-// is no such kernel for these tensors, or for `blas`'s order.
+// linear, then swiglu: weight [gate's rows, then up's], out [num_tokens, half of them]. Does
+// nothing and returns false where there is no such kernel for these tensors, or for `blas`'s order.
 bool LaunchGatedLinear(const Blas& blas, StreamHandle stream, const Tensor& x, const Tensor& weight,
-                       DataType sums, const Tensor& out);
+                       const Tensor& out);
 
-// bias_rope without bias and gains, then decoder_attention. rope.qkv is args.qkv, which stays as it
-// is; it is not read where rope.product is. `workspace` as for decoder_attention, and the same.
-// REQUIRES: HasRopeDecoderAttention.
-bool HasRopeDecoderAttention(const BiasRopeArgs& rope, const AttentionArgs& args);
-void LaunchRopeDecoderAttention(StreamHandle stream, const BiasRopeArgs& rope,
+// bias_rope without bias and gains, then decoder_attention. args.qkv is as the product left it and
+// stays so; rope_table [num_rows, head_dim] f32. `workspace` as for decoder_attention, and the
+// same. REQUIRES: HasRopeDecoderAttention.
+bool HasRopeDecoderAttention(const AttentionArgs& args);
+void LaunchRopeDecoderAttention(StreamHandle stream, const Tensor& rope_table,
                                 const AttentionArgs& args, const Tensor& workspace);
 
 }  // namespace penstock::cuda

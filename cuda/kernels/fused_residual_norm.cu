@@ -48,7 +48,7 @@ void LaunchFusedResidualNorm(cudaStream_t stream, const Tensor& residual, const 
   ForElementType(x.type(), [&](auto element) {
     using T = decltype(element);
     const T* shift = bias.empty() ? nullptr : Elements<const T>(bias);
-    ForSumType<T>(residual.type(), [&](auto stored) {
+    ForResidualType<T>(residual.type(), [&](auto stored) {
       using Residual = decltype(stored);
       ForWidth<T>(wide, [&](auto width) {
         const auto kernel = FusedResidualNormKernel<Residual, T, decltype(width)::value>;

@@ -30,7 +30,7 @@ void LaunchRmsNorm(StreamHandle stream, const Tensor& x, const Tensor& weight, f
 void LaunchFusedResidualNorm(StreamHandle stream, const Tensor& residual, const Tensor& x,
                              const Tensor& bias, const Tensor& weight, float eps,
                              const Tensor& out);
-// The weight is of x's element type; out is of it too, or f32, as swiglu's gate_up may be.
+// The weight is of x's element type; out is of it too, or f32.
 void LaunchLinear(Blas& blas, StreamHandle stream, const Tensor& x, const Tensor& weight,
                   const Tensor& out);
 void LaunchLinearAdd(Blas& blas, StreamHandle stream, const Tensor& x, const Tensor& weight,

@@ -46,12 +46,12 @@ void LaunchLinearAdd(Blas& blas, cudaStream_t stream, const Tensor& x, const Ten
 }
 
 bool LaunchGatedLinear(const Blas& blas, cudaStream_t stream, const Tensor& x, const Tensor& weight,
-                       DataType sums, const Tensor& out) {
+                       const Tensor& out) {
   if (blas.sum_order() != SumOrder::kFastest || out.type() != DataType::kBF16 ||
       !IsSkinny(x, weight, out) || !SkinnyWins(x)) {
     return false;
   }
-  LaunchSkinnyGated(stream, x, weight, sums, out);
+  LaunchSkinnyGated(stream, x, weight, out);
   return true;
 }
 

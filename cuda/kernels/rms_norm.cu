@@ -32,7 +32,7 @@ void LaunchRmsNorm(cudaStream_t stream, const Tensor& x, const Tensor& weight, f
   PENSTOCK_CHECK_LE(hidden, INT32_MAX);
   ForElementType(out.type(), [&](auto element) {
     using T = decltype(element);
-    ForSumType<T>(x.type(), [&](auto from) {
+    ForResidualType<T>(x.type(), [&](auto from) {
       using From = decltype(from);
       ForWidth<T>(wide, [&](auto width) {
         const auto kernel = RmsNormKernel<From, T, decltype(width)::value>;

@@ -6,23 +6,23 @@
 namespace penstock::cuda {
 namespace {
 
-template <typename In, typename T, int N>
-__global__ void SwigluKernel(const In* gate_up, int64_t in_stride, int64_t rows, int64_t width,
+template <typename T, int N>
+__global__ void SwigluKernel(const T* gate_up, int64_t in_stride, int64_t rows, int64_t width,
                              T* out, int64_t out_stride) {
   LetNextBegin();
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i >= width / N) return;
   WaitForInputs();
   for (int64_t t = blockIdx.y; t < rows; t += gridDim.y) {
-    const In* row = gate_up + t * in_stride + i * N;
-    float gates[N];
-    float ups[N];
-    LoadFloats<N>(row, gates);
-    LoadFloats<N>(row + width, ups);
-    float result[N];
+    const T* row = gate_up + t * in_stride;
+    const Pack<T, N> gates = reinterpret_cast<const Pack<T, N>*>(row)[i];
+    const Pack<T, N> ups = reinterpret_cast<const Pack<T, N>*>(row + width)[i];
+    Pack<T, N> result;
 #pragma unroll
-    for (int j = 0; j < N; ++j) result[j] = Swiglu(gates[j], ups[j]);
-    StoreFloats<N>(result, out + t * out_stride + i * N);
+    for (int j = 0; j < N; ++j) {
+      result.at[j] = FromFloat<T>(Swiglu(ToFloat(gates.at[j]), ToFloat(ups.at[j])));
+    }
+    reinterpret_cast<Pack<T, N>*>(out + t * out_stride)[i] = result;
   }
 }
 
@@ -37,12 +37,9 @@ void LaunchSwiglu(cudaStream_t stream, const Tensor& gate_up, const Tensor& out)
     using T = decltype(element);
     ForWidth<T>(wide, [&](auto pack) {
       constexpr int kPack = decltype(pack)::value;
-      ForSumType<T>(gate_up.type(), [&](auto sum) {
-        using In = decltype(sum);
-        Launch(stream, {RowGrid(out.dim(0), width / kPack), dim3(kThreads)},
-               SwigluKernel<In, T, kPack>, Elements<const In>(gate_up), gate_up.stride(0),
-               out.dim(0), width, Elements<T>(out), out.stride(0));
-      });
+      Launch(stream, {RowGrid(out.dim(0), width / kPack), dim3(kThreads)}, SwigluKernel<T, kPack>,
+             Elements<const T>(gate_up), gate_up.stride(0), out.dim(0), width, Elements<T>(out),
+             out.stride(0));
     });
   });
 }

@@ -7,7 +7,6 @@
 #include "core/base/check.h"
 #include "cuda/blas.h"
 #include "cuda/cuda_allocator.h"
-#include "cuda/float_sums.h"
 #include "cuda/lt_linear.h"
 #include "cuda/measuring.h"
 #include "cuda/stream.h"
@@ -67,27 +66,6 @@ class GemmTunerTest : public ::testing::Test {
   std::unique_ptr<PoolAllocator> memory_;
   std::optional<CudaStream> stream_;
 };
-
-// By size in f32, 4 MiB at most, and always all numbers of tokens that share an algorithm.
-TEST(FloatSums, AreOfSmallProductsInTheFastestOrder) {
-  constexpr cuda::SumOrder kFastest = cuda::SumOrder::kFastest;
-  for (const DataType type : {DataType::kBF16, DataType::kF16}) {
-    EXPECT_EQ(cuda::FloatSumRows(kFastest, type, 960), 1024);  // SmolLM2's q, k and v
-    EXPECT_EQ(cuda::FloatSumRows(kFastest, type, 3072), 256);  // its gate and up
-    EXPECT_EQ(cuda::FloatSumRows(kFastest, type, 6144), 128);  // Llama 3 8B's
-    EXPECT_EQ(cuda::FloatSumRows(kFastest, type, 28672), 32);
-    EXPECT_EQ(cuda::FloatSumRows(kFastest, type, int64_t{1} << 20), 1);
-    EXPECT_EQ(cuda::FloatSumRows(kFastest, type, int64_t{1} << 21), 0);
-    EXPECT_EQ(cuda::FloatSumRows(cuda::SumOrder::kFixed, type, 960), 0);
-    for (int64_t columns = 64; columns < 200000; columns += columns / 3) {
-      const int64_t rows = cuda::FloatSumRows(kFastest, type, columns);
-      EXPECT_EQ(cuda::LtLinear::TokenBucket(rows), rows);
-      EXPECT_LE(rows * columns * 4, 4 << 20);
-      EXPECT_GT(cuda::LtLinear::TokenBucket(rows + 1) * columns * 4, 4 << 20);
-    }
-  }
-  EXPECT_EQ(cuda::FloatSumRows(kFastest, DataType::kF32, 960), 0);
-}
 
 TEST_F(GemmTunerTest, HasARowForEachProductAndItsAlgorithmIsRight) {
   for (const DataType type : {DataType::kBF16, DataType::kF32}) {

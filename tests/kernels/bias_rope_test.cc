@@ -48,10 +48,7 @@ void RunOn(Backend backend, const BiasRopeArgs& args, const Tensor& row_starts =
     const Tensor q_gain = in(args.q_gain);
     const Tensor k_gain = in(args.k_gain);
     const Tensor table = in(args.rope_table);
-    const Tensor product = args.product == nullptr ? Tensor() : gpu.In(*args.product);
-    const BiasRopeArgs there = {
-        qkv,      bias,  q_gain,     k_gain,
-        args.eps, table, args.heads, args.product == nullptr ? nullptr : &product};
+    const BiasRopeArgs there = {qkv, bias, q_gain, k_gain, args.eps, table, args.heads};
     if (row_starts.empty()) return cuda::LaunchBiasRope(gpu.stream(), there);
     cuda::LaunchBiasRopePadded(gpu.stream(), there, gpu.In(row_starts), gpu.Out(queries));
   }
@@ -117,14 +114,10 @@ class HeadFloat64 {
   std::vector<float> k_gain_;
 };
 
-// In place, or with a product in f32 that is rounded once, at its end: to qkv, whatever that held.
-void CheckAgainstFloat64(const Target& target, const HeadLayout& heads, const Extras& extras,
-                         bool has_product) {
+void CheckAgainstFloat64(const Target& target, const HeadLayout& heads, const Extras& extras) {
   const int64_t tokens = 21;
-  const Shape shape({tokens, heads.width()});
-  const Tensor product = Random(shape, 5);
-  const Tensor qkv = has_product ? Poisoned(shape, target.type) : As(target.type, product);
-  const std::vector<float> before = ToVector(has_product ? product : qkv);
+  const Tensor qkv = As(target.type, Random({tokens, heads.width()}, 5));
+  const std::vector<float> before = ToVector(qkv);
   std::vector<int32_t> positions;
   std::vector<double> reference;
   for (int32_t t = 0; t < tokens; ++t) {
@@ -134,13 +127,9 @@ void CheckAgainstFloat64(const Target& target, const HeadLayout& heads, const Ex
     reference.insert(reference.end(), turned.begin(), turned.end());
   }
   const Tensor table = Table(positions, heads.head_dim, target.backend);
-  RunOn(target.backend, {qkv, extras.bias, extras.q_gain, extras.k_gain, kEps, table, heads,
-                         has_product ? &product : nullptr});
+  RunOn(target.backend, {qkv, extras.bias, extras.q_gain, extras.k_gain, kEps, table, heads});
   // Angles are rounded to float32, as Hugging Face's are: position * 2^-24 of a radian.
-  const double half_unit = target.type == DataType::kF16 ? 5e-4 : 3.95e-3;
-  const bool is_rounded_once = has_product && target.type != DataType::kF32;
-  EXPECT_LE(RelativeError(qkv, reference),
-            std::max(5e-5, is_rounded_once ? half_unit : Tolerance(target.type)))
+  EXPECT_LE(RelativeError(qkv, reference), std::max(5e-5, Tolerance(target.type)))
       << target << ", head dim " << heads.head_dim;
 }
 
@@ -150,33 +139,7 @@ TEST(BiasRope, MatchesFloat64) {
          {HeadLayout{9, 3, 64}, HeadLayout{4, 4, 96}, HeadLayout{8, 1, 128}, HeadLayout{1, 1, 2},
           HeadLayout{3, 1, 512}, HeadLayout{2, 2, 510}, HeadLayout{5, 1, 22}}) {
       for (const Extras& extras : AllExtras(heads, target.type)) {
-        for (const bool has_product : {false, true}) {
-          CheckAgainstFloat64(target, heads, extras, has_product);
-        }
-      }
-    }
-  }
-}
-
-// A product elsewhere gives the bits of the same one in place.
-TEST(BiasRope, AProductElsewhereGivesTheBitsOfOneInPlace) {
-  for (const Target& target : Targets()) {
-    for (const HeadLayout& heads : {HeadLayout{9, 3, 64}, HeadLayout{5, 1, 22}}) {
-      for (const Extras& extras : AllExtras(heads, target.type)) {
-        const int64_t tokens = 7;
-        const Tensor product = As(target.type, Random({tokens, heads.width()}, 5));
-        const Tensor table = Table({0, 1, 5, 70, 71, 400, 3}, heads.head_dim, target.backend);
-        const Tensor in_place = As(target.type, product);
-        RunOn(target.backend,
-              {in_place, extras.bias, extras.q_gain, extras.k_gain, kEps, table, heads});
-        // Of f32 beside qkv's type, and, on a GPU too, of qkv's own.
-        const Tensor exact = As(DataType::kF32, product);
-        for (const Tensor* from : {&product, &exact}) {
-          const Tensor qkv = Poisoned({tokens, heads.width()}, target.type);
-          RunOn(target.backend,
-                {qkv, extras.bias, extras.q_gain, extras.k_gain, kEps, table, heads, from});
-          EXPECT_EQ(ToVector(qkv), ToVector(in_place)) << target;
-        }
+        CheckAgainstFloat64(target, heads, extras);
       }
     }
   }
@@ -249,16 +212,6 @@ TEST(BiasRope, ATableRowDependsOnItsPositionAlone) {
     EXPECT_FLOAT_EQ(one[1], std::cos(70000.0f * Frequencies(64)[1]));
     EXPECT_FLOAT_EQ(one[33], std::sin(70000.0f * Frequencies(64)[1]));
   }
-}
-
-TEST(BiasRopeDeathTest, RefusesAProductOfOtherTokens) {
-  const HeadLayout heads{1, 1, 4};
-  const Tensor none;
-  const Tensor qkv = Random({2, heads.width()}, 9);
-  const Tensor product = Random({3, heads.width()}, 9);
-  const Tensor table = Table({4, 5}, 4);
-  EXPECT_DEATH(cpu::BiasRope(Pool(), {qkv, none, none, none, kEps, table, heads, &product}),
-               "product->shape\\(\\) == args.qkv.shape\\(\\)");
 }
 
 TEST(BiasRopeDeathTest, RefusesATableOfOtherTokens) {

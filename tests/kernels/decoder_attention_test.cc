@@ -106,95 +106,9 @@ TEST(DecoderAttention, EveryTargetMatchesFloat64) {
 
 #ifdef PENSTOCK_CUDA
 
-// What a step that turns queries and keys is made of; `product`, if any, in f32 and qkv's place.
-struct Turning {
-  HeadLayout heads;
-  std::vector<int32_t> lens;
-  int64_t window;
-  bool has_product;
-
-  int64_t rows() const { return static_cast<int64_t>(lens.size()); }
-  Tensor Table() const {
-    std::vector<int32_t> positions;
-    for (const int32_t len : lens) positions.push_back(len - 1);
-    std::vector<float> frequencies;
-    for (int64_t i = 0; i < heads.head_dim / 2; ++i) {
-      frequencies.push_back(std::pow(0.9f, static_cast<float>(i)));
-    }
-    const Tensor table = Poisoned({rows(), heads.head_dim});
-    cpu::RopeTable(Pool(), frequencies, FromVector(positions), table);
-    return table;
-  }
-  // Values that no type of 16 bits holds.
-  Tensor Product() const { return Random({rows(), heads.width()}, 77); }
-  // qkv's place where there is a product: nobody is to read what is there.
-  Tensor Qkv(const PagedBatch& batch) const {
-    return has_product ? Poisoned({rows(), heads.width()}) : batch.args().qkv;
-  }
-  AttentionArgs Args(const PagedBatch& batch, const Tensor& qkv) const {
-    const AttentionArgs args = batch.args(window);
-    return {qkv,        args.row_starts, args.context_lens, args.block_tables,
-            args.heads, args.kv,         args.out,          window};
-  }
-};
-
-PagedBatch TurnOnGpu(const Turning& turning, DataType type, bool apart) {
-  const HeadLayout& heads = turning.heads;
-  const PagedBatch batch = Decode(heads, turning.lens, type);
-  const Tensor table = turning.Table();
-  const Tensor product = turning.Product();
-  const Tensor qkv = turning.Qkv(batch);
-  const Tensor none;
-  AttendOnGpu(type, turning.Args(batch, qkv), [&](const GpuCall& gpu, const AttentionArgs& args) {
-    const Tensor workspace =
-        Make(DataType::kU8, {cuda::DecoderAttentionWorkspace(heads, turning.rows())});
-    std::fill_n(static_cast<uint8_t*>(Tensor(workspace).raw()), workspace.bytes(), uint8_t{0});
-    const Tensor there = gpu.In(workspace);
-    const Tensor angles = gpu.In(table);
-    const Tensor sums = gpu.In(product);
-    const BiasRopeArgs rope = {args.qkv, none,   none,  none,
-                               0,        angles, heads, turning.has_product ? &sums : nullptr};
-    if (apart) {
-      cuda::LaunchBiasRope(gpu.stream(), rope);
-      cuda::LaunchDecoderAttention(gpu.stream(), args, there);
-    } else {
-      ASSERT_TRUE(cuda::HasRopeDecoderAttention(rope, args));
-      cuda::LaunchRopeDecoderAttention(gpu.stream(), rope, args, there);
-    }
-  });
-  return batch;
-}
-
-void CheckTurning(const Turning& turning, const Target& target) {
-  const PagedBatch together = TurnOnGpu(turning, target.type, false);
-  const PagedBatch apart = TurnOnGpu(turning, target.type, true);
-  const auto expect_same = [&](const Tensor& a, const Tensor& b, const char* what) {
-    EXPECT_EQ(0, std::memcmp(a.raw(), b.raw(), static_cast<size_t>(b.bytes())))
-        << what << ", " << target << ", rows " << turning.rows() << ", head dim "
-        << turning.heads.head_dim << (turning.has_product ? ", f32" : "");
-  };
-  expect_same(together.out(), apart.out(), "output");
-  expect_same(together.kv(), apart.kv(), "cache");
-
-  const PagedBatch twin = Decode(turning.heads, turning.lens, target.type);
-  const Tensor table = turning.Table();
-  const Tensor product = turning.Product();
-  const Tensor qkv = turning.Qkv(twin);
-  const Tensor none;
-  const AttentionArgs args = turning.Args(twin, qkv);
-  cpu::BiasRope(Pool(), {args.qkv, none, none, none, 0, table, turning.heads,
-                         turning.has_product ? &product : nullptr});
-  cpu::DecoderAttention(Pool(), args);
-  const std::vector<float> expected = ToVector(twin.out());
-  EXPECT_LE(RelativeError(together.out(), std::vector<double>(expected.begin(), expected.end())),
-            Tolerance(target.type))
-      << target << ", rows " << turning.rows() << ", head dim " << turning.heads.head_dim
-      << (turning.has_product ? ", f32" : "");
-}
-
-// With a table of angles it takes queries and keys as the product left them, rounded or in f32: the
-// bits, of output and cache, of bias_rope before it, and the CPU twins' values. Few rows and many,
-// one query head a KV head and more than the tensor cores take, contexts that begin a page.
+// With a table of angles it takes queries and keys as the product left them: the bits, of output
+// and cache, of bias_rope before it, and the CPU twins' values. Few rows and many, one query head a
+// KV head and more than the tensor cores take, contexts that begin a page.
 TEST(DecoderAttention, TurnsQueriesAndKeysAsBiasRopeDoes) {
   std::vector<int32_t> many;
   for (int32_t r = 0; r < 40; ++r) many.push_back(1 + r * 37 % 90);
@@ -207,9 +121,57 @@ TEST(DecoderAttention, TurnsQueriesAndKeysAsBiasRopeDoes) {
            {std::vector<int32_t>{1}, std::vector<int32_t>{700}, std::vector<int32_t>{65, 64},
             std::vector<int32_t>{2, 63, 130}, many}) {
         if (lens.size() > 3 && heads.head_dim != 96) continue;
-        CheckTurning({heads, lens, kNoWindow, false}, target);
-        CheckTurning({heads, lens, 100, false}, target);
-        CheckTurning({heads, lens, kNoWindow, true}, target);
+        const auto rows = static_cast<int64_t>(lens.size());
+        std::vector<int32_t> positions;
+        for (const int32_t len : lens) positions.push_back(len - 1);
+        std::vector<float> frequencies;
+        for (int64_t i = 0; i < heads.head_dim / 2; ++i) {
+          frequencies.push_back(std::pow(0.9f, static_cast<float>(i)));
+        }
+        const Tensor table = Poisoned({rows, heads.head_dim});
+        cpu::RopeTable(Pool(), frequencies, FromVector(positions), table);
+        for (const int64_t window : {kNoWindow, int64_t{100}}) {
+          const auto run = [&](bool apart) {
+            const PagedBatch batch = Decode(heads, lens, target.type);
+            AttendOnGpu(target.type, batch.args(window),
+                        [&](const GpuCall& gpu, const AttentionArgs& args) {
+                          const Tensor workspace =
+                              Make(DataType::kU8, {cuda::DecoderAttentionWorkspace(heads, rows)});
+                          std::fill_n(static_cast<uint8_t*>(Tensor(workspace).raw()),
+                                      workspace.bytes(), uint8_t{0});
+                          const Tensor there = gpu.In(workspace);
+                          const Tensor angles = gpu.In(table);
+                          if (apart) {
+                            cuda::LaunchBiasRope(gpu.stream(), {args.qkv, Tensor(), Tensor(),
+                                                                Tensor(), 0, angles, heads});
+                            cuda::LaunchDecoderAttention(gpu.stream(), args, there);
+                          } else {
+                            ASSERT_TRUE(cuda::HasRopeDecoderAttention(args));
+                            cuda::LaunchRopeDecoderAttention(gpu.stream(), angles, args, there);
+                          }
+                        });
+            return batch;
+          };
+          const PagedBatch together = run(false);
+          const PagedBatch apart = run(true);
+          const auto bytes = [](const Tensor& tensor) {
+            return static_cast<size_t>(tensor.bytes());
+          };
+          EXPECT_EQ(0, std::memcmp(together.out().raw(), apart.out().raw(), bytes(apart.out())))
+              << target << ", rows " << rows << ", head dim " << heads.head_dim;
+          EXPECT_EQ(0, std::memcmp(together.kv().raw(), apart.kv().raw(), bytes(apart.kv())))
+              << target << ", rows " << rows << ", head dim " << heads.head_dim;
+
+          const PagedBatch twin = Decode(heads, lens, target.type);
+          const AttentionArgs args = twin.args(window);
+          cpu::BiasRope(Pool(), {args.qkv, Tensor(), Tensor(), Tensor(), 0, table, heads});
+          cpu::DecoderAttention(Pool(), args);
+          const std::vector<float> expected = ToVector(twin.out());
+          EXPECT_LE(
+              RelativeError(together.out(), std::vector<double>(expected.begin(), expected.end())),
+              Tolerance(target.type))
+              << target << ", rows " << rows << ", head dim " << heads.head_dim;
+        }
       }
     }
   }

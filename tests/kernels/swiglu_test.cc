@@ -60,34 +60,6 @@ TEST(Swiglu, EveryTargetMatchesFloat64) {
   }
 }
 
-#ifdef PENSTOCK_CUDA
-
-// A product in f32 beside activations of 16 bits: only the result is rounded, by half a unit of its
-// last place at most, and it is not what a rounded product gives.
-TEST(Swiglu, ReadsF32BesideEveryType) {
-  for (const Target& target : Targets()) {
-    if (target.backend == Backend::kCpu) continue;
-    const double half_unit = target.type == DataType::kF32   ? kFloatTolerance
-                             : target.type == DataType::kF16 ? 5e-4
-                                                             : 3.95e-3;
-    for (const int64_t tokens : {1, 9}) {
-      for (int64_t width : {1, 8, 17, 100, 1536}) {
-        const Tensor gate_up = Random({tokens, 2 * width}, 2, 4.0f);
-        const Tensor out = Poisoned({tokens, width}, target.type);
-        RunOn(target.backend, gate_up, out);
-        EXPECT_LE(RelativeError(out, Float64(gate_up, tokens, width)), half_unit)
-            << target << " " << width;
-        if (target.type == DataType::kF32 || width < 100) continue;
-        const Tensor rounded = Poisoned({tokens, width}, target.type);
-        RunOn(target.backend, As(target.type, gate_up), rounded);
-        EXPECT_NE(ToVector(out), ToVector(rounded)) << target << " " << width;
-      }
-    }
-  }
-}
-
-#endif  // PENSTOCK_CUDA
-
 TEST(Swiglu, LargeGatesSaturateAndNanStays) {
   Tensor gate_up = Make(DataType::kF32, {1, 32});
   auto* values = static_cast<float*>(gate_up.raw());

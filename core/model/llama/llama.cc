@@ -1,6 +1,5 @@
 #include "core/model/llama/llama.h"
 
-#include <algorithm>
 #include <optional>
 
 #include "core/base/check.h"
@@ -30,33 +29,17 @@ class Llama final : public Model {
  private:
   bool is_first() const { return weight_.layers_range.first == 0; }
   bool is_last() const { return weight_.layers_range.last == config_.num_layers; }
-  // What bias_rope is told of `qkv`, rows of this layer whose product is `product`. Borrows.
-  BiasRopeArgs BiasRope(const AttentionWeight& weight, const Tensor& qkv, const Tensor& product,
+  // What bias_rope is told of `qkv`, rows of this layer that begin at `token` of the step. Borrows.
+  BiasRopeArgs BiasRope(const AttentionWeight& weight, const Tensor& qkv,
                         const Tensor& rope) const {
-    return {qkv,
-            weight.qkv_bias,
-            weight.q_norm.gain,
-            weight.k_norm.gain,
-            config_.rms_norm_eps,
-            rope,
-            heads_,
-            product.raw() == qkv.raw() ? nullptr : &product};
+    return {qkv,  weight.qkv_bias, weight.q_norm.gain, weight.k_norm.gain, config_.rms_norm_eps,
+            rope, heads_};
   }
   void ContextAttention(const StepBatch& batch, const AttentionWeight& weight, const Tensor& kv);
   void DecoderSelfAttention(const StepBatch& batch, const AttentionWeight& weight,
                             const Tensor& kv);
   void Ffn(const FfnWeight& weight, const Tensor& norm, const Tensor& residual);
   void Linear(const Tensor& x, const PackedWeight& weight, const Tensor& out);
-
-  // Where a product leaves its sums for the one kernel that reads them.
-  struct Sums {
-    Tensor rows;    // [max_tokens, columns]
-    Tensor floats;  // [few tokens, columns] f32, for steps of so few; may be empty
-
-    const Tensor& Of(int64_t tokens) const {
-      return !floats.empty() && tokens <= floats.dim(0) ? floats : rows;
-    }
-  };
 
   const ModelConfig config_;
   const HeadLayout heads_;
@@ -71,9 +54,9 @@ class Llama final : public Model {
   Tensor residual_;   // [max_tokens, hidden] f32
   Tensor norm_;       // [max_tokens, hidden]
   Tensor rope_;       // [max_tokens, head_dim] f32: cosines and sines of the step's positions
-  Sums qkv_;          // q + k + v columns; attention reads the rows
+  Tensor qkv_;        // [max_tokens, q + k + v]
   Tensor attention_;  // [max_tokens, q]
-  Sums gate_up_;      // 2 * intermediate columns
+  Tensor gate_up_;    // [max_tokens, 2 * intermediate]
   Tensor gated_;      // [max_tokens, intermediate]
   Tensor last_;       // [max_samples, hidden], last stage
   Tensor logits_;     // [max_samples, vocab] f32, last stage
@@ -90,11 +73,6 @@ absl::Status Llama::MakeWorkspace(const ModelLimits& limits, BaseAllocator& allo
     return make_as(limits.precision, tensor, rows, columns);
   };
   const int64_t tokens = limits.max_tokens;
-  const auto make_floats = [&](Sums& sums, int64_t columns) -> absl::Status {
-    const int64_t few = std::min(tokens, ops_.FloatRows(limits.precision, columns));
-    return few == 0 ? absl::OkStatus() : make_as(DataType::kF32, sums.floats, few, columns);
-  };
-  const bool is_padded = limits.prefill_attention == PrefillAttention::kPadded;
   residual_ = std::move(residual);
   if (residual_.empty()) {
     PENSTOCK_RETURN_IF_ERROR(make_as(DataType::kF32, residual_, tokens, config_.hidden_size));
@@ -103,19 +81,16 @@ absl::Status Llama::MakeWorkspace(const ModelLimits& limits, BaseAllocator& allo
   PENSTOCK_CHECK(residual_.dim(0) == tokens && residual_.dim(1) == config_.hidden_size);
   PENSTOCK_RETURN_IF_ERROR(make(norm_, tokens, config_.hidden_size));
   PENSTOCK_RETURN_IF_ERROR(make_as(DataType::kF32, rope_, tokens, config_.head_dim));
-  PENSTOCK_RETURN_IF_ERROR(make(qkv_.rows, tokens, config_.qkv_size()));
-  // bias_rope's padded form has its product in place.
-  if (!is_padded) PENSTOCK_RETURN_IF_ERROR(make_floats(qkv_, config_.qkv_size()));
+  PENSTOCK_RETURN_IF_ERROR(make(qkv_, tokens, config_.qkv_size()));
   PENSTOCK_RETURN_IF_ERROR(make(attention_, tokens, config_.q_size()));
-  PENSTOCK_RETURN_IF_ERROR(make(gate_up_.rows, tokens, 2 * config_.intermediate_size));
-  PENSTOCK_RETURN_IF_ERROR(make_floats(gate_up_, 2 * config_.intermediate_size));
+  PENSTOCK_RETURN_IF_ERROR(make(gate_up_, tokens, 2 * config_.intermediate_size));
   PENSTOCK_RETURN_IF_ERROR(make(gated_, tokens, config_.intermediate_size));
   if (is_last()) {
     PENSTOCK_RETURN_IF_ERROR(make(last_, limits.max_samples, config_.hidden_size));
     PENSTOCK_RETURN_IF_ERROR(
         make_as(DataType::kF32, logits_, limits.max_samples, config_.vocab_size));
   }
-  if (is_padded) {
+  if (limits.prefill_attention == PrefillAttention::kPadded) {
     PENSTOCK_ASSIGN_OR_RETURN(padded_, PaddedAttention::Make(config_, limits, allocator));
   }
   return absl::OkStatus();
@@ -124,10 +99,10 @@ absl::Status Llama::MakeWorkspace(const ModelLimits& limits, BaseAllocator& allo
 void Llama::Forward(const StepBatch& batch, const KvCache& cache) {
   const int64_t tokens = batch.num_tokens();
   const float eps = config_.rms_norm_eps;
-  const Tensor x = Residual(tokens);                    // [num_tokens, hidden]
-  const Tensor norm = norm_.Slice(0, tokens);           // [num_tokens, hidden]
-  const Tensor qkv = qkv_.Of(tokens).Slice(0, tokens);  // [num_tokens, q + k + v]
-  const Tensor mixed = attention_.Slice(0, tokens);     // [num_tokens, q]
+  const Tensor x = Residual(tokens);                 // [num_tokens, hidden]
+  const Tensor norm = norm_.Slice(0, tokens);        // [num_tokens, hidden]
+  const Tensor qkv = qkv_.Slice(0, tokens);          // [num_tokens, q + k + v]
+  const Tensor mixed = attention_.Slice(0, tokens);  // [num_tokens, q]
 
   ops_.RopeTable(frequencies_, batch.positions, rope_.Slice(0, tokens));
   if (is_first()) ops_.Embedding(batch.token_ids, weight_.embedding.table, x);
@@ -162,15 +137,14 @@ void Llama::ContextAttention(const StepBatch& batch, const AttentionWeight& weig
   const int64_t rows = batch.num_prefill_rows;
   const int64_t tokens = batch.num_prefill_tokens;
   if (rows == 0) return;
-  const Tensor qkv = qkv_.rows.Slice(0, tokens);  // [num_prefill_tokens, q + k + v]
-  const Tensor product = qkv_.Of(batch.num_tokens()).Slice(0, tokens);
+  const Tensor qkv = qkv_.Slice(0, tokens);          // [num_prefill_tokens, q + k + v]
   const Tensor rope = rope_.Slice(0, tokens);        // [num_prefill_tokens, head_dim]
   const Tensor mixed = attention_.Slice(0, tokens);  // [num_prefill_tokens, q]
   if (padded_) {
-    padded_->Run(batch, BiasRope(weight, qkv, product, rope), kv, mixed, ops_);
+    padded_->Run(batch, BiasRope(weight, qkv, rope), kv, mixed, ops_);
     return;
   }
-  ops_.BiasRope(BiasRope(weight, qkv, product, rope));
+  ops_.BiasRope(BiasRope(weight, qkv, rope));
   ops_.ConcatKv(qkv, batch.kv_slots.Slice(0, tokens), heads_, kv);
   ops_.FlashAttention({qkv, batch.row_starts.Slice(0, rows + 1), batch.context_lens.Slice(0, rows),
                        batch.block_tables.Slice(0, rows), heads_, kv, mixed,
@@ -184,20 +158,18 @@ void Llama::DecoderSelfAttention(const StepBatch& batch, const AttentionWeight& 
   const int64_t rows = batch.num_rows() - first;
   if (rows == 0) return;
   const int64_t token = batch.num_prefill_tokens;
-  const Tensor qkv = qkv_.rows.Slice(token, rows);  // [num_rows, q + k + v]
-  const Tensor product = qkv_.Of(batch.num_tokens()).Slice(token, rows);
+  const Tensor qkv = qkv_.Slice(token, rows);    // [num_rows, q + k + v]
   const Tensor rope = rope_.Slice(token, rows);  // [num_rows, head_dim]
   ops_.RopeDecoderAttention(
-      BiasRope(weight, qkv, product, rope),
+      BiasRope(weight, qkv, rope),
       {qkv, batch.row_starts.Slice(first, rows + 1), batch.context_lens.Slice(first, rows),
        batch.block_tables.Slice(first, rows), heads_, kv, attention_.Slice(token, rows),
        config_.sliding_window});
 }
 
 void Llama::Ffn(const FfnWeight& weight, const Tensor& norm, const Tensor& residual) {
-  const int64_t tokens = norm.dim(0);
-  const Tensor gate_up = gate_up_.Of(tokens).Slice(0, tokens);  // [num_tokens, 2 * intermediate]
-  const Tensor gated = gated_.Slice(0, tokens);                 // [num_tokens, intermediate]
+  const Tensor gate_up = gate_up_.Slice(0, norm.dim(0));  // [num_tokens, 2 * intermediate]
+  const Tensor gated = gated_.Slice(0, norm.dim(0));      // [num_tokens, intermediate]
   if (weight.gate_up.tensors.size() == 1) {
     ops_.GatedLinear(norm, weight.gate_up.tensors[0], gate_up, gated);
   } else {

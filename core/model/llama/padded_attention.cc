@@ -79,7 +79,6 @@ PaddedAttention::Group PaddedAttention::NextGroup(const StepBatch& batch, int64_
 
 void PaddedAttention::Run(const StepBatch& batch, const BiasRopeArgs& layer, const Tensor& kv,
                           const Tensor& out, Ops& ops) const {
-  PENSTOCK_CHECK(layer.product == nullptr);
   const float scale = 1.0f / std::sqrt(static_cast<float>(heads_.head_dim));
   int64_t token = 0;
   for (int64_t row = 0; row < batch.num_prefill_rows;) {
