@@ -30,9 +30,13 @@ struct Descriptor {
   int32_t num_sent;
 };
 
+constexpr int kCopyThreads = 1024;  // of a block that copies
+constexpr int kAtOnce = 4;
+
 enum Outcome : uint32_t { kCame = 0, kCancelledWait, kLate, kWrong };
 
-// In pinned memory too. By the device, but for `cancelled`.
+// In pinned memory too. By the device, but for `cancelled`; all but `is_past` by what sends, since
+// what receives ends once its stores are over the bus.
 struct Report {
   uint64_t begin_ns;  // of the wait
   uint64_t came_ns;   // its end
@@ -46,6 +50,9 @@ struct Report {
 struct State {
   uint32_t is_void;
   uint32_t blocks;      // of the send at hand that are done
+  uint32_t outcome;     // of the step's wait
+  uint64_t begin_ns;    // likewise; 0: none
+  uint64_t came_ns;
   const uint8_t* came;  // the rows at hand; null: none
   int64_t came_bytes;
 };
@@ -96,33 +103,42 @@ __device__ uint32_t Wait(const Report* report, uint64_t limit_ns, const IsThere&
   }
 }
 
-__device__ void Tell(State* state, Report* report, uint64_t begin, uint32_t outcome) {
-  auto* told = reinterpret_cast<volatile Report*>(report);
-  if (outcome != kCame) {
-    *reinterpret_cast<volatile uint32_t*>(&state->is_void) = 1;
-    told->outcome = outcome;
-  }
-  told->begin_ns = begin;
-  told->came_ns = NowNs();
-  told->is_past = 1;
+// That a wait is over, and how; begin 0: there was none.
+__device__ void EndWait(State* state, Report* report, uint64_t begin, uint32_t outcome) {
+  if (begin != 0) reinterpret_cast<volatile Report*>(report)->is_past = 1;
+  if (outcome != kCame) state->is_void = 1;
+  state->outcome = outcome;
+  state->begin_ns = begin;
+  state->came_ns = begin != 0 ? NowNs() : 0;
 }
 
-// By all threads of the grid; four accesses of 16 bytes under way each. Loads are not by the
+// That all is sent: to the host.
+__device__ void Tell(const State* state, Report* report) {
+  auto* told = reinterpret_cast<volatile Report*>(report);
+  told->begin_ns = state->begin_ns;
+  told->came_ns = state->came_ns;
+  told->outcome = state->outcome;
+  told->out_ns = NowNs();
+}
+
+// By all threads of the grid; some accesses of 16 bytes under way each. Loads are not by the
 // first-level cache, which may have what lay there before.
 __device__ void Copy(const uint8_t* from, uint8_t* to, int64_t bytes) {
   const auto* source = reinterpret_cast<const uint4*>(from);
   auto* target = reinterpret_cast<uint4*>(to);
   const int64_t count = bytes / 16;
   const int64_t step = int64_t{gridDim.x} * blockDim.x;
-  int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  for (; i + 3 * step < count; i += 4 * step) {
-    uint4 part[4];
+  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count; i += kAtOnce * step) {
+    uint4 part[kAtOnce];
 #pragma unroll
-    for (int k = 0; k < 4; ++k) part[k] = __ldcg(source + i + k * step);
+    for (int k = 0; k < kAtOnce; ++k) {
+      if (i + k * step < count) part[k] = __ldcg(source + i + k * step);
+    }
 #pragma unroll
-    for (int k = 0; k < 4; ++k) target[i + k * step] = part[k];
+    for (int k = 0; k < kAtOnce; ++k) {
+      if (i + k * step < count) target[i + k * step] = part[k];
+    }
   }
-  for (; i < count; i += step) target[i] = __ldcg(source + i);
 }
 
 // One block. What came is copied by it, or by the kernel after it.
@@ -130,6 +146,8 @@ __global__ void AwaitRowsKernel(const Descriptor* order, State* state, Report* r
                                 uint8_t* rows) {
   __shared__ const uint8_t* from;
   __shared__ int64_t bytes;
+  uint64_t begin = 0;
+  uint32_t outcome = kCame;
   if (threadIdx.x == 0) {
     from = nullptr;
     // The host's, which is there before the launch.
@@ -140,10 +158,10 @@ __global__ void AwaitRowsKernel(const Descriptor* order, State* state, Report* r
     const int64_t mailbox_bytes = order->mailbox_bytes;
     WaitForInputs();
     if (mailbox != nullptr) {
-      const uint64_t begin = NowNs();
+      begin = NowNs();
       const uint8_t* flag =
           mailbox + static_cast<uint32_t>(tag) % MailLayout::kFlags * MailLayout::kFlagBytes;
-      uint32_t outcome = Wait(report, limit_ns, [&] { return LoadFlag(flag) == tag; });
+      outcome = Wait(report, limit_ns, [&] { return LoadFlag(flag) == tag; });
       if (outcome == kCame) {
         const auto* rows_flag = reinterpret_cast<const volatile RowsFlag*>(flag);
         const int64_t offset = rows_flag->offset;
@@ -153,7 +171,6 @@ __global__ void AwaitRowsKernel(const Descriptor* order, State* state, Report* r
           from = mailbox + MailLayout::kHeaderBytes + offset;
         }
       }
-      Tell(state, report, begin, outcome);
     }
     state->came = from;
     state->came_bytes = bytes;
@@ -162,6 +179,7 @@ __global__ void AwaitRowsKernel(const Descriptor* order, State* state, Report* r
   __syncthreads();
   LetNextBegin();  // not before: blocks that wait with this one would keep a shared GPU from others
   if (copies && from != nullptr) Copy(from, rows, bytes);
+  if (threadIdx.x == 0) EndWait(state, report, begin, outcome);
 }
 
 __global__ void CopyRowsKernel(const State* state, uint8_t* rows) {
@@ -188,20 +206,23 @@ __global__ void SendRowsKernel(const Descriptor* order, State* state, Report* re
   __syncthreads();
   if (to != nullptr) {
     Copy(rows, to + MailLayout::kHeaderBytes + offset, bytes);
-    __threadfence_system();
   }
   __syncthreads();
-  if (threadIdx.x != 0 || atomicAdd(&state->blocks, 1) + 1 < gridDim.x) return;
-  state->blocks = 0;
-  if (to != nullptr) {
+  if (threadIdx.x != 0) return;
+  if (gridDim.x > 1) {
+    __threadfence_system();  // of the whole block's stores, as the barrier has ordered them
+    if (atomicAdd(&state->blocks, 1) + 1 < gridDim.x) return;
+    state->blocks = 0;
     __threadfence_system();
+  }
+  if (to != nullptr) {
     uint8_t* flag = to + static_cast<uint32_t>(tag) % MailLayout::kFlags * MailLayout::kFlagBytes;
     auto* rows_flag = reinterpret_cast<volatile RowsFlag*>(flag);
     rows_flag->offset = offset;
     rows_flag->bytes = bytes;
     RaiseFlag(flag, tag);
   }
-  reinterpret_cast<volatile Report*>(report)->out_ns = NowNs();
+  Tell(state, report);
 }
 
 // One block, as the next.
@@ -224,17 +245,21 @@ __global__ void ReceiveTokensKernel(const Descriptor* order, const int32_t* fed,
   };
   if (first < count) read(first);
   WaitForInputs();
-  if (mailbox == nullptr) return;
+  if (mailbox == nullptr) {
+    if (threadIdx.x == 0) EndWait(state, report, 0, kCame);
+    return;
+  }
+  uint64_t begin = 0;
   if (threadIdx.x == 0) {
-    const uint64_t begin = NowNs();
+    begin = NowNs();
     outcome = tag == 0 ? kCame : Wait(report, limit_ns, [&] {
       const uint64_t flag = LoadFlag(mailbox);
       return flag >> 32 == tag >> 32 && static_cast<int32_t>(flag - tag) >= 0;
     });
-    Tell(state, report, begin, outcome);
   }
   __syncthreads();
   LetNextBegin();
+  if (threadIdx.x == 0) EndWait(state, report, begin, outcome);
   if (outcome != kCame) return;
   const auto* entries = reinterpret_cast<const uint64_t*>(mailbox + MailLayout::kHeaderBytes);
   for (int32_t i = first; i < count; i += static_cast<int32_t>(blockDim.x)) {
@@ -268,15 +293,11 @@ __global__ void SendTokensKernel(const Descriptor* order, const int32_t* sent, S
       *reinterpret_cast<volatile uint64_t*>(entries + place) =
           entry_tag << 32 | static_cast<uint32_t>(tokens[i]);
     }
-    __threadfence_system();
   }
   __syncthreads();
   if (threadIdx.x != 0) return;
-  if (mailbox != nullptr) {
-    __threadfence_system();
-    RaiseFlag(mailbox, tag);
-  }
-  reinterpret_cast<volatile Report*>(report)->out_ns = NowNs();
+  if (mailbox != nullptr) RaiseFlag(mailbox, tag);
+  Tell(state, report);
 }
 
 class CudaMail final : public DeviceMail {
@@ -382,13 +403,12 @@ class CudaMail final : public DeviceMail {
  private:
   static constexpr int64_t kReportAt = 256;
   static constexpr int64_t kReportBytes = 256;
-  static constexpr unsigned kCopyThreads = 512;
   static_assert(sizeof(Descriptor) <= kReportAt && sizeof(Report) <= kReportBytes);
 
   // As many as NVLink needs.
   static unsigned CopyBlocks(const Tensor& rows) {
     constexpr int64_t kMostBlocks = 128;
-    constexpr int64_t kBytes = 32 << 10;  // of one
+    constexpr int64_t kBytes = kCopyThreads * kAtOnce * 16;
     PENSTOCK_CHECK_EQ(rows.bytes() % 16, 0);
     return Blocks(std::min(rows.bytes(), kMostBlocks * kBytes), kBytes);
   }

@@ -69,20 +69,28 @@ PlanShape DecodeShape(int64_t rows, int64_t context) {
   return {rows, rows, context, context, rows};
 }
 
-StageCost::Parts StageCost::Roofline(const PlanShape& shape) const {
+StageCost::Roofs StageCost::Roofline(const PlanShape& shape) const {
   const double read = static_cast<double>(work_.weight_bytes) +
                       static_cast<double>(shape.samples > 0 ? work_.head_bytes : 0);
   const double multiplied = Product(shape.tokens, work_.flops_per_token) +
                             Product(shape.samples, work_.head_flops_per_sample);
   return {
-      static_cast<double>(rates_.plan_overhead_ns) + Nanoseconds(read, rates_.bytes_per_second),
+      static_cast<double>(rates_.plan_overhead_ns), Nanoseconds(read, rates_.bytes_per_second),
       Nanoseconds(multiplied, rates_.flops_per_second),
       Nanoseconds(Product(shape.context, work_.kv_bytes_per_position), rates_.bytes_per_second) +
           Nanoseconds(Product(shape.pairs, work_.flops_per_pair), rates_.flops_per_second)};
 }
 
+StageCost::Parts StageCost::PartsOf(const Roofs& roofs, const Parts& scales) const {
+  const bool reads_longer = roofs.reading * scales[0] > roofs.computing * scales[1];
+  const bool has_reading = !rates_.overlaps || reads_longer;
+  const bool has_computing = !rates_.overlaps || !reads_longer;
+  return {roofs.overhead + (has_reading ? roofs.reading : 0), has_computing ? roofs.computing : 0,
+          roofs.attention};
+}
+
 int64_t StageCost::PredictNs(const PlanShape& shape) const {
-  const Parts parts = Roofline(shape);
+  const Parts parts = PartsOf(Roofline(shape), scales_);
   double sum = 0;
   for (size_t i = 0; i < parts.size(); ++i) sum += parts[i] * scales_[i];
   return static_cast<int64_t>(std::clamp(sum, 1.0, kMostNs));
@@ -91,8 +99,11 @@ int64_t StageCost::PredictNs(const PlanShape& shape) const {
 void StageCost::Observe(const PlanShape& shape, int64_t compute_ns) {
   if (compute_ns <= 0 || shape.tokens <= 0) return;
   Observation observation;
-  observation.share = Roofline(shape);
-  for (double& share : observation.share) share /= static_cast<double>(compute_ns);
+  observation.roofs = Roofline(shape);
+  Roofs& roofs = observation.roofs;
+  for (double* roof : {&roofs.overhead, &roofs.reading, &roofs.computing, &roofs.attention}) {
+    *roof /= static_cast<double>(compute_ns);
+  }
   observation.number = ++observed_;
   const size_t size = std::min<size_t>(std::bit_width(static_cast<uint64_t>(shape.tokens)), kSizes);
   kept_[size - 1][static_cast<size_t>(seen_[size - 1]++ % kKept)] = observation;
@@ -110,7 +121,7 @@ void StageCost::Refit() {
     for (const auto& size : kept_) {
       for (const Observation& each : size) {
         if (each.number == 0) continue;
-        const Parts& share = each.share;
+        const Parts share = PartsOf(each.roofs, scales_);
         double error = -1;
         for (size_t i = 0; i < kParts; ++i) error += share[i] * scales_[i];
         const auto age = static_cast<size_t>(observed_ - each.number);

@@ -1,7 +1,8 @@
 // Cost model: how long a plan takes on a stage, and what follows for micro-batches. It starts from
 // a roofline of the stage's bytes and operations, and is refined by the times that results carry.
 // Source of the roofline: Williams, Waterman, Patterson, CACM 2009; the roofs are added here, where
-// theirs takes the greater: at most twice as much, and linear, so that times can be fitted. Answers
+// theirs takes the greater: at most twice as much, and linear, so that times can be fitted. On a
+// GPU, where weights are read while products are computed, the greater of these two counts. Answers
 // depend on it in no way: it only decides what runs together.
 // Thread rule: one thread, the scheduler's.
 #pragma once
@@ -46,9 +47,10 @@ struct MachineRates {
   int64_t bytes_per_second = 20'000'000'000;
   int64_t flops_per_second = 125'000'000'000;
   int64_t plan_overhead_ns = 50'000;
+  bool overlaps = false;  // reading weights and computing with them
 };
 // Of a Hopper GPU, in 16 bits.
-inline constexpr MachineRates kGpuRates = {3'000'000'000'000, 600'000'000'000'000, 100'000};
+inline constexpr MachineRates kGpuRates = {3'000'000'000'000, 600'000'000'000'000, 100'000, true};
 
 // The time is a sum of three parts, each the roofline's times a scale: what a plan costs whatever
 // its rows (overhead, weights read), what each token and sample costs, and attention. The scales
@@ -70,13 +72,22 @@ class StageCost {
   static constexpr int kSizes = 16;  // classes of plans, by the power of two of their tokens
   static constexpr int kKept = 8;    // latest observations of each
   using Parts = std::array<double, kParts>;
+  // Nanoseconds.
+  struct Roofs {
+    double overhead = 0;
+    double reading = 0;  // of weights
+    double computing = 0;
+    double attention = 0;
+  };
 
   struct Observation {
-    Parts share = {};    // the roofline's parts, divided by the time that was measured
+    Roofs roofs;         // divided by the time that was measured
     int64_t number = 0;  // from 1; 0: none
   };
 
-  Parts Roofline(const PlanShape& shape) const;  // nanoseconds
+  Roofs Roofline(const PlanShape& shape) const;
+  // What the scales scale. Of roofs that overlap the lesser, as these scales have it, is left out.
+  Parts PartsOf(const Roofs& roofs, const Parts& scales) const;
   void Refit();
 
   StageWork work_;

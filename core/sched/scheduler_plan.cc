@@ -126,6 +126,7 @@ int64_t Scheduler::ChunkBudget() {
   }
   if (tokens == 0) return chunk_ = 0;
   constexpr int64_t kLeastChunk = 16;
+  constexpr int64_t kLeastGain = 3;  // percent; predictions are no better
   int64_t best = 0;
   int64_t least_ns = 0;
   for (int64_t chunks = 1;; chunks *= 2) {
@@ -134,7 +135,7 @@ int64_t Scheduler::ChunkBudget() {
     if (best != 0 && chunk < kLeastChunk) break;
     const PlanShape shape = {1, chunk, chunk, chunk * (chunk + 1) / 2, 0};
     const int64_t ns = (chunks + options_.num_stages - 1) * cost_.PredictSlowestNs(shape);
-    if (best != 0 && ns >= least_ns) break;
+    if (best != 0 && ns * 100 >= least_ns * (100 - kLeastGain)) break;
     best = chunk;
     least_ns = ns;
   }

@@ -27,7 +27,13 @@ struct Machine {
   double fixed = 1;
   double tokens = 1;
   double attention = 1;
+  bool overlaps = false;
 
+  MachineRates Rates() const {
+    MachineRates rates;
+    rates.overlaps = overlaps;
+    return rates;
+  }
   double TimeNs(const PlanShape& shape) const {
     const StageWork work = SmallWork();
     const MachineRates rates;
@@ -35,11 +41,13 @@ struct Machine {
     const auto speed = static_cast<double>(rates.flops_per_second) * 1e-9;
     const auto read =
         static_cast<double>(work.weight_bytes + (shape.samples > 0 ? work.head_bytes : 0));
-    return fixed * (static_cast<double>(rates.plan_overhead_ns) + read / bandwidth) +
-           tokens *
-               (static_cast<double>(shape.tokens * work.flops_per_token) +
-                static_cast<double>(shape.samples * work.head_flops_per_sample)) /
-               speed +
+    const double reading = fixed * read / bandwidth;
+    const double computing = tokens *
+                             (static_cast<double>(shape.tokens * work.flops_per_token) +
+                              static_cast<double>(shape.samples * work.head_flops_per_sample)) /
+                             speed;
+    return fixed * static_cast<double>(rates.plan_overhead_ns) +
+           (overlaps ? std::max(reading, computing) : reading + computing) +
            attention *
                (static_cast<double>(shape.context * work.kv_bytes_per_position) / bandwidth +
                 static_cast<double>(shape.pairs * work.flops_per_pair) / speed);
@@ -130,6 +138,23 @@ TEST(CostModel, ShapeOfAPlan) {
   const PlanShape windowed = ShapeOf(plan, 4);
   EXPECT_EQ(windowed.context, 4 + 4 + 2);
   EXPECT_EQ(windowed.pairs, 4 + (3 + 4 + 4) + (1 + 2));
+}
+
+// A chunk of many tokens hides the weights that it reads, a decode its products.
+TEST(CostModel, OfWhatOverlapsTheGreaterCounts) {
+  for (const double fixed : {0.3, 1.0, 3.0}) {
+    for (const double tokens : {0.3, 1.0, 3.0}) {
+      const Machine machine{fixed, tokens, 1, /*overlaps=*/true};
+      SCOPED_TRACE(testing::Message() << fixed << ", " << tokens);
+      StageCost cost(SmallWork(), machine.Rates());
+      if (fixed == 1 && tokens == 1) {
+        EXPECT_LT(MeanError(machine, cost), 1e-6);
+      }
+      Plans plans(1);
+      Learn(machine, 100, 0, false, plans, cost);
+      EXPECT_LT(MeanError(machine, cost), 0.05);
+    }
+  }
 }
 
 TEST(CostModel, LearnsAnyMachineFromFiftyPlans) {
