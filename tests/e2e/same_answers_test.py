@@ -1,7 +1,9 @@
 """A request gets what it gets alone: whatever runs beside it, in any number of stages, from the
 prefix cache or not, preempted or not. Tokens, texts and log-probabilities, to the last bit.
 
-PENSTOCK_TEST_REQUESTS (default 24) mixed requests.
+PENSTOCK_TEST_REQUESTS (default 24) mixed requests. PENSTOCK_TEST_SERVE has flags more for the
+servers, such as "--device cuda --precision bf16 --invariant"; PENSTOCK_TEST_STAGES the numbers of
+stages (default "1 2 3").
 """
 
 import concurrent.futures
@@ -15,6 +17,8 @@ import urllib.request
 from program import PATIENCE, ProgramTest, Server, setUpModule, start_generate, text
 
 REQUESTS = int(os.environ.get("PENSTOCK_TEST_REQUESTS", "6" if PATIENCE > 1 else "24"))
+SERVE = os.environ.get("PENSTOCK_TEST_SERVE", "").split()
+STAGES = os.environ.get("PENSTOCK_TEST_STAGES", "1 2 3").split()
 SYSTEM = "You are a careful assistant who answers in one short sentence and never repeats itself. " * 5
 TOPICS = ("rivers", "prime numbers", "bread", "the moon", "sorting", "violins", "tides", "chess")
 
@@ -55,17 +59,17 @@ def metric(server, name):
 class InvarianceTest(ProgramTest):
     def test_every_request_gets_what_it_gets_alone(self):
         asked = list(requests())
-        server = Server("--max-sequences", "2", "--no-prefix-cache")
+        server = Server("--max-sequences", "2", "--no-prefix-cache", *SERVE)
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             alone = list(pool.map(lambda one: ask(server, one), asked))
         server.close()
         preempted = hits = 0
-        for stages in ("1", "2", "3"):
+        for stages in STAGES:
             with self.subTest(stages=stages):
                 # So little memory that not all fit at once.
                 server = Server("--stages", stages, "--kv-memory-mib", "40", "--max-step-tokens",
                                 "75", "--max-sequences", "32", "--min-plan-limit", "60", "--hang-limit",
-                                "60")
+                                "60", *SERVE)
                 self.addCleanup(server.close)
                 with concurrent.futures.ThreadPoolExecutor(32) as pool:
                     together = list(pool.map(lambda one: ask(server, one), asked))
