@@ -32,12 +32,7 @@ absl::StatusOr<Stages> ShareOut(const RuntimeOptions& options) {
   SplitOptions split;
   split.num_stages = options.num_stages;
   split.layers = options.split;
-  if (options.stage.device != "cpu") {
-    split.rates = kGpuRates;
-    // A share of a full server, whose prompts are about as long as its answers.
-    split.rows = std::max<int64_t>(1, options.stage.max_sequences / options.num_stages);
-    split.prompt_tokens = split.rows;
-  }
+  if (options.stage.device != "cpu") split.rates = kGpuRates;
   PENSTOCK_ASSIGN_OR_RETURN(const LayerSplit shares, SplitLayers(file.config, bytes, split));
   Stages stages;
   stages.model_hash = ModelHash(file.config, *file.weights);

@@ -50,10 +50,8 @@ class Stages {
     // Of the embedding table a step reads a few rows only; but it is there.
     if (is_first || (is_last && tied)) stage.weight_bytes += bytes_.embedding;
     stage.block_bytes = bytes_.kv_block * layers.count();
-    PlanShape step = DecodeShape(options_.rows, options_.rows * options_.context);
-    step.tokens += options_.prompt_tokens;
-    step.pairs += options_.prompt_tokens * options_.context;
-    stage.step_ns = StageCost(work, options_.rates).PredictNs(step);
+    stage.step_ns = StageCost(work, options_.rates)
+                        .PredictNs(DecodeShape(options_.rows, options_.rows * options_.context));
     return stage;
   }
 

@@ -35,9 +35,8 @@ struct SplitOptions {
   int64_t kv_memory = 0;        // of a stage's memory for KV; 0: what is left
   int64_t min_blocks = 1;       // KV blocks that every stage must have room for
 
-  // The step that is to be fast: so many decodes at such a length, and so many tokens of a prompt.
+  // The step that is to be fast: so many decodes at such a length.
   int64_t rows = 16;
-  int64_t prompt_tokens = 0;
   int64_t context = 512;  // positions of each
   MachineRates rates;
 };

@@ -28,6 +28,7 @@ SERVER = ["--device", "cuda", "--stages", "2", "--precision", "bf16", "--max-seq
 QUEUE = ["--max-queued-requests", "100000", "--max-queued-tokens", "100000000"]
 HOST_GROWTH = 0.1  # of resident memory: histograms and pools of gRPC fill up
 THREADS = 4        # gRPC's pool comes and goes
+WARM_SECONDS = 10
 
 
 def gpu_memory():
@@ -80,6 +81,16 @@ class Load:
         return json.loads(self.json.read_text())
 
 
+def load_and_kill(args, server, folder, rows, seconds):
+    load = Load(args, server, folder, rows, "load")
+    time.sleep(seconds / 2)
+    victim = workers(server)[-1]
+    kill(victim)
+    figures = load.end("under load, with a killed worker")
+    wait_until(lambda: victim not in workers(server), "the killed worker to be replaced")
+    return figures
+
+
 def compare(before, after):
     wrong = []
     for name, process in before["processes"].items():
@@ -111,15 +122,11 @@ def main():
         with tempfile.TemporaryDirectory(prefix="penstock-soak-") as name:
             folder = pathlib.Path(name)
             rows = list(trace.trace(int(args.rate * args.seconds), args.rate, 3))
-            Load(args, server, folder, list(trace.trace(int(args.rate * 5), args.rate, 2)),
-                 "warm").end("before")
+            # The same before it counts: gRPC makes threads on demand, some for each core.
+            warm = list(trace.trace(int(args.rate * WARM_SECONDS), args.rate, 2))
+            load_and_kill(args, server, folder, warm, WARM_SECONDS)
             before = state(server)
-            load = Load(args, server, folder, rows, "load")
-            time.sleep(args.seconds / 2)
-            victim = workers(server)[-1]
-            kill(victim)
-            figures = load.end("under load, with a killed worker")
-            wait_until(lambda: victim not in workers(server), "the killed worker to be replaced")
+            figures = load_and_kill(args, server, folder, rows, args.seconds)
             after = state(server)
             rows = [{"arrival": 0, "prompt": 50, "output": 400, "seed": 10**6 + i}
                     for i in range(32)]

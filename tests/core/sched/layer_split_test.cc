@@ -204,19 +204,6 @@ TEST(LayerSplit, OfTheFastestTheMostEven) {
   EXPECT_EQ(Counts(split), (std::vector<int64_t>{4, 4, 4, 1}));
 }
 
-// The LM head is nothing to a prompt's tokens: with them it weighs less against layers.
-TEST(LayerSplit, TokensOfPromptsMoveTheCutTowardsTheMiddle) {
-  const ModelConfig config = SmallConfig();
-  const ModelBytes bytes = SmallBytes();
-  SplitOptions options;
-  options.num_stages = 2;
-  const std::vector<int64_t> of_decodes = Counts(Split(config, bytes, options));
-  options.prompt_tokens = 2000;
-  const std::vector<int64_t> with_prompts = Counts(Split(config, bytes, options));
-  EXPECT_GT(of_decodes[0], with_prompts[0]);
-  EXPECT_EQ(with_prompts[0], with_prompts[1]);
-}
-
 TEST(LayerSplit, UnevenLayersMoveTheCuts) {
   ModelBytes bytes = SmallBytes(8);
   bytes.head = 1;
