@@ -49,9 +49,9 @@ struct Report {
 // In the GPU's memory.
 struct State {
   uint32_t is_void;
-  uint32_t blocks;      // of the send at hand that are done
-  uint32_t outcome;     // of the step's wait
-  uint64_t begin_ns;    // likewise; 0: none
+  uint32_t blocks;    // of the send at hand that are done
+  uint32_t outcome;   // of the step's wait
+  uint64_t begin_ns;  // likewise; 0: none
   uint64_t came_ns;
   const uint8_t* came;  // the rows at hand; null: none
   int64_t came_bytes;

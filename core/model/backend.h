@@ -12,8 +12,8 @@
 #include "core/base/status.h"
 #include "core/io/weight_stream.h"
 #include "core/kernels/ops.h"
-#include "core/tensor/device_mail.h"
 #include "core/tensor/allocator.h"
+#include "core/tensor/device_mail.h"
 #include "core/tensor/pool_allocator.h"
 #include "core/tensor/tensor.h"
 

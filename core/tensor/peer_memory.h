@@ -47,7 +47,8 @@ class Mailbox {
  public:
   virtual ~Mailbox() = default;
   virtual int64_t bytes() const = 0;
-  // Where kernels find it (core/tensor/device_mail.h); null where there are none. Cleared when made.
+  // Where kernels find it (core/tensor/device_mail.h); null where there are none. Cleared when
+  // made.
   virtual const void* address() const { return nullptr; }
   // For the process that is to write. Whoever holds it keeps the memory, also when this process is
   // gone: it is to be closed as soon as it was sent. Errors: the device's or the system's.
