@@ -87,8 +87,7 @@ absl::StatusOr<std::unique_ptr<ModelRuntime>> ModelRuntime::Load(const RuntimeOp
     rows.max_step_tokens = options.stage.max_step_tokens;
     rows.hidden_size = stages.hidden_size;
     PENSTOCK_ASSIGN_OR_RETURN(with_hash.stage.mailbox_bytes, ChooseMailbox(rows));
-    with_hash.stage.device_mail =
-        with_hash.stage.mailbox_bytes > 0 && options.spin && rows.devices[0] != "cpu";
+    with_hash.stage.device_mail = with_hash.stage.mailbox_bytes > 0 && options.spin;
   }
   std::unique_ptr<ModelRuntime> runtime(new ModelRuntime(std::move(tokenizer), std::move(chat)));
   PENSTOCK_RETURN_IF_ERROR(runtime->StartEngine(with_hash, std::move(provider),

@@ -36,7 +36,7 @@ struct RuntimeOptions {
   int64_t plans_ahead = 0;          // in flight at most; 0: two a stage
   // What rows go by between stages: grpc, peer or auto (frontend/row_transport.h).
   std::string transport = "auto";
-  // Where rows go between GPUs: kernels wait for kernels (StageOptions::device_mail).
+  // With rows by peer memory: kernels wait for kernels (StageOptions::device_mail).
   bool spin = true;
   bool stages_are_elsewhere = false;  // they were not started by this program
   // Who starts or reaches the stages; none: the one stage runs inside this process.

@@ -66,8 +66,8 @@ void AddPipelineFlags(CLI::App* app, RuntimeOptions* options) {
       ->check(CLI::IsMember({"auto", "grpc", "peer"}))
       ->group(kGroup);
   app->add_flag("!--no-spin", options->spin,
-                "With --transport peer on GPUs: kernels do not wait for those of other stages; the "
-                "hosts say when rows have come. Slower; for debuggers and compute-sanitizer")
+                "With --transport peer: kernels do not wait for those of other stages; the hosts "
+                "say when rows have come. Slower; for debuggers and compute-sanitizer")
       ->group(kGroup);
   AddSeconds(app, "--hang-limit", &pipeline.hang_limit,
              "A stage that has work and says nothing for so long is killed and started again");

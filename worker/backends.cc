@@ -6,6 +6,7 @@
 #include "absl/strings/str_split.h"
 #include "core/base/quoted.h"
 #include "core/model/cpu_backend.h"
+#include "core/tensor/host_mail.h"
 #include "core/tensor/host_peer_memory.h"
 #ifdef PENSTOCK_CUDA
 #include "cuda/cuda_backend.h"
@@ -114,7 +115,9 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const StageOptions& options
           absl::StrCat("the CPU computes in f32, not in ", Abs(Name(options.precision)),
                        ": use --precision f32, or a GPU with --device cuda:0"));
     }
-    return std::make_unique<CpuBackend>(options.threads);
+    std::unique_ptr<DeviceMail> mail;
+    if (options.device_mail && options.num_stages > 1) mail = MakeHostMail(config.vocab_size);
+    return std::make_unique<CpuBackend>(options.threads, std::move(mail));
   }
   return MakeGpuBackend(ordinal, options, config);
 }

@@ -357,8 +357,7 @@ void ModelStage::OrderMail(const StepPlan& plan) {
 absl::Status ModelStage::TakeMail(StageTimes* times) {
   PENSTOCK_ASSIGN_OR_RETURN(const MailTimes mail, backend_->mail()->Take());
   if (mail.computed_ns == 0) return absl::OkStatus();
-  const int64_t end = times->start_ns + times->compute_ns;
-  times->start_ns = end - mail.computed_ns;
+  times->start_ns = NowNs() - mail.since_ns - mail.computed_ns;
   times->compute_ns = mail.computed_ns;
   times->wait_input_ns = mail.waited_ns;
   return absl::OkStatus();

@@ -313,18 +313,19 @@ void PipelineStage::Compute(Job& job) {
 absl::StatusOr<StepResult> PipelineStage::ExecuteByMail(const Job& job) {
   MailSender& out = *lanes_.mail_out;
   const int64_t bytes = is_last() ? 0 : executor_->Rows(job.num_tokens).bytes();
+  SetDoing(StageBeat::Doing::kSends);
   PENSTOCK_ASSIGN_OR_RETURN(const MailSender::Place place, out.Begin(bytes, job.limit()));
   executor_->SetMail(
       {lanes_.mail_in->mailbox(), lanes_.mail_in->mailbox_bytes(), place.mailbox, place.offset});
-  const auto set_in_kernels = [this](bool in) {
+  const auto set_enqueued = [this](int64_t at) {
     std::lock_guard<std::mutex> lock(beat_mutex_);
-    in_kernels_ = in;
+    enqueued_at_ = at;
   };
-  set_in_kernels(true);
+  set_enqueued(NowNs());
   absl::StatusOr<StepResult> result = executor_->Execute(job.plan);
-  set_in_kernels(false);
+  set_enqueued(0);
   out.End();
-  if (!is_first()) lanes_.mail_in->Took();
+  if (result.ok() && !is_first()) lanes_.mail_in->Took();
   if (!absl::IsCancelled(result.status())) return result;
   // A neighbour that is gone ends the wait.
   PENSTOCK_RETURN_IF_ERROR(lanes_.mail_in->status());
@@ -366,10 +367,12 @@ void PipelineStage::SetDoing(StageBeat::Doing doing) {
 
 StageBeat PipelineStage::beat() const {
   std::lock_guard<std::mutex> lock(beat_mutex_);
-  if (in_kernels_) {
-    using Doing = StageBeat::Doing;
-    const Doing doing = executor_->waits_for_mail() ? Doing::kWaitsForInput : Doing::kComputes;
-    if (doing != std::exchange(beat_.doing, doing)) doing_since_ = NowNs();
+  if (enqueued_at_ != 0 && executor_->waits_for_mail()) {
+    beat_.doing = StageBeat::Doing::kWaitsForInput;
+    doing_since_ = enqueued_at_;
+  } else if (enqueued_at_ != 0 && beat_.doing != StageBeat::Doing::kComputes) {
+    beat_.doing = StageBeat::Doing::kComputes;
+    doing_since_ = NowNs();
   }
   StageBeat beat = beat_;
   beat.doing_ns = NowNs() - doing_since_;

@@ -111,7 +111,7 @@ class PipelineStage final : public StageHost {
   // Guarded by beat_mutex_. That mail has come is seen when somebody asks.
   mutable StageBeat beat_;
   mutable int64_t doing_since_ = 0;  // ns
-  bool in_kernels_ = false;          // which wait for mail, then compute
+  int64_t enqueued_at_ = 0;          // ns; of a step that waits for mail, then computes; 0: none
 
   // The stream's own.
   int64_t last_end_ns_ = 0;  // of the epoch's plan before; 0: none

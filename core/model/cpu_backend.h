@@ -2,6 +2,9 @@
 // returns. One thread at a time.
 #pragma once
 
+#include <memory>
+#include <utility>
+
 #include "core/kernels/cpu_ops.h"
 #include "core/model/backend.h"
 
@@ -9,8 +12,9 @@ namespace penstock {
 
 class CpuBackend final : public Backend {
  public:
-  // Threads that compute; 0: one a core.
-  explicit CpuBackend(int threads) : pool_(threads), ops_(pool_) {}
+  // Threads that compute; 0: one a core. `mail` may be null.
+  explicit CpuBackend(int threads, std::unique_ptr<DeviceMail> mail = nullptr)
+      : pool_(threads), ops_(pool_), mail_(std::move(mail)) {}
 
   Ops& ops() override { return ops_; }
   DataType precision() const override { return DataType::kF32; }
@@ -27,6 +31,7 @@ class CpuBackend final : public Backend {
   std::vector<int64_t> DecodeSizes(int64_t /*most*/) const override { return {}; }
   void RunDecodes(int64_t /*rows*/, const std::function<void()>& enqueue) override { enqueue(); }
   void FetchOutputs() override {}
+  DeviceMail* mail() override { return mail_.get(); }
   void EndWarming() override {}
   PoolAllocatorStats MemoryStats() const override { return {}; }
   int64_t DeviceBytesFree() const override { return 0; }
@@ -36,6 +41,7 @@ class CpuBackend final : public Backend {
   HostAllocator allocator_;
   ThreadPool pool_;
   CpuOps ops_;
+  const std::unique_ptr<DeviceMail> mail_;
 };
 
 }  // namespace penstock

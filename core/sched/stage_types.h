@@ -55,7 +55,7 @@ struct StageOptions {
   // that takes some has a mailbox of so many bytes for them (worker/transport/peer_transport.h);
   // 0: they go by the host.
   int64_t mailbox_bytes = 0;
-  // With mailbox_bytes, on GPUs: kernels wait for what other stages' kernels store, rows and
+  // With mailbox_bytes: kernels wait for what other stages' kernels store, rows and
   // sampled tokens, and the hosts only hear that it is done (core/tensor/device_mail.h). Else the
   // hosts say when rows have come, and tokens go by the host.
   bool device_mail = false;

@@ -4,7 +4,8 @@
 // receiver's wait for the flag at the head of a step whose kernels are all enqueued.
 //
 // A wait that ends without its flag makes the step void: what it computes is nobody's, and neither
-// its Send nor later ones store anything, until Reset. Kind: a GPU's (cuda/device_mail.h).
+// its Send nor later ones store anything, until Reset. Kinds: a GPU's (cuda/device_mail.h), the
+// host's (host_mail.h), whose kernels are calls.
 // Thread rule: one thread at a time, but for Cancel and waits.
 #pragma once
 
@@ -72,10 +73,12 @@ struct MailOrder {
   std::vector<SentToken> sent;
 };
 
-// How long a step waited for its mail, and computed after that, by the device's clock.
+// How long a step waited for its mail, and computed after that, by the device's clock; and how long
+// ago that ended, where it is known.
 struct MailTimes {
   int64_t waited_ns = 0;
   int64_t computed_ns = 0;
+  int64_t since_ns = 0;
 };
 
 class DeviceMail {

@@ -51,6 +51,7 @@ class HostMailbox final : public Mailbox {
       : file_(std::move(file)), mapping_(std::move(mapping)) {}
 
   int64_t bytes() const override { return mapping_.bytes(); }
+  const void* address() const override { return mapping_.Part(0, mapping_.bytes()); }
   absl::StatusOr<OwnDescriptor> Export() override {
     OwnDescriptor copy(fcntl(file_.get(), F_DUPFD_CLOEXEC, 0));
     if (!copy.empty()) return copy;
@@ -72,6 +73,7 @@ class HostPeerMailbox final : public PeerMailbox {
   void Write(int64_t offset, const void* from, int64_t bytes) override {
     std::memcpy(mapping_.Part(offset, bytes), from, static_cast<size_t>(bytes));
   }
+  void* address() const override { return mapping_.Part(0, mapping_.bytes()); }
 
  private:
   const Mapping mapping_;

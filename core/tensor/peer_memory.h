@@ -47,9 +47,8 @@ class Mailbox {
  public:
   virtual ~Mailbox() = default;
   virtual int64_t bytes() const = 0;
-  // Where kernels find it (core/tensor/device_mail.h); null where there are none. Cleared when
-  // made.
-  virtual const void* address() const { return nullptr; }
+  // Where kernels find it (core/tensor/device_mail.h). Cleared when it is made.
+  virtual const void* address() const = 0;
   // For the process that is to write. Whoever holds it keeps the memory, also when this process is
   // gone: it is to be closed as soon as it was sent. Errors: the device's or the system's.
   virtual absl::StatusOr<OwnDescriptor> Export() = 0;
@@ -65,8 +64,8 @@ class PeerMailbox {
   // Copies to a part of it from where this process computes, and returns once all is there, for the
   // owner to read. REQUIRES: inside the bounds.
   virtual void Write(int64_t offset, const void* from, int64_t bytes) = 0;
-  // Where kernels find it; null where there are none.
-  virtual void* address() const { return nullptr; }
+  // Where kernels find it.
+  virtual void* address() const = 0;
 };
 
 class PeerMemory {

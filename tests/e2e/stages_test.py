@@ -53,9 +53,11 @@ class StagesTest(ProgramTest):
 
     def test_rows_by_shared_memory_give_the_same_answers(self):
         alone = answers(self.serve("--threads", "1"))
-        server = self.serve("--stages", "3", "--transport", "peer", "--threads", "1")
-        self.assertRegex(server.log(), "rows go from device to device, by mailboxes of [1-9]")
-        self.assertEqual(answers(server), alone)
+        for flags in ((), ("--no-spin",)):
+            with self.subTest(flags=flags):
+                server = self.serve("--stages", "3", "--transport", "peer", "--threads", "1", *flags)
+                self.assertRegex(server.log(), "rows go from device to device, by mailboxes of [1-9]")
+                self.assertEqual(answers(server), alone)
 
     def test_rows_by_shared_memory_need_stages_of_this_machine(self):
         result = run("serve", "--model", MODEL, "--listen", "127.0.0.1:0", "--workers",

@@ -51,7 +51,8 @@ void WaitFor(const PipelineStage& stage, uint64_t plan, StageBeat::Doing doing) 
   }
 }
 
-class PipelineStageTest : public ::testing::Test {
+// What goes between the stages goes by lanes of the host, or by mail.
+class PipelineStageTest : public ::testing::TestWithParam<bool> {
  protected:
   std::unique_ptr<LocalPipeline> Make(const std::vector<int64_t>& cuts,
                                       const TransportOptions& transport = {},
@@ -63,6 +64,10 @@ class PipelineStageTest : public ::testing::Test {
     options.max_sequences = 4;
     options.threads = 1;
     options.plans_ahead = plans_ahead;
+    options.device_mail = GetParam();
+    // Of one token's rows, as many as the window has transfers; else enough.
+    constexpr int64_t kRowBytes = 64 * 4;
+    options.mailbox_bytes = !GetParam() ? 0 : std::min<int64_t>(transport.window, 16) * kRowBytes;
     return std::make_unique<LocalPipeline>(options, Split(4, cuts), transport);
   }
   // The pipeline runs plans of this epoch, from its start on.
@@ -83,7 +88,7 @@ class PipelineStageTest : public ::testing::Test {
   const TempFile file_{TinyModel(2, false, 4).Build()};
 };
 
-TEST_F(PipelineStageTest, AnswersEveryPlanOnEveryStage) {
+TEST_P(PipelineStageTest, AnswersEveryPlanOnEveryStage) {
   const auto pipeline = Make({1, 2});
   pipeline->BeginEpoch(1, 5);
   ExpectWorks(*pipeline, 1, 5);
@@ -98,7 +103,7 @@ TEST_F(PipelineStageTest, AnswersEveryPlanOnEveryStage) {
   }
 }
 
-TEST_F(PipelineStageTest, APlanThatCannotBeRunEndsTheEpochBehindThoseBefore) {
+TEST_P(PipelineStageTest, APlanThatCannotBeRunEndsTheEpochBehindThoseBefore) {
   struct Case {
     std::function<void(StepPlan&)> spoil;
     bool at_once = true;  // seen when the plan comes; else when the stage gets to it
@@ -141,7 +146,7 @@ TEST_F(PipelineStageTest, APlanThatCannotBeRunEndsTheEpochBehindThoseBefore) {
   EXPECT_TRUE(Fails(pipeline->Next(1), absl::StatusCode::kUnimplemented, {"drafts"}));
 }
 
-TEST_F(PipelineStageTest, ANewEpochEmptiesTheSlots) {
+TEST_P(PipelineStageTest, ANewEpochEmptiesTheSlots) {
   const auto pipeline = Make({2});
   pipeline->BeginEpoch(1, 1);
   ExpectWorks(*pipeline, 1, 1);
@@ -153,7 +158,7 @@ TEST_F(PipelineStageTest, ANewEpochEmptiesTheSlots) {
       Fails(pipeline->Next(0), absl::StatusCode::kFailedPrecondition, {"was not admitted"}));
 }
 
-TEST_F(PipelineStageTest, AnInputThatComesTooLateEndsTheEpochOnce) {
+TEST_P(PipelineStageTest, AnInputThatComesTooLateEndsTheEpochOnce) {
   const auto pipeline = Make({2});
   pipeline->BeginEpoch(1, 1);
   StepPlan plan = Plan(1, 1);
@@ -168,7 +173,7 @@ TEST_F(PipelineStageTest, AnInputThatComesTooLateEndsTheEpochOnce) {
 }
 
 // The first stage waits for the tokens of a plan that the last one does not run.
-TEST_F(PipelineStageTest, ATokenThatComesTooLateEndsTheEpoch) {
+TEST_P(PipelineStageTest, ATokenThatComesTooLateEndsTheEpoch) {
   const auto pipeline = Make({2});
   pipeline->BeginEpoch(1, 1);
   pipeline->SubmitTo(0, Plan(1, 1));
@@ -179,7 +184,7 @@ TEST_F(PipelineStageTest, ATokenThatComesTooLateEndsTheEpoch) {
   EXPECT_TRUE(Fails(pipeline->Next(0), absl::StatusCode::kDeadlineExceeded, {}));
 }
 
-TEST_F(PipelineStageTest, AReceiverThatTakesNothingEndsTheEpochOfTheSender) {
+TEST_P(PipelineStageTest, AReceiverThatTakesNothingEndsTheEpochOfTheSender) {
   TransportOptions narrow;
   narrow.window = 1;
   const auto pipeline = Make({2}, narrow);
@@ -194,7 +199,7 @@ TEST_F(PipelineStageTest, AReceiverThatTakesNothingEndsTheEpochOfTheSender) {
 }
 
 // Whatever a stage waits for without a limit, a new epoch and giving it up end it at once.
-TEST_F(PipelineStageTest, EveryWaitIsCancelledByTheNextEpochAndByGivingUp) {
+TEST_P(PipelineStageTest, EveryWaitIsCancelledByTheNextEpochAndByGivingUp) {
   using Doing = StageBeat::Doing;
   struct Case {
     const char* name;
@@ -242,7 +247,7 @@ TEST_F(PipelineStageTest, EveryWaitIsCancelledByTheNextEpochAndByGivingUp) {
   }
 }
 
-TEST_F(PipelineStageTest, ADeadNeighbourIsSeenAtOnce) {
+TEST_P(PipelineStageTest, ADeadNeighbourIsSeenAtOnce) {
   const auto before = Make({2});
   before->BeginEpoch(1, 1);
   before->SubmitTo(1, Plan(1, 1));
@@ -260,7 +265,7 @@ TEST_F(PipelineStageTest, ADeadNeighbourIsSeenAtOnce) {
 
 // Tokens that no plan feeds are taken all the same: as many plans as the stages were told of may be
 // on their way, and room for as many is enough.
-TEST_F(PipelineStageTest, TokensThatNobodyFeedsHoldNobodyUp) {
+TEST_P(PipelineStageTest, TokensThatNobodyFeedsHoldNobodyUp) {
   TransportOptions narrow;
   narrow.window = 4;
   const auto pipeline = Make({1, 2}, narrow);
@@ -275,7 +280,7 @@ TEST_F(PipelineStageTest, TokensThatNobodyFeedsHoldNobodyUp) {
   for (int i = 0; i < 3; ++i) EXPECT_TRUE(IsOk(pipeline->Next()));
 }
 
-TEST_F(PipelineStageTest, RefusesAnEpochThatDoesNotFit) {
+TEST_P(PipelineStageTest, RefusesAnEpochThatDoesNotFit) {
   const auto refused = absl::StatusCode::kFailedPrecondition;
   const auto pipeline = Make({1, 2});
   pipeline->BeginEpoch(3, 1);
@@ -296,7 +301,7 @@ TEST_F(PipelineStageTest, RefusesAnEpochThatDoesNotFit) {
 }
 
 // A neighbour that stays away fails the start, not the stage.
-TEST_F(PipelineStageTest, ConnectingHasItsLimitAndMayBeTriedAgain) {
+TEST_P(PipelineStageTest, ConnectingHasItsLimitAndMayBeTriedAgain) {
   const auto pipeline = Make({2});
   EpochStart start = pipeline->Start(0, 1, 1);
   start.connect_ns = kMillisecond;
@@ -304,12 +309,15 @@ TEST_F(PipelineStageTest, ConnectingHasItsLimitAndMayBeTriedAgain) {
   pipeline->stage(0).Submit(Plan(1, 1), [](const auto&) { ADD_FAILURE() << "no epoch"; });
   start.epoch = 2;
   start.next = "local:99";
-  EXPECT_TRUE(Fails(pipeline->stage(0).BeginEpoch(start), absl::StatusCode::kUnavailable, {}));
+  // By mail it is no address at all.
+  EXPECT_TRUE(Fails(
+      pipeline->stage(0).BeginEpoch(start),
+      GetParam() ? absl::StatusCode::kFailedPrecondition : absl::StatusCode::kUnavailable, {}));
   pipeline->BeginEpoch(3, 1);
   ExpectWorks(*pipeline, 3, 1);
 }
 
-TEST_F(PipelineStageTest, TimesSayWhatAStageWaitedFor) {
+TEST_P(PipelineStageTest, TimesSayWhatAStageWaitedFor) {
   const auto pipeline = Make({2});
   pipeline->BeginEpoch(1, 1);
   pipeline->SubmitTo(1, Plan(1, 1));
@@ -331,6 +339,9 @@ TEST_F(PipelineStageTest, TimesSayWhatAStageWaitedFor) {
   EXPECT_GE(pipeline->Next(0)->times.wait_plan_ns, 20 * kMillisecond);
   EXPECT_GE(pipeline->Next(1)->times.wait_plan_ns, 20 * kMillisecond);
 }
+
+INSTANTIATE_TEST_SUITE_P(By, PipelineStageTest, ::testing::Values(false, true),
+                         [](const auto& info) { return info.param ? "Mail" : "Lanes"; });
 
 // A stage alone, its executor held by the test.
 class HeldStageTest : public ::testing::Test {

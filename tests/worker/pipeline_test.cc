@@ -101,7 +101,7 @@ class Runs {
 
 void ExpectTheBitsOfOneStage(const std::string& model, int64_t num_layers,
                              const std::vector<std::vector<int64_t>>& cuts,
-                             int64_t mailbox_bytes = 0) {
+                             int64_t mailbox_bytes = 0, bool device_mail = false) {
   const auto file = MakeModelStage()->Load(Options(model));
   ASSERT_TRUE(IsOk(file));
   ASSERT_EQ(file->config.num_layers, num_layers);
@@ -110,6 +110,7 @@ void ExpectTheBitsOfOneStage(const std::string& model, int64_t num_layers,
   for (const std::vector<int64_t>& cut : cuts) {
     StageOptions options = Options(model);
     options.mailbox_bytes = mailbox_bytes;
+    options.device_mail = device_mail;
     Runs runs(options, Split(num_layers, cut));
     for (int64_t depth = 1; depth <= kPlansAhead; depth += kEveryDepth) {
       for (size_t groups = 1; groups <= 3; groups += kEveryGroups) {
@@ -144,6 +145,7 @@ TEST(Pipeline, GivesTheBitsOfOneStageByPeerMemory) {
   ASSERT_TRUE(IsOk(info));
   const int64_t largest = Options(file.path()).max_step_tokens * info->config.hidden_size * 4;
   ExpectTheBitsOfOneStage(file.path(), 4, {{2}, {1, 2, 3}}, largest);
+  ExpectTheBitsOfOneStage(file.path(), 4, {{2}, {1, 2, 3}}, largest, /*device_mail=*/true);
 }
 
 TEST(Pipeline, GivesTheBitsOfOneStageWhereTheHeadIsNotTied) {
@@ -218,8 +220,16 @@ class StopTest : public ::testing::Test {
 TEST_F(StopTest, RowsBehindAStopIdAreVoidAndChangeNobodysBits) {
   ASSERT_EQ(expected_[1].tokens.size(), 1u);
   ASSERT_GE(expected_[6].tokens.size(), 4u);
-  for (const std::vector<int64_t>& cut : std::vector<std::vector<int64_t>>{{}, {2}, {1, 3}}) {
-    Runs runs(Options(file_.path()), Split(4, cut));
+  struct Way {
+    std::vector<int64_t> cut;
+    bool by_mail;
+  };
+  for (const auto& [cut, by_mail] :
+       std::vector<Way>{{{}, false}, {{2}, false}, {{1, 3}, false}, {{2}, true}, {{1, 3}, true}}) {
+    StageOptions options = Options(file_.path());
+    options.device_mail = by_mail;
+    options.mailbox_bytes = by_mail ? 1 << 20 : 0;
+    Runs runs(options, Split(4, cut));
     int64_t voids = 0;
     for (int64_t depth = 1; depth <= kPlansAhead; ++depth) {
       RunAhead run(depth);
@@ -231,8 +241,9 @@ TEST_F(StopTest, RowsBehindAStopIdAreVoidAndChangeNobodysBits) {
     }
     LocalPipeline& pipeline = runs.pipeline();
     for (size_t i = 0; i < pipeline.num_stages(); ++i) {
-      const bool is_end = i == 0 || i + 1 == pipeline.num_stages();
-      EXPECT_EQ(pipeline.stage(i).beat().voids, is_end ? voids : 0) << "stage " << i;
+      // By mail the first stage does not know.
+      const bool knows = (i == 0 && !by_mail) || i + 1 == pipeline.num_stages();
+      EXPECT_EQ(pipeline.stage(i).beat().voids, knows ? voids : 0) << "stage " << i;
     }
   }
 }

@@ -35,7 +35,6 @@ struct PeerTransportOptions {
   int64_t mailbox_bytes = 0;
   LaneKind kind = LaneKind::kRows;  // of what it takes
   // The lanes are those of OpenMail and ConnectMail, and the mailbox has MailLayout's flags too.
-  // REQUIRES: memory that has addresses.
   bool by_device = false;
 };
 
