@@ -285,7 +285,8 @@ void PipelineStage::Start(Job& job) {
   std::lock_guard<std::mutex> lock(beat_mutex_);
   --beat_.queued;
   beat_.current = job.plan.number;
-  beat_.doing = StageBeat::Doing::kWaitsForInput;
+  // By mail it takes room for its output first.
+  beat_.doing = by_mail() ? StageBeat::Doing::kSends : StageBeat::Doing::kWaitsForInput;
   doing_since_ = NowNs();
 }
 
@@ -313,7 +314,6 @@ void PipelineStage::Compute(Job& job) {
 absl::StatusOr<StepResult> PipelineStage::ExecuteByMail(const Job& job) {
   MailSender& out = *lanes_.mail_out;
   const int64_t bytes = is_last() ? 0 : executor_->Rows(job.num_tokens).bytes();
-  SetDoing(StageBeat::Doing::kSends);
   PENSTOCK_ASSIGN_OR_RETURN(const MailSender::Place place, out.Begin(bytes, job.limit()));
   executor_->SetMail(
       {lanes_.mail_in->mailbox(), lanes_.mail_in->mailbox_bytes(), place.mailbox, place.offset});
