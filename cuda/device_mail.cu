@@ -57,17 +57,6 @@ struct State {
   int64_t came_bytes;
 };
 
-// A flag of rows, in a mailbox.
-struct RowsFlag {
-  uint64_t tag;  // last, by a release
-  int64_t offset;
-  int64_t bytes;
-};
-
-uint64_t PlanTag(uint32_t epoch, uint64_t plan) {
-  return uint64_t{epoch} << 32 | (plan & 0xffffffff);
-}
-
 __device__ __forceinline__ uint64_t NowNs() {
   uint64_t ns;
   asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(ns));

@@ -42,6 +42,18 @@ inline uint32_t TokenTag(uint32_t epoch, uint32_t generation, int64_t position) 
   return static_cast<uint32_t>(mixed >> 32);
 }
 
+// What a flag has once the plan's transfer is there; flags of tokens count up by it.
+inline uint64_t PlanTag(uint32_t epoch, uint64_t plan) {
+  return uint64_t{epoch} << 32 | (plan & 0xffffffff);
+}
+
+// A flag of rows, in a mailbox.
+struct RowsFlag {
+  uint64_t tag = 0;  // last, by a release
+  int64_t offset = 0;
+  int64_t bytes = 0;
+};
+
 struct MailOrder {
   // A token of the batch that is whatever an entry of the mailbox says.
   struct FedToken {

@@ -24,17 +24,6 @@ int64_t NowNs() {
       .count();
 }
 
-uint64_t PlanTag(uint32_t epoch, uint64_t plan) {
-  return uint64_t{epoch} << 32 | (plan & 0xffffffff);
-}
-
-// A flag of rows, in a mailbox.
-struct RowsFlag {
-  uint64_t tag = 0;  // last, by a release
-  int64_t offset = 0;
-  int64_t bytes = 0;
-};
-
 // Flags change in memory that another process maps too, by its own address.
 uint64_t LoadFlag(const void* flag) {
   return std::atomic_ref<uint64_t>(*static_cast<uint64_t*>(const_cast<void*>(flag)))

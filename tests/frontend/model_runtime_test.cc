@@ -93,6 +93,20 @@ class ModelRuntimeTest : public ::testing::Test {
       EXPECT_EQ(record.breaches, 0);
     }
   }
+  // One of the three stages after the other, in the middle of answers, which go on.
+  static void KillEach(ModelRuntime& runtime,
+                       const std::vector<std::shared_ptr<RecordingSink>>& expected) {
+    for (const size_t killed : {0u, 1u, 2u}) {
+      const int64_t recoveries = runtime.engine().stats().recoveries;
+      const auto sinks = Submit(runtime);
+      sinks[0]->WaitForTokens(3);
+      kill(Workers().at(killed), SIGKILL);
+      ExpectSame(sinks, expected);
+      EXPECT_TRUE(Eventually([&] {
+        return runtime.engine().stats().recoveries > recoveries && runtime.engine().ready();
+      }));
+    }
+  }
   std::vector<std::shared_ptr<RecordingSink>> Expected() const {
     const std::unique_ptr<ModelRuntime> runtime = ModelRuntime::Load(options_).value();
     std::vector<std::shared_ptr<RecordingSink>> sinks = Submit(*runtime);
@@ -119,16 +133,7 @@ TEST_F(ModelRuntimeTest, ProcessesAnswerAsOneStageDoes) {
 TEST_F(ModelRuntimeTest, AKilledWorkerLosesNoStream) {
   const auto expected = Expected();
   const std::unique_ptr<ModelRuntime> runtime = Load(3);
-  for (const size_t killed : {0u, 1u, 2u}) {
-    const int64_t recoveries = runtime->engine().stats().recoveries;
-    const auto sinks = Submit(*runtime);
-    sinks[0]->WaitForTokens(3);
-    kill(Workers().at(killed), SIGKILL);
-    ExpectSame(sinks, expected);
-    EXPECT_TRUE(Eventually([&] {
-      return runtime->engine().stats().recoveries > recoveries && runtime->engine().ready();
-    }));
-  }
+  KillEach(*runtime, expected);
   EXPECT_EQ(Workers().size(), 3u);
 }
 
@@ -140,16 +145,7 @@ TEST_F(ModelRuntimeTest, RowsByPeerMemoryLoseNoStreamEither) {
     EXPECT_EQ(stage.address.rfind("peer:@", 0), 0u) << stage.address;
   }
   ExpectSame(Submit(*runtime), expected);
-  for (const size_t killed : {0u, 1u, 2u}) {
-    const int64_t recoveries = runtime->engine().stats().recoveries;
-    const auto sinks = Submit(*runtime);
-    sinks[0]->WaitForTokens(3);
-    kill(Workers().at(killed), SIGKILL);
-    ExpectSame(sinks, expected);
-    EXPECT_TRUE(Eventually([&] {
-      return runtime->engine().stats().recoveries > recoveries && runtime->engine().ready();
-    }));
-  }
+  KillEach(*runtime, expected);
 }
 
 TEST_F(ModelRuntimeTest, AStoppedWorkerLosesNoStream) {
