@@ -359,15 +359,9 @@ class CudaMail final : public DeviceMail {
       case kCame:
         break;
       case kLate:
-        return absl::DeadlineExceededError(
-            absl::StrCat("nothing has come for ", descriptor()->limit_ns / 1000000,
-                         " ms: the stage before this one hangs, or is that much slower"));
+        return MailIsLate(static_cast<int64_t>(descriptor()->limit_ns));
       case kWrong:
-        return absl::InternalError(
-            absl::StrCat("expected ", descriptor()->rows_in_bytes, " bytes of plan ",
-                         static_cast<uint32_t>(descriptor()->tag),
-                         ", and others came: the stage before this one has run another plan, or is "
-                         "of another version"));
+        return MailIsWrong(descriptor()->rows_in_bytes, static_cast<uint32_t>(descriptor()->tag));
       default:
         return absl::CancelledError("the wait was cancelled");
     }

@@ -371,8 +371,11 @@ void ModelStage::LookUpTokens(const StepPlan& plan) {
   // What feeds the first stage's rows is in the mail, and whether they are void the last one knows.
   const bool is_known = device_mail() == nullptr || is_last_;
   for (const PlanRow& row : plan.rows) {
-    const bool looks_up = row.token_from != 0 && is_known;
-    fed_.push_back(looks_up ? mailbox_->Take(plan.epoch, row) : row.token_from != 0 ? 0 : kNoToken);
+    if (row.token_from == 0) {
+      fed_.push_back(kNoToken);
+    } else {
+      fed_.push_back(is_known ? mailbox_->Take(plan.epoch, row) : 0);
+    }
   }
 }
 

@@ -22,7 +22,8 @@ namespace penstock {
 class PipelineStage final : public StageHost {
  public:
   // `transport` must outlive the stage; null for a stage that will be alone. With
-  // options.mailbox_bytes only tokens go by it, and rows by a peer transport of the stage's own.
+  // options.mailbox_bytes rows go by a peer transport of the stage's own, and only tokens by it;
+  // with options.device_mail not even those.
   // REQUIRES: its window is at least kMaxPlansAhead, for sampled tokens wait there until a later
   // plan comes.
   PipelineStage(std::unique_ptr<StageExecutor> executor, Transport* transport);

@@ -56,8 +56,8 @@ class StageExecutor {
 
   // [num_tokens, hidden] f32, the residual stream, on the host, or with options.mailbox_bytes where
   // the stage computes, which has ended when Execute returns: what goes into the first layer (all
-  // stages but the first; put there before Execute) and what has come out of the last one (all but
-  // the last).
+  // stages but the first; put there before Execute, or by mail in it) and what has come out of the
+  // last one (all but the last).
   virtual Tensor Rows(int64_t /*num_tokens*/) { return {}; }
   // [num_samples, kTokenRowSize] i64, one row a sample of a plan (worker/token_mailbox.h): the last
   // stage leaves them here, on the first they are put here for TakeTokens.

@@ -93,6 +93,19 @@ struct MailTimes {
   int64_t since_ns = 0;
 };
 
+// What a wait ends with that runs out of time, or finds a transfer that is not the order's.
+inline absl::Status MailIsLate(int64_t limit_ns) {
+  return absl::DeadlineExceededError(
+      absl::StrCat("nothing has come for ", limit_ns / 1000000,
+                   " ms: the stage before this one hangs, or is that much slower"));
+}
+inline absl::Status MailIsWrong(int64_t expected_bytes, uint64_t plan) {
+  return absl::InternalError(
+      absl::StrCat("expected ", expected_bytes, " bytes of plan ", plan,
+                   ", and others came: the stage before this one has run another plan, or is of "
+                   "another version"));
+}
+
 class DeviceMail {
  public:
   virtual ~DeviceMail() = default;

@@ -64,9 +64,7 @@ class HostMail final : public DeviceMail {
     std::memcpy(&what, flag, sizeof(what));
     if (what.bytes != order_.rows_in_bytes || what.offset < 0 ||
         what.offset > order_.mailbox_bytes - what.bytes) {
-      return Void(absl::InternalError(absl::StrCat(
-          "expected ", order_.rows_in_bytes, " bytes of plan ", order_.plan, ", and ", what.bytes,
-          " came: the stage before this one has run another plan, or is of another version")));
+      return Void(MailIsWrong(order_.rows_in_bytes, order_.plan));
     }
     std::memcpy(Bytes(rows), mailbox + MailLayout::kHeaderBytes + what.offset,
                 static_cast<size_t>(what.bytes));
@@ -154,9 +152,7 @@ class HostMail final : public DeviceMail {
       if (cancelled) {
         why = absl::CancelledError("the wait was cancelled");
       } else if (order_.limit_ns != 0 && NowNs() - begin > order_.limit_ns) {
-        why = absl::DeadlineExceededError(
-            absl::StrCat("nothing has come for ", order_.limit_ns / 1000000,
-                         " ms: the stage before this one hangs, or is that much slower"));
+        why = MailIsLate(order_.limit_ns);
       } else {
         SleepOn(flag, value);
       }

@@ -28,6 +28,7 @@ import tempfile
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests/e2e"))
 import program  # noqa: E402
+import timeline_picture  # noqa: E402
 
 # What is run on one stage and on two; and what is compared with what: case, of one, of two.
 MODELS = {
@@ -100,31 +101,20 @@ class Run:
                 say(line)
 
 
-def plans(timeline):
-    """Of each stage, its plans in order: {"start", "end", "compute", "rows", "prefill"}, in us."""
-    stages = {}
-    for event in json.loads(timeline.read_text()):
-        if event.get("ph") != "X" or event["name"] != "compute":
-            continue
-        stages.setdefault(event["pid"], []).append(
-            {"start": event["ts"], "end": event["ts"] + event["dur"], "compute": event["dur"],
-             "rows": event["args"]["rows"], "prefill": event["args"]["prefill tokens"]})
-    return [sorted(stages[pid], key=lambda plan: plan["start"]) for pid in sorted(stages)]
-
-
 def bubble(timeline, rows):
     """Of the fuller stage, in the longest time in which every plan decodes `rows` a round."""
+    found = timeline_picture.plans(timeline)
     best = None
-    for stage in plans(timeline):
+    for stage in sorted({plan["stage"] for plan in found}):
         stretch, longest = [], []
-        for plan in stage:
+        for plan in (plan for plan in found if plan["stage"] == stage):
             keeps = plan["prefill"] == 0 and plan["rows"] * 4 >= rows
             stretch = stretch + [plan] if keeps else []
             longest = max(longest, stretch, key=len)
         if len(longest) < 10:
             return None
-        wall = longest[-1]["end"] - longest[0]["start"]
-        share = 1 - sum(plan["compute"] for plan in longest) / wall
+        wall = longest[-1]["start"] + longest[-1]["dur"] - longest[0]["start"]
+        share = 1 - sum(plan["dur"] for plan in longest) / wall
         best = share if best is None else min(best, share)
     return best
 

@@ -1,11 +1,11 @@
-// What goes over the Unix socket of a lane of rows between two processes of one machine: messages
+// What goes over the Unix socket of a lane between two processes of one machine: messages
 // of fixed size (SOCK_SEQPACKET: each arrives whole), one of them with a descriptor. The bytes of
 // the rows do not: they go through a mailbox (core/tensor/peer_memory.h).
 //
 //   sender                      receiver
 //   PeerHello            ──▶               which lane
 //                        ◀──    PeerAnswer (and the mailbox's descriptor), once the lane is open
-//   PeerTransfer ...     ──▶               that bytes lie in the mailbox
+//   PeerTransfer ...     ──▶               that bytes lie in the mailbox; not by mail
 //                        ◀──    PeerCredit ...    that the oldest ones do not any more
 //
 // A socket that ends is a dead peer. Sockets are abstract, so nothing is left where a process is

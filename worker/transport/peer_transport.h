@@ -1,15 +1,15 @@
 // The transport between processes of one machine whose rows never touch the host's memory: the
 // receiving stage owns a mailbox on the device where it computes, the sending one maps it and
-// copies into it; that bytes are there, and that their place is free again, is told over a Unix
-// socket (peer_socket.h). Only rows go so: sampled tokens, which the host reads anyway, keep to
-// another transport.
-//
-// By the host's signals, Open and Connect: a stage's kernels have ended when its rows are copied
-// (StageExecutor::Execute waits for them), and the copy has ended when it is told of. So no stream
-// of one stage waits for one of another, and no graph knows of a peer.
+// stores into it. A Unix socket (peer_socket.h) connects the two, tells of room, and ends with its
+// process.
 //
 // By signals on the device, OpenMail and ConnectMail: kernels store and wait (core/tensor/
-// device_mail.h), and the socket only connects, tells of room, and ends with its process.
+// device_mail.h), rows and sampled tokens.
+//
+// By the host's signals, Open and Connect: rows only, tokens keep to another transport. That bytes
+// are there is told over the socket too: a stage's kernels have ended when its rows are copied
+// (StageExecutor::Execute waits for them), and the copy has ended when it is told of. So no stream
+// of one stage waits for one of another, and no graph knows of a peer.
 //
 // A mailbox is a ring: a transfer lies in one piece, and its place is free once it was taken. It is
 // made once; each epoch's sender maps it, and lets go of it as soon as its owner is gone. Of two

@@ -10,8 +10,8 @@
 // must outlive what was enqueued on them.
 //
 // Kinds: `local` (local_transport.h), between stages of one process; `grpc` (grpc_transport.h),
-// between processes and hosts; `peer` (peer_transport.h), between processes of one machine, rows
-// only, from device to device. To add one: one .cc, and a line in tests/worker/transport/, whose
+// between processes and hosts; `peer` (peer_transport.h), between processes of one machine, from
+// device to device. To add one: one .cc, and a line in tests/worker/transport/, whose
 // suite all of them pass.
 #pragma once
 

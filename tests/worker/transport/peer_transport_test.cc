@@ -39,8 +39,8 @@ class PeerTransportTest : public ::testing::Test {
   std::unique_ptr<PeerEndpoint> Endpoint(int64_t mailbox_bytes = kSmallMailbox) {
     return std::make_unique<PeerEndpoint>(exchange_, "cpu", mailbox_bytes, TransportOptions{});
   }
-  void Start() {
-    a_ = Endpoint();
+  void Start(int64_t own_mailbox = kSmallMailbox) {
+    a_ = Endpoint(own_mailbox);
     b_ = Endpoint();
     receiver_.lane = b_->transport().Open(LaneKind::kRows, 1);
     auto connected =
@@ -131,13 +131,7 @@ TEST_F(PeerTransportTest, TokensGoByTheOtherTransport) {
 }
 
 TEST_F(PeerTransportTest, AStageWithoutAMailboxSendsAndIsNotReached) {
-  a_ = Endpoint(0);
-  b_ = Endpoint();
-  receiver_.lane = b_->transport().Open(LaneKind::kRows, 1);
-  auto connected =
-      a_->transport().Connect(b_->transport().address(), LaneKind::kRows, 1, kPatience);
-  ASSERT_TRUE(IsOk(connected));
-  sender_.lane = *std::move(connected);
+  ASSERT_NO_FATAL_FAILURE(Start(/*own_mailbox=*/0));
   sender_.Send(Pattern(kRows, 1), 1);
   EXPECT_TRUE(IsOk(receiver_.ReceivePattern(kRows, 1)));
   EXPECT_TRUE(
