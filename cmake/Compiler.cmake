@@ -1,4 +1,4 @@
-# The language and the warnings, the same for every room.
+# The language and the warnings, the same for every room; optimize().
 set(CMAKE_CXX_STANDARD 20)
 set(CMAKE_CXX_STANDARD_REQUIRED ON)
 set(CMAKE_CXX_EXTENSIONS OFF)
@@ -28,9 +28,20 @@ if(PENSTOCK_SANITIZE)
   add_compile_options($<$<CXX_COMPILER_ID:GNU>:-Wno-stringop-overflow>
                       $<$<CXX_COMPILER_ID:GNU>:-Wno-array-bounds>)
   add_link_options(-fsanitize=${PENSTOCK_SANITIZE})
+  # Instruction sets between the least and those of today's machines: nothing would run them, and
+  # checked vector code is dear to build.
+  add_compile_definitions("HWY_DISABLED_TARGETS=(HWY_SSSE3|HWY_SSE4)")
 else()
   # Hardening; the sanitizers bring their own.
   add_compile_options($<$<AND:$<CONFIG:Release>,$<COMPILE_LANGUAGE:CXX>>:-D_FORTIFY_SOURCE=2>
                       $<$<COMPILE_LANGUAGE:CXX>:-fstack-protector-strong>)
   add_link_options(-Wl,-z,relro,-z,now)
 endif()
+
+# optimize(<target>): what does the work, also under the sanitizers, where all else is built to be
+# built fast.
+function(optimize target)
+  if(PENSTOCK_SANITIZE)
+    target_compile_options(${target} PRIVATE -O1)
+  endif()
+endfunction()

@@ -12,9 +12,10 @@ function(precompile target)
   target_precompile_headers(${target} PRIVATE ${PENSTOCK_COMMON_HEADERS} ${ARGN})
 endfunction()
 
-# test_headers(<name> LIBS <lib>... HEADERS <header>...): a target from which programs of tests reuse.
+# test_headers(<name> LIBS <lib>... HEADERS <header>... OPTIONS <flag>...): a target from which
+# programs of tests reuse.
 function(test_headers name)
-  cmake_parse_arguments(arg "" "" "LIBS;HEADERS" ${ARGN})
+  cmake_parse_arguments(arg "" "" "LIBS;HEADERS;OPTIONS" ${ARGN})
   set(empty ${CMAKE_CURRENT_BINARY_DIR}/precompiled.cc)
   file(WRITE ${empty} "")
   add_library(${name} OBJECT ${empty})
@@ -23,13 +24,16 @@ function(test_headers name)
                             <deque> <random> <thread> <gtest/gtest.h> ${arg_HEADERS})
   # The compiler takes headers only with the flags that they were compiled with: a program's.
   set_target_properties(${name} PROPERTIES POSITION_INDEPENDENT_CODE OFF)
-  target_compile_options(${name} PRIVATE -fPIE ${PENSTOCK_TEST_OPTIONS})
+  target_compile_options(${name} PRIVATE -fPIE ${arg_OPTIONS})
 endfunction()
 
-# penstock_test chooses: the second one for tests of what speaks gRPC.
+# penstock_test chooses: the last one for tests of what speaks gRPC.
 function(precompile_tests)
-  test_headers(penstock_test_headers LIBS penstock_core)
+  test_headers(penstock_kernel_test_headers LIBS penstock_core
+               OPTIONS ${PENSTOCK_KERNEL_TEST_OPTIONS})
+  test_headers(penstock_test_headers LIBS penstock_core OPTIONS ${PENSTOCK_TEST_OPTIONS})
   if(PENSTOCK_SERVICE)
-    test_headers(penstock_service_test_headers LIBS penstock_worker HEADERS <grpcpp/grpcpp.h>)
+    test_headers(penstock_service_test_headers LIBS penstock_worker HEADERS <grpcpp/grpcpp.h>
+                 OPTIONS ${PENSTOCK_TEST_OPTIONS})
   endif()
 endfunction()

@@ -1,10 +1,13 @@
 #include "cuda/cuda_backend.h"
 
 #include <algorithm>
+#include <array>
 #include <optional>
+#include <thread>
 #include <utility>
 
 #include "core/base/check.h"
+#include "core/base/cpu_affinity.h"
 #include "core/base/log.h"
 #include "core/base/quoted.h"
 #include "core/io/gemm_table.h"
@@ -31,6 +34,10 @@ class CudaBackend final : public Backend {
     PENSTOCK_ASSIGN_OR_RETURN(std::unique_ptr<PoolAllocator> memory,
                               MakeCudaAllocator(options.ordinal, pools));
     std::unique_ptr<CudaBackend> backend(new CudaBackend(options, std::move(memory)));
+    if (const int cores = backend->StayNear(); cores > 0) {
+      LogInfo(absl::StrCat("cuda:", options.ordinal, ": its threads stay on the ", cores,
+                           " cores near it"));
+    }
     PENSTOCK_ASSIGN_OR_RETURN(
         backend->ops_,
         cuda::CudaOps::Make(options.heads, options.vocab_size, options.max_sequences,
@@ -69,7 +76,8 @@ class CudaBackend final : public Backend {
     return inputs_.Has(shared) ? inputs_.OnDevice(shared) : cuda::PinnedMemory::OnDevice(shared);
   }
   void SendInputs(std::span<const Tensor> used) override {
-    CUDA_CHECK(cudaSetDevice(options_.ordinal));  // a stage's thread may be a new one
+    CUDA_CHECK(cudaSetDevice(options_.ordinal));
+    if (thread_ != std::this_thread::get_id()) StayNear();  // a stage's is not the loading one
     upload_.reset();
     inputs_.CopyToDevice(ops_->stream().get(), used);
   }
@@ -122,6 +130,16 @@ class CudaBackend final : public Backend {
 
   absl::Status UseGemmTable();
 
+  // The calling thread on the cores near the GPU: how many, 0 if it is left where it may run.
+  int StayNear() {
+    thread_ = std::this_thread::get_id();
+    std::array<char, 32> address = {};
+    CUDA_CHECK(cudaDeviceGetPCIBusId(address.data(), address.size(), options_.ordinal));
+    const absl::StatusOr<int> cores = KeepThreadNear(address.data());
+    if (!cores.ok()) LogWarning(cores.status().message());  // slower, and right
+    return cores.value_or(0);
+  }
+
   // Free, and all, by whomever it is used.
   std::pair<int64_t, int64_t> Memory() const {
     size_t free = 0;
@@ -133,6 +151,7 @@ class CudaBackend final : public Backend {
 
   const CudaBackendOptions options_;
   const std::unique_ptr<PoolAllocator> memory_;
+  std::thread::id thread_;  // whose cores are chosen
   cuda::MirroredMemory inputs_;
   cuda::PinnedMemory outputs_;
   std::optional<cuda::WeightUpload> upload_;  // while loading

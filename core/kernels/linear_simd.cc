@@ -67,6 +67,7 @@ HWY_INLINE void Unpack(const BlockQ4_1& block, Vector* out) {
   const auto lanes = static_cast<int64_t>(hn::Lanes(kFloats));
   const Vector scale = Broadcast(&block.scale);
   const Vector minimum = Broadcast(&block.minimum);
+#pragma GCC unroll 16
   for (int64_t i = 0; i < kBlockVectors / 2; ++i) {
     const auto wide = hn::PromoteTo(ints, hn::LoadU(bytes, block.quants + i * lanes));
     const auto low = hn::ConvertTo(kFloats, hn::And(wide, hn::Set(ints, 15)));
@@ -81,6 +82,7 @@ HWY_INLINE void Unpack(const BlockQ8_0& block, Vector* out) {
   const hn::Rebind<int32_t, Floats> ints;
   const auto lanes = static_cast<int64_t>(hn::Lanes(kFloats));
   const Vector scale = Broadcast(&block.scale);
+#pragma GCC unroll 16
   for (int64_t i = 0; i < kBlockVectors; ++i) {
     const auto wide = hn::PromoteTo(ints, hn::LoadU(bytes, block.quants + i * lanes));
     out[i] = hn::Mul(scale, hn::ConvertTo(kFloats, wide));
@@ -130,6 +132,7 @@ struct BlockF32 {
 };
 
 HWY_INLINE void Unpack(const BlockF32& block, Vector* out) {
+#pragma GCC unroll 16
   for (int64_t i = 0; i < kBlockVectors; ++i) {
     out[i] = hn::LoadU(kFloats, block.values + i * static_cast<int64_t>(hn::Lanes(kFloats)));
   }
@@ -145,15 +148,19 @@ HWY_INLINE void DotTile(const float* const* x, const Block* const* w, int64_t fe
   const auto lanes = static_cast<int64_t>(hn::Lanes(kFloats));
   Vector even[kT * kR];
   Vector odd[kT * kR];
+#pragma GCC unroll 16
   for (int64_t i = 0; i < kT * kR; ++i) even[i] = odd[i] = hn::Zero(kFloats);
   const int64_t blocks = features / kBlock;
   for (int64_t b = 0; b < blocks; ++b) {
+#pragma GCC unroll 16
     for (int64_t r = 0; r < kR; ++r) {
       Vector weights[kBlockVectors];
       hwy::Prefetch(reinterpret_cast<const uint8_t*>(w[r] + b) + kPrefetchBytes);
       Unpack(w[r][b], weights);
+#pragma GCC unroll 16
       for (int64_t t = 0; t < kT; ++t) {
         const float* token = x[t] + b * kBlock;
+#pragma GCC unroll 16
         for (int64_t i = 0; i < kBlockVectors; ++i) {
           Vector& sum = (i % 2 == 0 ? even : odd)[t * kR + r];
           sum = hn::MulAdd(hn::LoadU(kFloats, token + i * lanes), weights[i], sum);
@@ -161,7 +168,9 @@ HWY_INLINE void DotTile(const float* const* x, const Block* const* w, int64_t fe
       }
     }
   }
+#pragma GCC unroll 16
   for (int64_t t = 0; t < kT; ++t) {
+#pragma GCC unroll 16
     for (int64_t r = 0; r < kR; ++r) {
       float sum = hn::GetLane(hn::SumOfLanes(kFloats, hn::Add(even[t * kR + r], odd[t * kR + r])));
       if constexpr (std::is_same_v<Block, BlockF32>) {
