@@ -1,5 +1,5 @@
 // Launchers of two stems in one kernel, beside those of launchers.h and by their rules. The bits
-// are those of the two behind each other. Only of the fastest order of sums.
+// are those of the two behind each other.
 #pragma once
 
 #include "cuda/kernels/launchers.h"
@@ -16,6 +16,7 @@ bool LaunchGatedLinear(const Blas& blas, StreamHandle stream, const Tensor& x, c
 // same. REQUIRES: HasRopeDecoderAttention.
 bool HasRopeDecoderAttention(const AttentionArgs& args);
 void LaunchRopeDecoderAttention(StreamHandle stream, const Tensor& rope_table,
-                                const AttentionArgs& args, const Tensor& workspace);
+                                const AttentionArgs& args, const Tensor& workspace,
+                                SumOrder order = SumOrder::kFastest);
 
 }  // namespace penstock::cuda

@@ -104,6 +104,80 @@ TEST(DecoderAttention, EveryTargetMatchesFloat64) {
   }
 }
 
+// As many rows as have a kernel of their own on the GPU, where a warp has an item, several or a
+// part of one: equal lengths and others, one beside which the others are short, more works than
+// warps, rows of padding, windows. So that every form of its division is met by 132
+// multiprocessors.
+TEST(DecoderAttention, BatchesMatchFloat64) {
+  const auto lens_of = [](int32_t rows, int32_t least, int32_t spread) {
+    std::vector<int32_t> lens;
+    for (int32_t r = 0; r < rows; ++r) lens.push_back(least + r * 37 % spread);
+    return lens;
+  };
+  std::vector<int32_t> one_long = lens_of(20, 30, 100);
+  one_long[7] = 5000;
+  std::vector<int32_t> many_and_one_long = lens_of(70, 1, 60);
+  many_and_one_long[69] = 9000;
+  for (const Target& target : Targets()) {
+    if (target.backend == Backend::kCpu || target.type == DataType::kF32) continue;
+    struct Case {
+      HeadLayout heads;
+      std::vector<int32_t> lens;
+    };
+    for (const Case& each :
+         {Case{{32, 8, 128}, lens_of(24, 256, 1)}, Case{{8, 2, 128}, lens_of(40, 1, 700)},
+          Case{{8, 1, 96}, one_long}, Case{{4, 4, 64}, one_long}, Case{{4, 2, 128}, one_long},
+          Case{{16, 16, 64}, lens_of(70, 1, 200)}, Case{{16, 16, 64}, many_and_one_long}}) {
+      for (const int64_t window : {kNoWindow, int64_t{1}, int64_t{100}, int64_t{700}}) {
+        if (window != kNoWindow && each.heads.num_heads > 8) continue;
+        const PagedBatch batch = Decode(each.heads, each.lens, target.type);
+        RunOn(target, batch.args(window));
+        EXPECT_LE(RelativeError(batch.out(), batch.Float64(window)), Tolerance(target.type))
+            << target << ", heads " << each.heads.num_heads << " / " << each.heads.num_kv_heads
+            << " x " << each.heads.head_dim << ", rows " << each.lens.size() << ", window "
+            << window;
+      }
+    }
+  }
+}
+
+// The others' bits, though their place among the works is another one.
+TEST(DecoderAttention, RowsOfPaddingChangeNothingInABatch) {
+  const HeadLayout heads{8, 2, 128};
+  std::vector<int32_t> lens;
+  for (int32_t r = 0; r < 30; ++r) lens.push_back(1 + r * 37 % 300);
+  for (const Target& target : Targets()) {
+    const PagedBatch without = Decode(heads, lens, target.type);
+    const AttentionArgs all = without.args();
+    RunOn(target, {all.qkv.Slice(0, 20), all.row_starts, all.context_lens.Slice(0, 20),
+                   all.block_tables.Slice(0, 20), heads, all.kv, all.out.Slice(0, 20)});
+    std::vector<int32_t> padded = lens;
+    std::fill(padded.begin() + 20, padded.end(), 0);
+    const PagedBatch with = Decode(heads, lens, target.type);
+    const AttentionArgs args = with.args();
+    RunOn(target, {args.qkv, args.row_starts, FromVector(padded), args.block_tables, heads, args.kv,
+                   args.out});
+    EXPECT_EQ(ToVector(all.out.Slice(0, 20)), ToVector(args.out.Slice(0, 20))) << target;
+    for (const float value : ToVector(args.out.Slice(20, 10))) {
+      ASSERT_TRUE(std::isnan(value)) << target;
+    }
+  }
+}
+
+TEST(DecoderAttention, NanInACacheShowsInABatchAndNowhereElse) {
+  const HeadLayout heads{2, 1, 64};
+  for (const Target& target : Targets()) {
+    PagedBatch batch = Decode(heads, std::vector<int32_t>(20, 200), target.type);
+    batch.PoisonPosition(3, 10);
+    RunOn(target, batch.args());
+    for (int64_t r = 0; r < 20; ++r) {
+      for (const float value : ToVector(batch.out().Slice(r, 1))) {
+        ASSERT_EQ(r == 3, std::isnan(value)) << target << ", row " << r;
+      }
+    }
+  }
+}
+
 #ifdef PENSTOCK_CUDA
 
 // With a table of angles it takes queries and keys as the product left them: the bits, of output
@@ -120,7 +194,7 @@ TEST(DecoderAttention, TurnsQueriesAndKeysAsBiasRopeDoes) {
       for (const std::vector<int32_t>& lens :
            {std::vector<int32_t>{1}, std::vector<int32_t>{700}, std::vector<int32_t>{65, 64},
             std::vector<int32_t>{2, 63, 130}, many}) {
-        if (lens.size() > 3 && heads.head_dim != 96) continue;
+        if (lens.size() > 3 && heads.head_dim != 96 && heads.num_heads != 32) continue;
         const auto rows = static_cast<int64_t>(lens.size());
         std::vector<int32_t> positions;
         for (const int32_t len : lens) positions.push_back(len - 1);
@@ -130,26 +204,33 @@ TEST(DecoderAttention, TurnsQueriesAndKeysAsBiasRopeDoes) {
         }
         const Tensor table = Poisoned({rows, heads.head_dim});
         cpu::RopeTable(Pool(), frequencies, FromVector(positions), table);
-        for (const int64_t window : {kNoWindow, int64_t{100}}) {
-          const auto run = [&](bool apart) {
+        struct Run {
+          int64_t window;
+          cuda::SumOrder order;
+        };
+        for (const auto& [window, order] :
+             {Run{kNoWindow, cuda::SumOrder::kFastest}, Run{100, cuda::SumOrder::kFastest},
+              Run{kNoWindow, cuda::SumOrder::kFixed}}) {
+          const auto run = [&, window = window, order = order](bool apart) {
             const PagedBatch batch = Decode(heads, lens, target.type);
-            AttendOnGpu(target.type, batch.args(window),
-                        [&](const GpuCall& gpu, const AttentionArgs& args) {
-                          const Tensor workspace =
-                              Make(DataType::kU8, {cuda::DecoderAttentionWorkspace(heads, rows)});
-                          std::fill_n(static_cast<uint8_t*>(Tensor(workspace).raw()),
-                                      workspace.bytes(), uint8_t{0});
-                          const Tensor there = gpu.In(workspace);
-                          const Tensor angles = gpu.In(table);
-                          if (apart) {
-                            cuda::LaunchBiasRope(gpu.stream(), {args.qkv, Tensor(), Tensor(),
-                                                                Tensor(), 0, angles, heads});
-                            cuda::LaunchDecoderAttention(gpu.stream(), args, there);
-                          } else {
-                            ASSERT_TRUE(cuda::HasRopeDecoderAttention(args));
-                            cuda::LaunchRopeDecoderAttention(gpu.stream(), angles, args, there);
-                          }
-                        });
+            AttendOnGpu(
+                target.type, batch.args(window),
+                [&](const GpuCall& gpu, const AttentionArgs& args) {
+                  const Tensor workspace =
+                      Make(DataType::kU8, {cuda::DecoderAttentionWorkspace(heads, rows, order)});
+                  std::fill_n(static_cast<uint8_t*>(Tensor(workspace).raw()), workspace.bytes(),
+                              uint8_t{0});
+                  const Tensor there = gpu.In(workspace);
+                  const Tensor angles = gpu.In(table);
+                  if (apart) {
+                    cuda::LaunchBiasRope(
+                        gpu.stream(), {args.qkv, Tensor(), Tensor(), Tensor(), 0, angles, heads});
+                    cuda::LaunchDecoderAttention(gpu.stream(), args, there, order);
+                  } else {
+                    ASSERT_TRUE(cuda::HasRopeDecoderAttention(args));
+                    cuda::LaunchRopeDecoderAttention(gpu.stream(), angles, args, there, order);
+                  }
+                });
             return batch;
           };
           const PagedBatch together = run(false);
