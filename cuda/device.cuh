@@ -51,11 +51,6 @@ __device__ __forceinline__ void LetNextBegin() {
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 }
 
-// At a thread's end, in a kernel that has not said LetNextBegin(): the next kernel begins once all
-// blocks have ended, and what this thread wrote is where that kernel's loads find it even if it
-// does not wait for its inputs (open_edges.h).
-__device__ __forceinline__ void WritesBeforeNext() { __threadfence(); }
-
 // Fetches a line towards the level-2 cache without waiting for it.
 __device__ __forceinline__ void PrefetchToL2(const void* address) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(address));

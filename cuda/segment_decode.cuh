@@ -353,8 +353,9 @@ __global__ void __launch_bounds__(kSegmentWarps * 32, 1)
   using Line = SegmentLine<T, kFixed>;
   extern __shared__ uint8_t bytes[];
   auto& shared = *reinterpret_cast<SegmentShared<D>*>(bytes + (-SharedAddress(bytes) & 1023));
-  if (!problem.ends_with_writes) LetNextBegin();
+  LetNextBegin();
   if (threadIdx.x == 0) {
+    maps.Prefetch();
     for (int i = 0; i < kSegmentWarps * SegmentShared<D>::kStages; ++i) {
       MakeBarrier(&shared.full[0][0] + i, 1);
     }
@@ -377,7 +378,6 @@ __global__ void __launch_bounds__(kSegmentWarps * 32, 1)
     }
     tile.RunSegment(work, index);
   }
-  if (problem.ends_with_writes) WritesBeforeNext();
 }
 
 }  // namespace penstock::cuda

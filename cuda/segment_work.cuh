@@ -32,14 +32,13 @@ template <typename T>
 struct SegmentProblem {
   PagedAttention<T> paged;
   const float* rope;  // rope_table of the rows, [rows, head_dim]: queries and new keys are still to
-  int64_t rope_stride;    // be turned; or nullptr
-  bool ends_with_writes;  // open_edges.h
-  int group;              // query heads a KV head
-  int chunks;             // items a KV head: of up to kSegmentHeads query heads each
-  int item_heads;         // the most that an item has
-  int slots;              // that `partials` has
-  unsigned* counters;     // [rows * num_kv_heads * chunks] arrivals, zero between launches
-  float* partials;        // [slots][SegmentSlotFloats()]
+  int64_t rope_stride;  // be turned; or nullptr
+  int group;            // query heads a KV head
+  int chunks;           // items a KV head: of up to kSegmentHeads query heads each
+  int item_heads;       // the most that an item has
+  int slots;            // that `partials` has
+  unsigned* counters;   // [rows * num_kv_heads * chunks] arrivals, zero between launches
+  float* partials;      // [slots][SegmentSlotFloats()]
 
   __device__ __forceinline__ const float* Angles(int row) const {
     return rope == nullptr ? nullptr : rope + row * rope_stride;
@@ -116,17 +115,22 @@ struct SegmentLine {
       rows.shortest = INT_MAX;
     }
     __syncthreads();
-    for (int row = thread; row < (paged.rows + 3) / 4 * 4; row += threads) {
-      const int context = row < paged.rows ? paged.ContextOrNone(row) : 0;
+    for (int base = thread / 32 * 32; base < paged.rows; base += threads) {
+      const int row = base + thread % 32;
+      const bool is_row = row < paged.rows;
+      const int context = is_row ? paged.ContextOrNone(row) : 0;
       const int before = context == 0 ? 0 : paged.FirstSeen(context - 1) / kUnit;
       const int tiles = (context + kUnit - 1) / kUnit - before;
       rows.context[row] = context;
       rows.tiles[row] = tiles;
       rows.order[row] = static_cast<uint16_t>(row);
-      if (row >= paged.rows) break;
-      atomicMax(&rows.longest, tiles);
-      atomicMin(&rows.shortest, tiles);
-      atomicAdd(&rows.total, tiles);
+      const int longest = __reduce_max_sync(~0u, tiles);
+      const int shortest = __reduce_min_sync(~0u, is_row ? tiles : INT_MAX);
+      const int total = __reduce_add_sync(~0u, tiles);
+      if (thread % 32 != 0) continue;
+      atomicMax(&rows.longest, longest);
+      atomicMin(&rows.shortest, shortest);
+      atomicAdd(&rows.total, total);
     }
     __syncthreads();
     items_of_row = paged.num_kv_heads * problem.chunks;
@@ -229,6 +233,12 @@ struct SegmentLine {
 struct CacheMaps {
   CUtensorMap page;
   CUtensorMap eight;
+
+  // One thread: the first copies need not wait for them.
+  __device__ __forceinline__ void Prefetch() const {
+    asm volatile("prefetch.tensormap [%0];" ::"l"(&page) : "memory");
+    asm volatile("prefetch.tensormap [%0];" ::"l"(&eight) : "memory");
+  }
 };
 
 // Fills a warp's ring, one slab at a time, in the order in which they are used: of each tile the
@@ -272,7 +282,7 @@ struct SegmentLoader {
       ++filled;
     }
     WaitForInputs();
-    StoreNew();
+    if (!Done()) StoreNew();
 #pragma unroll 1
     for (; filled < Shared::kStages; ++filled) Next(true);
   }
@@ -292,9 +302,10 @@ struct SegmentLoader {
     LoadBlocks(work.first_page);
     BeginTile(work.first_page / kTilePages * kTilePages);
   }
-  // Each warp that reads the new token's page writes its key and value first, the same bytes.
-  __device__ void StoreNew() {
-    if (Done() || !HasNew(work.end_page - 1)) return;
+  // Before the tile with the new token's page, its key and value: by each warp that reads it, the
+  // same bytes.
+  __device__ __forceinline__ void StoreNew() {
+    if (!HasNew(min(tile_page + kTilePages, work.end_page) - 1)) return;
     StoreNewToken<T, D>(line.problem.paged, work.row, work.kv_head, work.context - 1,
                         line.problem.Angles(work.row), lane);
     FenceGlobalWritesBeforeBulkReads();
@@ -349,9 +360,13 @@ struct SegmentLoader {
       page = max(tile_page, work.first_page);
       return;
     }
-    if (tile_page + kTilePages < work.end_page) return BeginTile(tile_page + kTilePages);
-    turn += Line::NumWarps();
-    Begin();
+    if (tile_page + kTilePages < work.end_page) {
+      BeginTile(tile_page + kTilePages);
+    } else {
+      turn += Line::NumWarps();
+      Begin();
+      if (Done()) return;
+    }
     if (has_inputs) StoreNew();
   }
 };

@@ -5,7 +5,6 @@
 #include <vector>
 
 #include "cuda/cuda_check.h"
-#include "cuda/open_edges.h"
 
 namespace penstock::cuda {
 namespace {
@@ -40,10 +39,8 @@ cudaGraphExec_t StepGraphs::Capture(cudaStream_t stream, const std::function<voi
   cudaGraphExec_t ready = nullptr;
   // Other threads may do what they like meanwhile.
   CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-  BeginNotes();
   enqueue();
   CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
-  OpenEdges(graph);
   CUDA_CHECK(cudaGraphInstantiate(&ready, graph, 0));
   programmatic_edges_ += ProgrammaticEdges(graph);
   CUDA_CHECK(cudaGraphDestroy(graph));

@@ -3,7 +3,6 @@
 #include "cuda/decode_tile.cuh"
 #include "cuda/kernels/fused_launchers.h"
 #include "cuda/kernels/launchers.h"
-#include "cuda/open_edges.h"
 #include "cuda/plain_attention.cuh"
 #include "cuda/segment_decode.cuh"
 #include "cuda/skinny_linear.h"
@@ -127,8 +126,6 @@ int64_t PartsBytes(const HeadLayout& heads, SumOrder order) {
 // Where a warp on its own is faster than four together: many rows, whose query heads meet keys and
 // values at once.
 bool TakesSegments(const HeadLayout& heads, int64_t rows) {
-  static const bool off = getenv("X_SEG") != nullptr && atoi(getenv("X_SEG")) == 0;
-  if (off) return false;
   return rows > kSkinnyTokens && SegmentChunks(heads) == 1;
 }
 
@@ -138,7 +135,6 @@ void LaunchSegments(cudaStream_t stream, const AttentionArgs& args, SegmentProbl
   problem.group = static_cast<int>(heads.num_heads / heads.num_kv_heads);
   problem.chunks = static_cast<int>(SegmentChunks(heads));
   problem.item_heads = static_cast<int>(ItemHeads(heads));
-  problem.ends_with_writes = EndsWithWrites(args.context_lens.dim(0));
   const int64_t rows = args.kv.num_elements() / D;
   PENSTOCK_CHECK_LE(rows, INT32_MAX);
   const auto map = [&](int box_rows) {
@@ -149,7 +145,6 @@ void LaunchSegments(cudaStream_t stream, const AttentionArgs& args, SegmentProbl
   AllowShared(SegmentDecodeKernel<T, D, kFixed>, shared);
   Launch(stream, {dim3(Blocks(NumMultiprocessors())), dim3(kSegmentWarps * 32), shared},
          SegmentDecodeKernel<T, D, kFixed>, problem, CacheMaps{map(kPage), map(8)});
-  if (problem.ends_with_writes) NoteEndsWithWrites(stream);
 }
 
 template <bool kFixed, typename T>

@@ -2,7 +2,6 @@
 #include "cuda/kernels/launchers.h"
 #include "cuda/launch.h"
 #include "cuda/norm_row.cuh"
-#include "cuda/open_edges.h"
 
 namespace penstock::cuda {
 namespace {
@@ -10,9 +9,9 @@ namespace {
 // A block a row. x is read once from device memory or level 2 and kept in shared memory as f32.
 template <typename From, typename T, int N>
 __global__ void RmsNormKernel(const From* x, int64_t x_stride, const T* gain, int hidden, float eps,
-                              T* out, int64_t out_stride, bool ends_with_writes) {
+                              T* out, int64_t out_stride) {
   extern __shared__ float shared[];
-  if (!ends_with_writes) LetNextBegin();
+  LetNextBegin();
   const auto* in = reinterpret_cast<const Pack<From, N>*>(x + blockIdx.x * x_stride);
   NormRow<T, N>(shared, gain, hidden, eps, out + blockIdx.x * out_stride,
                 [&](int i, float(&values)[N]) {
@@ -20,7 +19,6 @@ __global__ void RmsNormKernel(const From* x, int64_t x_stride, const T* gain, in
 #pragma unroll
                   for (int j = 0; j < N; ++j) values[j] = ToFloat(pack.at[j]);
                 });
-  if (ends_with_writes) WritesBeforeNext();
 }
 
 }  // namespace
@@ -42,11 +40,10 @@ void LaunchRmsNorm(cudaStream_t stream, const Tensor& x, const Tensor& weight, f
         AllowShared(kernel, shape.shared_bytes);
         Launch(stream, shape, kernel, Elements<const From>(x), x.stride(0),
                Elements<const T>(weight), static_cast<int>(hidden), eps, Elements<T>(out),
-               out.stride(0), EndsWithWrites(x.dim(0)));
+               out.stride(0));
       });
     });
   });
-  if (EndsWithWrites(x.dim(0))) NoteEndsWithWrites(stream);
 }
 
 }  // namespace penstock::cuda

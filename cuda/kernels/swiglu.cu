@@ -1,7 +1,6 @@
 #include "core/kernels/swiglu.h"
 #include "cuda/kernels/launchers.h"
 #include "cuda/launch.h"
-#include "cuda/open_edges.h"
 #include "cuda/swiglu.cuh"
 
 namespace penstock::cuda {
@@ -9,8 +8,8 @@ namespace {
 
 template <typename T, int N>
 __global__ void SwigluKernel(const T* gate_up, int64_t in_stride, int64_t rows, int64_t width,
-                             T* out, int64_t out_stride, bool ends_with_writes) {
-  if (!ends_with_writes) LetNextBegin();
+                             T* out, int64_t out_stride) {
+  LetNextBegin();
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i >= width / N) return;
   WaitForInputs();
@@ -25,7 +24,6 @@ __global__ void SwigluKernel(const T* gate_up, int64_t in_stride, int64_t rows, 
     }
     reinterpret_cast<Pack<T, N>*>(out + t * out_stride)[i] = result;
   }
-  if (ends_with_writes) WritesBeforeNext();
 }
 
 }  // namespace
@@ -41,10 +39,9 @@ void LaunchSwiglu(cudaStream_t stream, const Tensor& gate_up, const Tensor& out)
       constexpr int kPack = decltype(pack)::value;
       Launch(stream, {RowGrid(out.dim(0), width / kPack), dim3(kThreads)}, SwigluKernel<T, kPack>,
              Elements<const T>(gate_up), gate_up.stride(0), out.dim(0), width, Elements<T>(out),
-             out.stride(0), EndsWithWrites(out.dim(0)));
+             out.stride(0));
     });
   });
-  if (EndsWithWrites(out.dim(0))) NoteEndsWithWrites(stream);
 }
 
 }  // namespace penstock::cuda
