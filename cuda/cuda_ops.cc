@@ -76,6 +76,10 @@ void CudaOps::GatedLinear(const Tensor& x, const Tensor& weight, const Tensor& g
   Ops::GatedLinear(x, weight, gate_up, out);
 }
 
+void CudaOps::RopeConcatKv(const BiasRopeArgs& rope, const Tensor& kv_slots, const Tensor& kv) {
+  LaunchRopeConcatKv(stream_.get(), rope, kv_slots, kv);
+}
+
 void CudaOps::RopeDecoderAttention(const BiasRopeArgs& rope, const AttentionArgs& args) {
   const bool only_turns = rope.bias.empty() && rope.q_gain.empty() && rope.k_gain.empty();
   if (!only_turns || !HasRopeDecoderAttention(args)) {

@@ -6,6 +6,7 @@
 
 #include "cuda/paged_attention.cuh"
 #include "cuda/tensor_core.cuh"
+#include "cuda/turn.cuh"
 
 namespace penstock::cuda {
 
@@ -14,13 +15,6 @@ template <typename T>
 __device__ __forceinline__ float2 UnpackTwo(uint32_t two) {
   const auto pack = *reinterpret_cast<const Pack<T, 2>*>(&two);
   return {ToFloat(pack.at[0]), ToFloat(pack.at[1])};
-}
-
-// (a, b) turned by an angle, rounded where the compiler rounds it in bias_rope.
-__device__ __forceinline__ void Turn(float& a, float& b, float cosine, float sine) {
-  const float turned = __fmaf_rn(a, cosine, -__fmul_rn(b, sine));
-  b = __fmaf_rn(a, sine, __fmul_rn(b, cosine));
-  a = turned;
 }
 
 // Queries as the tensor cores take them: a lane has elements of both halves of a head, which turn

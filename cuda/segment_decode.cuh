@@ -25,11 +25,8 @@ struct SegmentTile {
 
   const SegmentLine<T, kFixed>& line;
   Shared& shared;
-  SegmentLoader<T, D, kFixed>& loader;
-  int warp = threadIdx.x / 32;
   int lane = threadIdx.x % 32;
-  int slot = 0;
-  unsigned parity = 0;
+  SegmentPlace place;
 
   uint32_t queries[D / 16][2];
   float scores[kTileKeys / 16][4];  // of 16 keys each
@@ -37,23 +34,20 @@ struct SegmentTile {
   float top[2];                     // of the segment, of the heads lane % 4 * 2 and the next
   float total[2];                   // this thread's part
 
-  __device__ SegmentTile(const SegmentLine<T, kFixed>& l, Shared& s,
-                         SegmentLoader<T, D, kFixed>& from)
-      : line(l), shared(s), loader(from) {}
+  __device__ SegmentTile(const SegmentLine<T, kFixed>& l, Shared& s)
+      : line(l),
+        shared(s),
+        place(SegmentLine<T, kFixed>::WarpOfBlock(), Shared::kSlabs, line.BusyWarps()) {}
 
   __device__ __forceinline__ uint32_t AwaitSlab() {
-    Wait(&shared.full[warp][slot], parity);
-    return SharedAddress(shared.ring[warp][slot].bytes);
+    Wait(&shared.full[place.Slab()], place.parity);
+    return SharedAddress(shared.ring[place.Slab()].bytes);
   }
-  // The slab has been read by all lanes: its place is for the next one.
+  // The slab's place is for another one.
   __device__ __forceinline__ void Release() {
     FenceReadsBeforeBulkWrites();
-    __syncwarp();
-    loader.Next();
-    if (++slot == Shared::kStages) {
-      slot = 0;
-      parity ^= 1;
-    }
+    Arrive(&shared.empty[place.Slab()]);  // each lane for its own reads
+    place.Next();
   }
 
   __device__ void LoadQueries(const SegmentWork& work) {
@@ -170,7 +164,7 @@ struct SegmentTile {
       for (int i = lane; i < kPage * kUnits; i += 32) {
         const int at = first + i / kUnits;
         if (at >= work.first_seen && at < work.context) continue;
-        *reinterpret_cast<uint4*>(shared.ring[warp][slot].bytes + i * 16) = uint4{};
+        *reinterpret_cast<uint4*>(shared.ring[place.Slab()].bytes + i * 16) = uint4{};
       }
       __syncwarp();
     }
@@ -346,8 +340,11 @@ struct SegmentTile {
   }
 };
 
+// Eight warps that compute, and eight that fill their rings: so the loaders' code, which looks for
+// works and divides them, stands once, and what a warp computes with it fits the instruction cache,
+// which finds nothing of this kernel when a step comes to it.
 template <typename T, int D, bool kFixed>
-__global__ void __launch_bounds__(kSegmentWarps * 32, 1)
+__global__ void __launch_bounds__(2 * kSegmentWarps * 32, 1)
     SegmentDecodeKernel(const __grid_constant__ SegmentProblem<T> problem,
                         const __grid_constant__ CacheMaps maps) {
   using Line = SegmentLine<T, kFixed>;
@@ -356,14 +353,21 @@ __global__ void __launch_bounds__(kSegmentWarps * 32, 1)
   LetNextBegin();
   if (threadIdx.x == 0) {
     maps.Prefetch();
-    for (int i = 0; i < kSegmentWarps * SegmentShared<D>::kStages; ++i) {
-      MakeBarrier(&shared.full[0][0] + i, 1);
+    for (int i = 0; i < SegmentShared<D>::kSlabs; ++i) {
+      MakeBarrier(&shared.full[i], 1);
+      MakeBarrier(&shared.empty[i], 32);
     }
     FenceBarriers();
   }
   const Line line(problem, shared.rows);
-  SegmentLoader<T, D, kFixed> loader(line, shared, maps);
-  SegmentTile<T, D, kFixed> tile(line, shared, loader);
+  if (threadIdx.x >= kSegmentWarps * 32) {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
+    SegmentLoader<T, D, kFixed>(line, shared, maps).Run();
+    return;
+  }
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 200;");
+  WaitForInputs();
+  SegmentTile<T, D, kFixed> tile(line, shared);
   for (int turn = 0; turn < line.count; turn += Line::NumWarps()) {
     const int index = Line::OfTurn(turn);
     if (index >= line.count) continue;

@@ -61,21 +61,45 @@ struct SegmentRows {
   int total;  // of all rows
 };
 
+// The rings of a multiprocessor's warps. Where fewer warps have work their rings are longer.
 template <int D>
 struct SegmentShared {
   using S = SwizzledTile<D>;
   static constexpr int kSlabBytes = kPage * S::kRowBytes;
-  static constexpr int kStages = 24576 / kSlabBytes;
+  static constexpr int kSlabs = 196608 / kSlabBytes;
 
   struct alignas(1024) Slab {
     uint8_t bytes[kSlabBytes];
   };
-  Slab ring[kSegmentWarps][kStages];
-  uint64_t full[kSegmentWarps][kStages];
+  Slab ring[kSlabs];
+  uint64_t full[kSlabs];
+  uint64_t empty[kSlabs];
   alignas(16) SegmentRows rows;
 
   // With room to begin at a multiple of 1024.
   __host__ __device__ static constexpr size_t Bytes() { return sizeof(SegmentShared) + 1024; }
+};
+
+// Where a warp is in its ring: slabs [begin, begin + stages) of the shared ones.
+struct SegmentPlace {
+  int begin;
+  int stages;
+  int slot;  // from `begin` on
+  unsigned parity = 0;
+
+  __device__ SegmentPlace(int warp, int slabs, int busy_warps) {
+    int warps = kSegmentWarps;
+    while (warps >= 2 * busy_warps) warps /= 2;
+    stages = slabs / warps;
+    begin = warp % warps * stages;
+    slot = 0;
+  }
+  __device__ __forceinline__ int Slab() const { return begin + slot; }
+  __device__ __forceinline__ void Next() {
+    if (++slot < stages) return;
+    slot = 0;
+    parity ^= 1;
+  }
 };
 
 // What a warp is at.
@@ -185,8 +209,17 @@ struct SegmentLine {
     __syncthreads();
   }
 
+  // A warp that loads has the number of the one that it loads for.
+  __device__ __forceinline__ static int WarpOfBlock() {
+    return static_cast<int>(threadIdx.x) / 32 % kSegmentWarps;
+  }
   __device__ __forceinline__ static int Warp() {
-    return static_cast<int>(threadIdx.x / 32 * gridDim.x + blockIdx.x);
+    return WarpOfBlock() * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x);
+  }
+  // Of the block, that have works.
+  __device__ __forceinline__ int BusyWarps() const {
+    const int blocks = static_cast<int>(gridDim.x);
+    return min(max((count + blocks - 1) / blocks, 1), kSegmentWarps);
   }
   __device__ __forceinline__ static int NumWarps() {
     return static_cast<int>(gridDim.x) * kSegmentWarps;
@@ -241,13 +274,13 @@ struct CacheMaps {
   }
 };
 
-// Fills a warp's ring, one slab at a time, in the order in which they are used: of each tile the
-// keys of its pages, slab by slab, then the values. All lanes of a warp call it together.
+// Fills the ring of a warp, one slab at a time, in the order in which they are used: of each tile
+// the keys of its pages, slab by slab, then the values. One warp calls it.
 //
-// A work with a sequence's last page has the new token's key and value stored there before that
-// page is loaded. These come from the kernel ahead, as nothing else does that is touched here:
-// lengths, tables and older positions were there before the step. So the first loads need not wait
-// for it.
+// Before a tile with the new token its key and value are stored, by each warp that loads the tile
+// the same bytes. These come from the kernel ahead, as nothing else does that is touched here:
+// lengths, tables and older positions were there before the step. So the ring fills while that
+// kernel runs.
 template <typename T, int D, bool kFixed>
 struct SegmentLoader {
   using S = SwizzledTile<D>;
@@ -257,117 +290,80 @@ struct SegmentLoader {
   const Line& line;
   Shared& shared;
   const CacheMaps& maps;
-  int warp = threadIdx.x / 32;
   int lane = threadIdx.x % 32;
-  int slot = 0;
+  SegmentPlace place;
 
-  int turn = 0;  // of the work that is being loaded: where its turn begins
-  SegmentWork work;
-  int blocks;  // lane i has the KV block of page `base` + i
-  int base;    // a tile's first
-
-  int tile_page;  // of the tile that is being loaded: its first page
-  int page;
-  int slab = 0;
-  bool values = false;
-
-  // Ends once the kernel's inputs are there.
   __device__ SegmentLoader(const Line& l, Shared& s, const CacheMaps& m)
-      : line(l), shared(s), maps(m) {
-    Begin();
-    int filled = 0;
-#pragma unroll 1
-    while (filled < Shared::kStages && !Done() && !HasNew(page)) {
-      Next(false);
-      ++filled;
-    }
-    WaitForInputs();
-    if (!Done()) StoreNew();
-#pragma unroll 1
-    for (; filled < Shared::kStages; ++filled) Next(true);
-  }
+      : line(l), shared(s), maps(m), place(Line::WarpOfBlock(), Shared::kSlabs, line.BusyWarps()) {}
 
-  __device__ __forceinline__ bool Done() const { return turn >= line.count; }
-  // Whether the new token is of that page of the work.
-  __device__ __forceinline__ bool HasNew(int of) const { return (of + 1) * kPage >= work.context; }
-
-  __device__ void Begin() {
-    for (; turn < line.count; turn += Line::NumWarps()) {
+  __device__ void Run() {
+    bool has_inputs = false;
+    for (int turn = 0; turn < line.count; turn += Line::NumWarps()) {
       const int index = Line::OfTurn(turn);
       if (index >= line.count) continue;
-      work = line.At(index);
-      if (work.end_page > 0) break;  // else a row of padding
+      const SegmentWork work = line.At(index);
+      int base = work.first_page / kTilePages * kTilePages;
+      int blocks = Blocks(work, base);
+#pragma unroll 1
+      for (int tile = base; tile < work.end_page; tile += kTilePages) {
+        if (tile - base >= 32) {  // a tile's pages are never told apart
+          base = tile;
+          blocks = Blocks(work, base);
+        }
+        const int end = min(tile + kTilePages, work.end_page);
+        if (end * kPage >= work.context) {
+          if (!has_inputs) WaitForInputs();
+          has_inputs = true;
+          StoreNewToken<T, D>(line.problem.paged, work.row, work.kv_head, work.context - 1,
+                              line.problem.Angles(work.row), lane);
+          FenceGlobalWritesBeforeBulkReads();
+          __syncwarp();
+        }
+        LoadTile(work, max(tile, work.first_page), end, blocks, base);
+      }
     }
-    if (Done()) return;
-    LoadBlocks(work.first_page);
-    BeginTile(work.first_page / kTilePages * kTilePages);
+    // The kernel ends after the one before it, as the next one takes for granted.
+    if (!has_inputs) WaitForInputs();
   }
-  // Before the tile with the new token's page, its key and value: by each warp that reads it, the
-  // same bytes.
-  __device__ __forceinline__ void StoreNew() {
-    if (!HasNew(min(tile_page + kTilePages, work.end_page) - 1)) return;
-    StoreNewToken<T, D>(line.problem.paged, work.row, work.kv_head, work.context - 1,
-                        line.problem.Angles(work.row), lane);
-    FenceGlobalWritesBeforeBulkReads();
-    __syncwarp();
+
+  // Lane i has the KV block of page `first` + i.
+  __device__ __forceinline__ int Blocks(const SegmentWork& work, int first) const {
+    const int mine = max(first + lane, work.first_page);
+    return mine < work.end_page ? line.problem.paged.Block(work.row, mine) : 0;
   }
-  __device__ __forceinline__ void LoadBlocks(int first) {
-    base = first / kTilePages * kTilePages;  // a tile's pages are never told apart
-    const int mine = base + lane;
-    blocks = mine < work.end_page ? line.problem.paged.Block(work.row, mine) : 0;
-  }
-  __device__ __forceinline__ void BeginTile(int first) {
-    tile_page = first;
-    page = max(first, work.first_page);
-    slab = 0;
-    values = false;
+  __device__ __forceinline__ void LoadTile(const SegmentWork& work, int begin, int end, int blocks,
+                                           int base) {
+    const int kv_heads = line.problem.paged.num_kv_heads;
+#pragma unroll 1
+    for (int head = work.kv_head; head < 2 * kv_heads; head += kv_heads) {
+#pragma unroll 1
+      for (int page = begin; page < end; ++page) {
+        const int block = __shfl_sync(~0u, blocks, page - base);
+        const int row = (block * 2 * kv_heads + head) * kPage;
+#pragma unroll 1
+        for (int slab = 0; slab < S::kSlabs; ++slab) {
+          Wait(&shared.empty[place.Slab()], place.parity ^ 1);
+          if (ElectOne()) Load(work, page, slab * S::kColumns, row);
+          place.Next();
+        }
+      }
+    }
   }
   // A slab of the page that begins with that row of the cache; of a page that is not seen whole,
   // the eights of rows with something seen. One thread.
-  __device__ __forceinline__ void Load(int cache_row) {
+  __device__ __forceinline__ void Load(const SegmentWork& work, int page, int column, int row) {
     constexpr int kEights = kPage / 8;
     constexpr int kEightBytes = 8 * S::kRowBytes;
     const int begin = max(work.first_seen - page * kPage, 0) / 8;
     const int end = min((work.context - page * kPage + 7) / 8, kEights);
-    uint64_t* full = &shared.full[warp][slot];
-    uint8_t* to = shared.ring[warp][slot].bytes;
+    uint64_t* full = &shared.full[place.Slab()];
+    uint8_t* to = shared.ring[place.Slab()].bytes;
     ArriveExpecting(full, (end - begin) * kEightBytes);
-    if (end - begin == kEights) {
-      TensorLoad(to, &maps.page, slab * S::kColumns, cache_row, full);
-      return;
-    }
+    if (end - begin == kEights) return TensorLoad(to, &maps.page, column, row, full);
 #pragma unroll 1
     for (int i = begin; i < end; ++i) {
-      TensorLoad(to + i * kEightBytes, &maps.eight, slab * S::kColumns, cache_row + i * 8, full);
+      TensorLoad(to + i * kEightBytes, &maps.eight, column, row + i * 8, full);
     }
-  }
-  // Asks for the next slab, if there is one, into the slot that comes next.
-  __device__ void Next(bool has_inputs = true) {
-    if (Done()) return;
-    const PagedAttention<T>& paged = line.problem.paged;
-    if (page - base >= 32) LoadBlocks(page);
-    const int block = __shfl_sync(~0u, blocks, page - base);
-    if (ElectOne()) {
-      const int head = values ? paged.num_kv_heads + work.kv_head : work.kv_head;
-      Load((block * 2 * paged.num_kv_heads + head) * kPage);
-    }
-    if (++slot == Shared::kStages) slot = 0;
-    if (++slab < S::kSlabs) return;
-    slab = 0;
-    if (++page < min(tile_page + kTilePages, work.end_page)) return;
-    if (!values) {
-      values = true;
-      page = max(tile_page, work.first_page);
-      return;
-    }
-    if (tile_page + kTilePages < work.end_page) {
-      BeginTile(tile_page + kTilePages);
-    } else {
-      turn += Line::NumWarps();
-      Begin();
-      if (Done()) return;
-    }
-    if (has_inputs) StoreNew();
   }
 };
 

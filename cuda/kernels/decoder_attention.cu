@@ -143,7 +143,7 @@ void LaunchSegments(cudaStream_t stream, const AttentionArgs& args, SegmentProbl
   };
   const size_t shared = SegmentShared<D>::Bytes();
   AllowShared(SegmentDecodeKernel<T, D, kFixed>, shared);
-  Launch(stream, {dim3(Blocks(NumMultiprocessors())), dim3(kSegmentWarps * 32), shared},
+  Launch(stream, {dim3(Blocks(NumMultiprocessors())), dim3(2 * kSegmentWarps * 32), shared},
          SegmentDecodeKernel<T, D, kFixed>, problem, CacheMaps{map(kPage), map(8)});
 }
 

@@ -11,6 +11,10 @@ namespace penstock::cuda {
 bool LaunchGatedLinear(const Blas& blas, StreamHandle stream, const Tensor& x, const Tensor& weight,
                        const Tensor& out);
 
+// bias_rope, then concat_kv: queries turn in qkv, keys and values stay there as the product left them.
+void LaunchRopeConcatKv(StreamHandle stream, const BiasRopeArgs& args, const Tensor& kv_slots,
+                        const Tensor& kv);
+
 // bias_rope without bias and gains, then decoder_attention. args.qkv is as the product left it and
 // stays so; rope_table [num_rows, head_dim] f32. `workspace` as for decoder_attention, and the
 // same. REQUIRES: HasRopeDecoderAttention.
