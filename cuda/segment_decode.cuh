@@ -5,8 +5,8 @@
 // its query heads. Keys and values are the tensor cores' first operand, 16 rows of it, and the
 // heads the second, 8 columns: scores [keys, heads], sums [head dim, heads]. Scores, sums and
 // queries stay in registers; slabs of pages (64 positions, 128 or 64 bytes of each) pass through a
-// ring of the warp's own in shared memory, filled by tensor copies that run ahead over the borders
-// of works. Nothing but that is shared with other warps, so none waits for another.
+// ring of the warp's own in shared memory, which another warp fills by tensor copies, ahead over
+// the borders of works. Nothing is shared with other such pairs, so none waits for another.
 //
 // Where an item has several works, each leaves its sums in the workspace, and the last to arrive
 // adds them up in ascending order: nobody waits. In the fixed order a work is a segment of 256

@@ -168,16 +168,21 @@ struct SegmentLine {
       part = is_busy || total > problem.slots ? 0 : 1;
       count = part == 0 ? items : total;
     } else {
-      // Three parts of the longest length a multiprocessor, at least of two tiles.
-      constexpr int kParts = 3;
-      const int blocks = static_cast<int>(gridDim.x) * kParts;
-      part = is_busy ? 0 : max((total + blocks - 1) / blocks, 2);
-      // Of each row one at most is shorter.
-      if (part >= rows.longest || total / max(part, 1) + items > problem.slots) part = 0;
-    }
-    if (!kFixed && rows.shortest < rows.longest && paged.rows <= SegmentRows::kMostSorted &&
-        (part == 0 ? items : total / part + items) > NumWarps()) {
-      Sort();
+      // Two parts of the greatest length a multiprocessor, since each is one more to add up at the
+      // end; three if warps have several works. At least of two tiles.
+      const auto length_of = [&](int parts) {
+        const int most = static_cast<int>(gridDim.x) * parts;
+        return max((total + most - 1) / most, 2);
+      };
+      // Of an item one part at most is shorter.
+      const auto works_of = [&](int length) {
+        return length == 0 ? items : total / length + items;
+      };
+      part = is_busy ? 0 : length_of(2);
+      if (works_of(part) > NumWarps() && !is_busy) part = length_of(3);
+      if (part >= rows.longest || works_of(part) > problem.slots) part = 0;
+      const bool differ = rows.shortest < rows.longest;
+      if (differ && works_of(part) > NumWarps() && paged.rows <= SegmentRows::kMostSorted) Sort();
     }
     if (part == 0) {
       count = items;

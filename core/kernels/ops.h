@@ -33,7 +33,8 @@ class Ops {
   virtual void DecoderAttention(const AttentionArgs& args) = 0;
   virtual void Swiglu(const Tensor& gate_up, const Tensor& out) = 0;
   // Two kernels behind each other, of which a backend may make one, with the same bits. What lies
-  // between them, gate_up and the turned qkv, is undefined afterwards, but for RopeConcatKv's queries.
+  // between them, gate_up and the turned qkv, is undefined afterwards, but for RopeConcatKv's
+  // queries.
   virtual void GatedLinear(const Tensor& x, const Tensor& weight, const Tensor& gate_up,
                            const Tensor& out) {
     Linear(x, weight, gate_up);

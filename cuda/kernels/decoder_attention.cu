@@ -124,9 +124,9 @@ int64_t PartsBytes(const HeadLayout& heads, SumOrder order) {
 }
 
 // Where a warp on its own is faster than four together: many rows, whose query heads meet keys and
-// values at once.
+// values at once. Not where its slabs are half as large, heads of 96.
 bool TakesSegments(const HeadLayout& heads, int64_t rows) {
-  return rows > kSkinnyTokens && SegmentChunks(heads) == 1;
+  return rows > kSkinnyTokens && SegmentChunks(heads) == 1 && heads.head_dim != 96;
 }
 
 template <int D, bool kFixed, typename T>
@@ -152,8 +152,9 @@ void LaunchSegments(cudaStream_t stream, const AttentionArgs& args,
                     const SegmentProblem<T>& problem) {
   const int64_t head_dim = args.heads.head_dim;
   if (head_dim == 64) return LaunchSegments<64, kFixed>(stream, args, problem);
-  if (head_dim == 96) return LaunchSegments<96, kFixed>(stream, args, problem);
-  LaunchSegments<128, kFixed>(stream, args, problem);
+  if (head_dim == 128) return LaunchSegments<128, kFixed>(stream, args, problem);
+  if constexpr (kFixed) return LaunchSegments<96, kFixed>(stream, args, problem);
+  CheckFailed(__FILE__, __LINE__, "the kernel for batches has no such head dim");
 }
 
 }  // namespace

@@ -11,7 +11,8 @@ namespace penstock::cuda {
 bool LaunchGatedLinear(const Blas& blas, StreamHandle stream, const Tensor& x, const Tensor& weight,
                        const Tensor& out);
 
-// bias_rope, then concat_kv: queries turn in qkv, keys and values stay there as the product left them.
+// bias_rope, then concat_kv: queries turn in qkv, keys and values stay there as the product left
+// them.
 void LaunchRopeConcatKv(StreamHandle stream, const BiasRopeArgs& args, const Tensor& kv_slots,
                         const Tensor& kv);
 
