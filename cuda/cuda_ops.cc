@@ -76,12 +76,16 @@ void CudaOps::GatedLinear(const Tensor& x, const Tensor& weight, const Tensor& g
   Ops::GatedLinear(x, weight, gate_up, out);
 }
 
+void CudaOps::RopeConcatKv(const BiasRopeArgs& rope, const Tensor& kv_slots, const Tensor& kv) {
+  LaunchRopeConcatKv(stream_.get(), rope, kv_slots, kv);
+}
+
 void CudaOps::RopeDecoderAttention(const BiasRopeArgs& rope, const AttentionArgs& args) {
   const bool only_turns = rope.bias.empty() && rope.q_gain.empty() && rope.k_gain.empty();
-  if (!only_turns || order_ != SumOrder::kFastest || !HasRopeDecoderAttention(args)) {
+  if (!only_turns || !HasRopeDecoderAttention(args)) {
     return Ops::RopeDecoderAttention(rope, args);
   }
-  LaunchRopeDecoderAttention(stream_.get(), rope.rope_table, args, decoder_workspace_);
+  LaunchRopeDecoderAttention(stream_.get(), rope.rope_table, args, decoder_workspace_, order_);
 }
 
 void CudaOps::TopK(const Tensor& x, const Tensor& values, const Tensor& indices) {

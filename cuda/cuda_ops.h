@@ -42,6 +42,7 @@ class CudaOps final : public Ops {
   void Swiglu(const Tensor& gate_up, const Tensor& out) override;
   void GatedLinear(const Tensor& x, const Tensor& weight, const Tensor& gate_up,
                    const Tensor& out) override;
+  void RopeConcatKv(const BiasRopeArgs& rope, const Tensor& kv_slots, const Tensor& kv) override;
   void RopeDecoderAttention(const BiasRopeArgs& rope, const AttentionArgs& args) override;
   void TopK(const Tensor& x, const Tensor& values, const Tensor& indices) override;
   void Sampling(const Tensor& logits, std::span<const SamplingRow> rows,

@@ -1,9 +1,10 @@
-// How decoder_attention divides a batch among its blocks. All pages of all sequences and KV heads
-// lie behind each other in one line (sequence by sequence, head by head), and each block has an
-// equal stretch of it: the load is even whatever the lengths, a sequence is split only where
-// stretches meet, and what a block hands on for others to finish is at most two partial results,
-// so that the workspace depends on the GPU alone. The blocks are as many for any batch: a graph
-// that holds the launch fits all lengths. A row of padding has no pages, so it moves no border.
+// How decoder_attention divides a batch of few rows among its blocks (of many: segment_work.cuh).
+// All pages of all sequences and KV heads lie behind each other in one line (sequence by sequence,
+// head by head), and each block has an equal stretch of it: the load is even whatever the lengths,
+// a sequence is split only where stretches meet, and what a block hands on for others to finish is
+// at most two partial results, so that the workspace depends on the GPU alone. The blocks are as
+// many for any batch: a graph that holds the launch fits all lengths. A row of padding has no
+// pages, so it moves no border.
 //
 // The blocks of an item (a sequence's KV head and up to 16 of its query heads) write their partial
 // results, and the last to arrive adds them up in the order of the blocks: the same bits in every

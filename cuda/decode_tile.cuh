@@ -14,7 +14,7 @@
 #pragma once
 
 #include "cuda/decode_share.cuh"
-#include "cuda/tensor_core.cuh"
+#include "cuda/new_token.cuh"
 
 namespace penstock::cuda {
 
@@ -80,21 +80,6 @@ __device__ void FillDecodeRing(const DecodeLine<T>& line, DecodeRing<D>& ring) {
   });
 }
 
-// The two elements that one register holds (PackTwo).
-template <typename T>
-__device__ __forceinline__ float2 UnpackTwo(uint32_t two) {
-  const auto pack = *reinterpret_cast<const Pack<T, 2>*>(&two);
-  return {ToFloat(pack.at[0]), ToFloat(pack.at[1])};
-}
-
-// (a, b) turned by an angle, rounded where the compiler rounds it in bias_rope, whose bits these
-// are to be (DecoderAttention.TurnsQueriesAndKeysAsBiasRopeDoes).
-__device__ __forceinline__ void Turn(float& a, float& b, float cosine, float sine) {
-  const float turned = __fmaf_rn(a, cosine, -__fmul_rn(b, sine));
-  b = __fmaf_rn(a, sine, __fmul_rn(b, cosine));
-  a = turned;
-}
-
 // What the four warps do with an item.
 template <typename T, int D>
 struct DecodeTile {
@@ -133,7 +118,7 @@ struct DecodeTile {
       }
     }
     if (piece.Last() && warp == 0) AppendToken(piece);
-    if (line.problem.rope != nullptr) TurnQueries(piece);
+    if (line.problem.rope != nullptr) TurnQueries<T, D, 2>(queries, Angles(piece));
 #pragma unroll
     for (int block = 0; block < kWarpBlocks; ++block) {
 #pragma unroll
@@ -143,67 +128,16 @@ struct DecodeTile {
     total[0] = total[1] = 0;
   }
 
-  // A lane has elements of both halves of a head, which turn together.
-  __device__ __forceinline__ void TurnQueries(const DecodePiece& piece) {
-    const float* angles = line.problem.rope + piece.row * line.problem.rope_stride;
-#pragma unroll
-    for (int k = 0; k < D / 32; ++k) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int at = k * 16 + lane % 4 * 2 + half * 8;
-        const float2 cosine = *reinterpret_cast<const float2*>(angles + at);
-        const float2 sine = *reinterpret_cast<const float2*>(angles + D / 2 + at);
-#pragma unroll
-        for (int i = half * 2; i < half * 2 + 2; ++i) {
-          auto& first = queries[k][i];
-          auto& second = queries[k + D / 32][i];
-          float2 a = UnpackTwo<T>(first);
-          float2 b = UnpackTwo<T>(second);
-          Turn(a.x, b.x, cosine.x, sine.x);
-          Turn(a.y, b.y, cosine.y, sine.y);
-          first = PackTwo<T>(a.x, a.y);
-          second = PackTwo<T>(b.x, b.y);
-        }
-      }
-    }
+  __device__ __forceinline__ const float* Angles(const DecodePiece& piece) const {
+    const float* rope = line.problem.rope;
+    return rope == nullptr ? nullptr : rope + piece.row * line.problem.rope_stride;
   }
 
-  // The new token's key and value, 16 bytes a lane, to the cache. Each block of the KV head that
-  // reads their page does it, with the same bytes.
-  static constexpr int kPacks = R::kTokenBytes / 16;
-  static_assert(2 * kPacks <= 32);
+  // Each block of the KV head that reads the new token's page does it, with the same bytes.
+  static constexpr int kPacks = kHeadPacks<D>;
   __device__ __forceinline__ void AppendToken(const DecodePiece& piece) {
-    if (lane >= 2 * kPacks) return;
-    const PagedAttention<T>& paged = line.problem.paged;
-    const bool is_key = lane < kPacks;
-    const int head = is_key ? piece.kv_head : paged.num_kv_heads + piece.kv_head;
-    const int at = lane % kPacks;
-    const auto* from = reinterpret_cast<const uint4*>(paged.NewKey(piece.row, head));
-    pack = from[at];
-    if (is_key && line.problem.rope != nullptr) {
-      constexpr int kHalf = kPacks / 2;
-      const bool is_low = at < kHalf;
-      const uint4 other = from[is_low ? at + kHalf : at - kHalf];
-      const float* angles =
-          line.problem.rope + piece.row * line.problem.rope_stride + at % kHalf * 8;
-      const uint32_t mine[4] = {pack.x, pack.y, pack.z, pack.w};
-      const uint32_t others[4] = {other.x, other.y, other.z, other.w};
-      uint32_t turned[4];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const float2 cosine = *reinterpret_cast<const float2*>(angles + i * 2);
-        const float2 sine = *reinterpret_cast<const float2*>(angles + D / 2 + i * 2);
-        float2 low = UnpackTwo<T>(is_low ? mine[i] : others[i]);
-        float2 high = UnpackTwo<T>(is_low ? others[i] : mine[i]);
-        Turn(low.x, high.x, cosine.x, sine.x);
-        Turn(low.y, high.y, cosine.y, sine.y);
-        turned[i] = is_low ? PackTwo<T>(low.x, low.y) : PackTwo<T>(high.x, high.y);
-      }
-      pack = {turned[0], turned[1], turned[2], turned[3]};
-    }
-    const int position = piece.context - 1;
-    T* to = paged.Keys(paged.Block(piece.row, position / kPage), head) + position % kPage * D;
-    reinterpret_cast<uint4*>(to)[at] = pack;
+    pack = StoreNewToken<T, D>(line.problem.paged, piece.row, piece.kv_head, piece.context - 1,
+                               Angles(piece), lane);
   }
   // Into the stage that is next, of keys or of values.
   __device__ __forceinline__ void PutToken(int token, bool is_key) {

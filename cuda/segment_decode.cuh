@@ -1,35 +1,32 @@
-// decoder_attention's kernel in the fixed order of sums (attention_segment.cuh), f16 and bf16.
+// decoder_attention's kernel in which a warp works alone, f16 and bf16: that of batches, and in the
+// fixed order of sums (attention_segment.cuh) that of any.
 //
-// What lives where. A warp works alone: it has a segment of a sequence's KV head, 256 positions at
-// absolute multiples of 256, for up to 8 of its query heads. Keys and values are the tensor cores'
-// first operand, 16 rows of it, and the heads the second, 8 columns: scores [keys, heads], sums
-// [head dim, heads]. Scores, sums and queries stay in registers; slabs of pages
-// (64 positions, 128 or 64 bytes of each) pass through a ring of the warp's own in shared memory,
-// filled by tensor copies that run ahead over the borders of segments.
+// What lives where. A warp has a stretch of a sequence's KV head (segment_work.cuh) for up to 8 of
+// its query heads. Keys and values are the tensor cores' first operand, 16 rows of it, and the
+// heads the second, 8 columns: scores [keys, heads], sums [head dim, heads]. Scores, sums and
+// queries stay in registers; slabs of pages (64 positions, 128 or 64 bytes of each) pass through a
+// ring of the warp's own in shared memory, which another warp fills by tensor copies, ahead over
+// the borders of works. Nothing is shared with other such pairs, so none waits for another.
 //
-// The segments of all sequences and heads are dealt out to the warps in turn. Where a sequence has
-// several, each leaves its sums in the workspace, and the last to arrive adds them up in ascending
-// order: nobody waits. A batch with work enough for that, or with more segments than the workspace
-// has room for, is dealt out by heads instead, each with all its segments: the same bits.
+// Where an item has several works, each leaves its sums in the workspace, and the last to arrive
+// adds them up in ascending order: nobody waits. In the fixed order a work is a segment of 256
+// positions at an absolute multiple of that, or all segments of an item: the same bits.
 #pragma once
 
 #include "cuda/segment_work.cuh"
 
 namespace penstock::cuda {
 
-template <typename T, int D>
+template <typename T, int D, bool kFixed>
 struct SegmentTile {
   using S = SwizzledTile<D>;
   using Shared = SegmentShared<D>;
   static constexpr int kSlabSteps = S::kColumns / 16;  // of the tensor cores, along the head dim
 
-  const SegmentLine<T>& line;
+  const SegmentLine<T, kFixed>& line;
   Shared& shared;
-  SegmentLoader<T, D>& loader;
-  int warp = threadIdx.x / 32;
   int lane = threadIdx.x % 32;
-  int slot = 0;
-  unsigned parity = 0;
+  SegmentPlace place;
 
   uint32_t queries[D / 16][2];
   float scores[kTileKeys / 16][4];  // of 16 keys each
@@ -37,22 +34,20 @@ struct SegmentTile {
   float top[2];                     // of the segment, of the heads lane % 4 * 2 and the next
   float total[2];                   // this thread's part
 
-  __device__ SegmentTile(const SegmentLine<T>& l, Shared& s, SegmentLoader<T, D>& from)
-      : line(l), shared(s), loader(from) {}
+  __device__ SegmentTile(const SegmentLine<T, kFixed>& l, Shared& s)
+      : line(l),
+        shared(s),
+        place(SegmentLine<T, kFixed>::WarpOfBlock(), Shared::kSlabs, line.BusyWarps()) {}
 
   __device__ __forceinline__ uint32_t AwaitSlab() {
-    Wait(&shared.full[warp][slot], parity);
-    return SharedAddress(shared.ring[warp][slot].bytes);
+    Wait(&shared.full[place.Slab()], place.parity);
+    return SharedAddress(shared.ring[place.Slab()].bytes);
   }
-  // The slab has been read by all lanes: its place is for the next one.
+  // The slab's place is for another one.
   __device__ __forceinline__ void Release() {
     FenceReadsBeforeBulkWrites();
-    __syncwarp();
-    loader.Next();
-    if (++slot == Shared::kStages) {
-      slot = 0;
-      parity ^= 1;
-    }
+    Arrive(&shared.empty[place.Slab()]);  // each lane for its own reads
+    place.Next();
   }
 
   __device__ void LoadQueries(const SegmentWork& work) {
@@ -66,8 +61,11 @@ struct SegmentTile {
         queries[k][i] = head < work.num_heads ? *reinterpret_cast<const uint32_t*>(from) : 0u;
       }
     }
+    const float* angles = line.problem.Angles(work.row);
+    if (angles != nullptr) TurnQueries<T, D, 1>(queries, angles);
   }
 
+  // Sums and softmax begin anew.
   __device__ __forceinline__ void BeginSegment() {
 #pragma unroll
     for (int block = 0; block < D / 16; ++block) {
@@ -166,7 +164,7 @@ struct SegmentTile {
       for (int i = lane; i < kPage * kUnits; i += 32) {
         const int at = first + i / kUnits;
         if (at >= work.first_seen && at < work.context) continue;
-        *reinterpret_cast<uint4*>(shared.ring[warp][slot].bytes + i * 16) = uint4{};
+        *reinterpret_cast<uint4*>(shared.ring[place.Slab()].bytes + i * 16) = uint4{};
       }
       __syncwarp();
     }
@@ -220,7 +218,7 @@ struct SegmentTile {
     }
   }
 
-  // A work that is a segment.
+  // A work that is one segment, whatever its length.
   __device__ void RunSegment(const SegmentWork& work, int index) {
     BeginSegment();
     for (int page = work.first_page / kTilePages * kTilePages; page < work.end_page;
@@ -342,34 +340,47 @@ struct SegmentTile {
   }
 };
 
-template <typename T, int D>
-__global__ void __launch_bounds__(kSegmentWarps * 32, 1)
+// Eight warps that compute, and eight that fill their rings: so the loaders' code, which looks for
+// works and divides them, stands once, and what a warp computes with it fits the instruction cache,
+// which finds nothing of this kernel when a step comes to it.
+template <typename T, int D, bool kFixed>
+__global__ void __launch_bounds__(2 * kSegmentWarps * 32, 1)
     SegmentDecodeKernel(const __grid_constant__ SegmentProblem<T> problem,
-                        const __grid_constant__ CUtensorMap map) {
+                        const __grid_constant__ CacheMaps maps) {
+  using Line = SegmentLine<T, kFixed>;
   extern __shared__ uint8_t bytes[];
   auto& shared = *reinterpret_cast<SegmentShared<D>*>(bytes + (-SharedAddress(bytes) & 1023));
   LetNextBegin();
   if (threadIdx.x == 0) {
-    for (int i = 0; i < kSegmentWarps * SegmentShared<D>::kStages; ++i) {
-      MakeBarrier(&shared.full[0][0] + i, 1);
+    maps.Prefetch();
+    for (int i = 0; i < SegmentShared<D>::kSlabs; ++i) {
+      MakeBarrier(&shared.full[i], 1);
+      MakeBarrier(&shared.empty[i], 32);
     }
     FenceBarriers();
   }
+  const Line line(problem, shared.rows);
+  if (threadIdx.x >= kSegmentWarps * 32) {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
+    SegmentLoader<T, D, kFixed>(line, shared, maps).Run();
+    return;
+  }
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 200;");
   WaitForInputs();
-  CountSegments(problem.paged, shared.start, &shared.longest);
-  const SegmentLine<T> line(problem, shared.start, shared.longest);
-  SegmentLoader<T, D> loader(line, shared, map);
-  SegmentTile<T, D> tile(line, shared, loader);
-  for (int index = SegmentLine<T>::Warp(); index < line.count;
-       index += SegmentLine<T>::NumWarps()) {
+  SegmentTile<T, D, kFixed> tile(line, shared);
+  for (int turn = 0; turn < line.count; turn += Line::NumWarps()) {
+    const int index = Line::OfTurn(turn);
+    if (index >= line.count) continue;
     const SegmentWork work = line.At(index);
     if (work.end_page == 0) continue;  // a row of padding
     tile.LoadQueries(work);
-    if (line.by_heads) {
-      tile.RunHead(work);
-    } else {
-      tile.RunSegment(work, index);
+    if constexpr (kFixed) {
+      if (line.part == 0) {
+        tile.RunHead(work);
+        continue;
+      }
     }
+    tile.RunSegment(work, index);
   }
 }
 

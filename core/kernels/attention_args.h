@@ -7,7 +7,7 @@
 // 2019, arXiv:1904.10509; Mistral 7B) the first tile begins at the first position that is seen,
 // which depends on the query's position alone, and tiles before it are not read.
 // On the GPU (any one type instead of f32) the two kernels have an order each: cuda/flash_tile.cuh,
-// which keeps a token's bits in chunks of any size, and cuda/decode_share.cuh.
+// which keeps a token's bits in chunks of any size, cuda/decode_share.cuh and segment_work.cuh.
 #pragma once
 
 #include "core/base/kv_block.h"

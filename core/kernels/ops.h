@@ -33,11 +33,16 @@ class Ops {
   virtual void DecoderAttention(const AttentionArgs& args) = 0;
   virtual void Swiglu(const Tensor& gate_up, const Tensor& out) = 0;
   // Two kernels behind each other, of which a backend may make one, with the same bits. What lies
-  // between them, gate_up and the turned qkv, is undefined afterwards.
+  // between them, gate_up and the turned qkv, is undefined afterwards, but for RopeConcatKv's
+  // queries.
   virtual void GatedLinear(const Tensor& x, const Tensor& weight, const Tensor& gate_up,
                            const Tensor& out) {
     Linear(x, weight, gate_up);
     Swiglu(gate_up, out);
+  }
+  virtual void RopeConcatKv(const BiasRopeArgs& rope, const Tensor& kv_slots, const Tensor& kv) {
+    BiasRope(rope);
+    ConcatKv(rope.qkv, kv_slots, rope.heads, kv);
   }
   virtual void RopeDecoderAttention(const BiasRopeArgs& rope, const AttentionArgs& args) {
     BiasRope(rope);

@@ -1,8 +1,11 @@
 #include <algorithm>
 
+#include "core/base/kv_block.h"
 #include "core/kernels/bias_rope.h"
+#include "cuda/kernels/fused_launchers.h"
 #include "cuda/kernels/launchers.h"
 #include "cuda/launch.h"
+#include "cuda/turn.cuh"
 
 namespace penstock::cuda {
 namespace {
@@ -50,18 +53,38 @@ __device__ __forceinline__ void StoreFloats(const float (&from)[N], T* to) {
   *reinterpret_cast<Pack<T, N>*>(to) = pack;
 }
 
+// What a lane turns its elements of a head by.
+template <int N>
+struct Angles {
+  float cosine[kPairs / N][N];
+  float sine[kPairs / N][N];
+
+  template <typename T>
+  __device__ __forceinline__ void Load(const RopeProblem<T>& problem, int64_t token, int lane) {
+    const int half = static_cast<int>(problem.heads.head_dim / 2);
+    const float* row = problem.table + token * problem.table_stride;
+#pragma unroll
+    for (int p = 0; p < kPairs / N; ++p) {
+      const int at = (p * problem.lanes + lane) * N;
+      if (at >= half) continue;
+      LoadFloats<N>(row + at, cosine[p]);
+      LoadFloats<N>(row + half + at, sine[p]);
+    }
+  }
+};
+
 // One head by the lanes of a group: bias, norm, rotation, each element in its lane's registers from
-// the one load to the one store. `token` < 0: a place of padding. All lanes of the warp take part
+// the one load to the one store. Not `real`: a place of padding. All lanes of the warp take part
 // where there is a gain.
 template <typename T, int N>
-__device__ __forceinline__ void TransformHead(const RopeProblem<T>& problem, int64_t token,
-                                              int64_t head, const T* from, T* to, int lane) {
+__device__ __forceinline__ void TransformHead(const RopeProblem<T>& problem,
+                                              const Angles<N>& angles, bool real, int head,
+                                              const T* from, T* to, int lane) {
   constexpr int kPacks = kPairs / N;
   const HeadLayout& heads = problem.heads;
   const int half = static_cast<int>(heads.head_dim / 2);
   const bool is_query = head < heads.num_heads;
   const bool turns = head < heads.num_heads + heads.num_kv_heads;
-  const bool real = token >= 0;
   float low[kPacks][N] = {};
   float high[kPacks][N] = {};
   float squares = 0;
@@ -81,7 +104,9 @@ __device__ __forceinline__ void TransformHead(const RopeProblem<T>& problem, int
       for (int j = 0; j < N; ++j) high[p][j] += shift[j];
     }
 #pragma unroll
-    for (int j = 0; j < N; ++j) squares += low[p][j] * low[p][j] + high[p][j] * high[p][j];
+    for (int j = 0; j < N; ++j) {
+      squares += __fmaf_rn(low[p][j], low[p][j], __fmul_rn(high[p][j], high[p][j]));
+    }
   }
   if (problem.q_gain != nullptr || problem.k_gain != nullptr) {
     for (int offset = problem.lanes / 2; offset > 0; offset /= 2) {
@@ -109,17 +134,9 @@ __device__ __forceinline__ void TransformHead(const RopeProblem<T>& problem, int
     const int at = (p * problem.lanes + lane) * N;
     if (at >= half) continue;
     if (real && turns) {
-      const float* row = problem.table + token * problem.table_stride;
-      float cosine[N];
-      float sine[N];
-      LoadFloats<N>(row + at, cosine);
-      LoadFloats<N>(row + half + at, sine);
 #pragma unroll
       for (int j = 0; j < N; ++j) {
-        const float a = low[p][j];
-        const float b = high[p][j];
-        low[p][j] = a * cosine[j] - b * sine[j];
-        high[p][j] = b * cosine[j] + a * sine[j];
+        Turn(low[p][j], high[p][j], angles.cosine[p][j], angles.sine[p][j]);
       }
     }
     StoreFloats<N>(low[p], to + at);
@@ -161,7 +178,39 @@ __global__ void BiasRopeKernel(const __grid_constant__ RopeProblem<T> problem) {
   if (to == nullptr) to = const_cast<T*>(from);
   // Lanes without a head stay for the norm's shuffles, but own no element.
   const int own = in ? lane : kMaxHalf;
-  TransformHead<T, N>(problem, token, head, from, to, own);
+  Angles<N> angles;
+  if (token >= 0 && head < heads.num_heads + heads.num_kv_heads) angles.Load(problem, token, own);
+  TransformHead<T, N>(problem, angles, token >= 0, static_cast<int>(head), from, to, own);
+}
+
+// bias_rope, then concat_kv: a block a token, whose heads take turns in groups of lanes. Queries
+// turn in place, keys and values go to the cache alone.
+template <typename T, int N>
+__global__ void RopeConcatKvKernel(const __grid_constant__ RopeProblem<T> problem,
+                                   const int64_t* kv_slots, int64_t num_blocks, T* kv) {
+  LetNextBegin();
+  WaitForInputs();
+  const HeadLayout& heads = problem.heads;
+  const int64_t token = blockIdx.x;
+  const int lane = static_cast<int>(threadIdx.x) % problem.lanes;
+  const int groups = static_cast<int>(blockDim.x) / problem.lanes;
+  const int num_queries = static_cast<int>(heads.num_heads);
+  const int runs = static_cast<int>(2 * heads.num_kv_heads);  // of a block's positions
+  const int64_t slot = kv_slots[token];
+  DeviceCheck(slot >= 0 && slot < num_blocks * kBlockSize);
+  Angles<N> angles;
+  angles.Load(problem, token, lane);
+  T* row = problem.qkv + token * problem.stride;
+  T* place = kv + (slot / kBlockSize * runs * kBlockSize + slot % kBlockSize) * heads.head_dim;
+  for (int base = 0; base < num_queries + runs; base += groups) {
+    const int head = base + static_cast<int>(threadIdx.x) / problem.lanes;
+    const bool in = head < num_queries + runs;
+    T* from = row + (in ? head : 0) * heads.head_dim;
+    T* to = from;
+    if (head >= num_queries) to = place + (head - num_queries) * kBlockSize * heads.head_dim;
+    // Lanes without a head stay for the norm's shuffles, but own no element.
+    TransformHead<T, N>(problem, angles, in, head, from, to, in ? lane : kMaxHalf);
+  }
 }
 
 template <typename T>
@@ -171,10 +220,10 @@ const T* Vector(const Tensor& vector, int64_t count) {
   return Elements<const T>(vector);
 }
 
-// `places`: tokens, those of padding included.
-template <bool kPadded>
-void Run(cudaStream_t stream, const BiasRopeArgs& args, int64_t places, const int32_t* row_starts,
-         const Tensor& padded) {
+// Checks the arguments and calls launch(problem, width) for their type and the vectors that `more`
+// and they allow.
+template <typename Launch>
+void WithProblem(const BiasRopeArgs& args, const Tensor& more, const Launch& launch) {
   const HeadLayout& heads = args.heads;
   const int64_t half = heads.head_dim / 2;
   PENSTOCK_CHECK_EQ(args.qkv.dim(1), heads.width());
@@ -184,7 +233,7 @@ void Run(cudaStream_t stream, const BiasRopeArgs& args, int64_t places, const in
   PENSTOCK_CHECK_LE(half, kMaxHalf);
   const auto is_wide = [&](const Tensor& tensor) { return tensor.empty() || IsWide(tensor, half); };
   const bool wide = is_wide(args.qkv) && is_wide(args.bias) && is_wide(args.q_gain) &&
-                    is_wide(args.k_gain) && is_wide(args.rope_table) && is_wide(padded);
+                    is_wide(args.k_gain) && is_wide(args.rope_table) && is_wide(more);
   ForElementType(args.qkv.type(), [&](auto element) {
     using T = decltype(element);
     ForWidth<T>(wide, [&](auto width) {
@@ -202,17 +251,27 @@ void Run(cudaStream_t stream, const BiasRopeArgs& args, int64_t places, const in
       problem.heads = heads;
       problem.lanes = 1;
       while (problem.lanes < 32 && problem.lanes * kWidth < half) problem.lanes *= 2;
-      const bool has_values = problem.bias != nullptr;
-      problem.units = places * (heads.num_heads + heads.num_kv_heads * (has_values ? 2 : 1));
-      PENSTOCK_CHECK_LE(problem.units, kMaxUnits);
-      if constexpr (kPadded) {
-        problem.row_starts = row_starts;
-        problem.padded = Elements<T>(padded);
-        problem.max_q = padded.dim(2);
-      }
-      Launch(stream, {dim3(Blocks(problem.units * problem.lanes, kThreads)), dim3(kThreads)},
-             BiasRopeKernel<T, kWidth, kPadded>, problem);
+      launch(problem, width);
     });
+  });
+}
+
+// `places`: tokens, those of padding included.
+template <bool kPadded>
+void Run(cudaStream_t stream, const BiasRopeArgs& args, int64_t places, const int32_t* row_starts,
+         const Tensor& padded) {
+  WithProblem(args, padded, [&]<typename T>(RopeProblem<T>& problem, auto width) {
+    const HeadLayout& heads = args.heads;
+    const bool has_values = problem.bias != nullptr;
+    problem.units = places * (heads.num_heads + heads.num_kv_heads * (has_values ? 2 : 1));
+    PENSTOCK_CHECK_LE(problem.units, kMaxUnits);
+    if constexpr (kPadded) {
+      problem.row_starts = row_starts;
+      problem.padded = Elements<T>(padded);
+      problem.max_q = padded.dim(2);
+    }
+    Launch(stream, {dim3(Blocks(problem.units * problem.lanes, kThreads)), dim3(kThreads)},
+           BiasRopeKernel<T, decltype(width)::value, kPadded>, problem);
   });
 }
 
@@ -253,6 +312,24 @@ void LaunchRopeTable(cudaStream_t stream, std::span<const float> frequencies,
 
 void LaunchBiasRope(cudaStream_t stream, const BiasRopeArgs& args) {
   Run<false>(stream, args, args.qkv.dim(0), nullptr, Tensor());
+}
+
+void LaunchRopeConcatKv(cudaStream_t stream, const BiasRopeArgs& args, const Tensor& kv_slots,
+                        const Tensor& kv) {
+  const HeadLayout& heads = args.heads;
+  const int64_t tokens = args.qkv.dim(0);
+  PENSTOCK_CHECK_EQ(kv_slots.dim(0), tokens);
+  PENSTOCK_CHECK(kv.shape() ==
+                 Shape({kv.dim(0), 2, heads.num_kv_heads, kBlockSize, heads.head_dim}));
+  PENSTOCK_CHECK(kv.is_contiguous());
+  WithProblem(args, kv, [&]<typename T>(const RopeProblem<T>& problem, auto width) {
+    const int64_t threads = (heads.num_heads + 2 * heads.num_kv_heads) * problem.lanes;
+    Launch(stream,
+           {dim3(Blocks(tokens)),
+            dim3(static_cast<unsigned>(std::min<int64_t>((threads + 31) / 32 * 32, kThreads)))},
+           RopeConcatKvKernel<T, decltype(width)::value>, problem,
+           Elements<const int64_t>(kv_slots), kv.dim(0), Elements<T>(kv));
+  });
 }
 
 void LaunchBiasRopePadded(cudaStream_t stream, const BiasRopeArgs& args, const Tensor& row_starts,

@@ -5,6 +5,7 @@
 #include "cuda/kernels/launchers.h"
 #include "cuda/plain_attention.cuh"
 #include "cuda/segment_decode.cuh"
+#include "cuda/skinny_linear.h"
 
 namespace penstock::cuda {
 namespace {
@@ -105,42 +106,62 @@ int64_t SegmentChunks(const HeadLayout& heads) {
   return (heads.num_heads / heads.num_kv_heads + kSegmentHeads - 1) / kSegmentHeads;
 }
 
-// Of the fixed order.
 int64_t SlotBytes(const HeadLayout& heads) {
   return int64_t{4} *
          SegmentSlotFloats(static_cast<int>(ItemHeads(heads)), static_cast<int>(heads.head_dim));
 }
-// For 4096 positions of 1000 KV heads of four query heads, say.
-int64_t SegmentSlots(const HeadLayout& heads) { return (int64_t{32} << 20) / SlotBytes(heads); }
+// Of the fixed order for 4096 positions of 1000 KV heads of four query heads, say. Of the other for
+// two works a warp: with more there is hardly a reason to divide an item.
+int64_t SegmentSlots(const HeadLayout& heads, SumOrder order) {
+  return order == SumOrder::kFixed ? (int64_t{32} << 20) / SlotBytes(heads)
+                                   : int64_t{2} * kSegmentWarps * NumMultiprocessors() + 1024;
+}
 
-template <int D, typename T>
-void LaunchSegments(cudaStream_t stream, const AttentionArgs& args, uint8_t* workspace) {
+// Before the counters, whichever kernel a call takes.
+int64_t PartsBytes(const HeadLayout& heads, SumOrder order) {
+  const int64_t segments = SegmentSlots(heads, order) * SlotBytes(heads);
+  return order == SumOrder::kFixed ? segments : std::max(segments, PartialBytes(heads));
+}
+
+// Where a warp on its own is faster than four together: many rows, whose query heads meet keys and
+// values at once. Not where its slabs are half as large, heads of 96.
+bool TakesSegments(const HeadLayout& heads, int64_t rows) {
+  return rows > kSkinnyTokens && SegmentChunks(heads) == 1 && heads.head_dim != 96;
+}
+
+template <int D, bool kFixed, typename T>
+void LaunchSegments(cudaStream_t stream, const AttentionArgs& args, SegmentProblem<T> problem) {
   const HeadLayout& heads = args.heads;
-  const SegmentProblem<T> problem = {
-      MakePagedAttention<T>(args),
-      static_cast<int>(heads.num_heads / heads.num_kv_heads),
-      static_cast<int>(SegmentChunks(heads)),
-      static_cast<int>(ItemHeads(heads)),
-      static_cast<int>(SegmentSlots(heads)),
-      reinterpret_cast<unsigned*>(workspace + SegmentSlots(heads) * SlotBytes(heads)),
-      reinterpret_cast<float*>(workspace)};
+  problem.group = static_cast<int>(heads.num_heads / heads.num_kv_heads);
+  problem.chunks = static_cast<int>(SegmentChunks(heads));
+  problem.item_heads = static_cast<int>(ItemHeads(heads));
   const int64_t rows = args.kv.num_elements() / D;
   PENSTOCK_CHECK_LE(rows, INT32_MAX);
-  const CUtensorMap map =
-      MakeTensorMap(args.kv.raw(), args.kv.type(), rows, D, kPage, SwizzledTile<D>::kColumns);
-  const size_t shared = SegmentShared<D>::kBytes;
-  AllowShared(SegmentDecodeKernel<T, D>, shared);
-  Launch(stream, {dim3(Blocks(NumMultiprocessors())), dim3(kSegmentWarps * 32), shared},
-         SegmentDecodeKernel<T, D>, problem, map);
+  const auto map = [&](int box_rows) {
+    return MakeTensorMap(args.kv.raw(), args.kv.type(), rows, D, box_rows,
+                         SwizzledTile<D>::kColumns);
+  };
+  const size_t shared = SegmentShared<D>::Bytes();
+  AllowShared(SegmentDecodeKernel<T, D, kFixed>, shared);
+  Launch(stream, {dim3(Blocks(NumMultiprocessors())), dim3(2 * kSegmentWarps * 32), shared},
+         SegmentDecodeKernel<T, D, kFixed>, problem, CacheMaps{map(kPage), map(8)});
+}
+
+template <bool kFixed, typename T>
+void LaunchSegments(cudaStream_t stream, const AttentionArgs& args,
+                    const SegmentProblem<T>& problem) {
+  const int64_t head_dim = args.heads.head_dim;
+  if (head_dim == 64) return LaunchSegments<64, kFixed>(stream, args, problem);
+  if (head_dim == 128) return LaunchSegments<128, kFixed>(stream, args, problem);
+  if constexpr (kFixed) return LaunchSegments<96, kFixed>(stream, args, problem);
+  CheckFailed(__FILE__, __LINE__, "the kernel for batches has no such head dim");
 }
 
 }  // namespace
 
 int64_t DecoderAttentionWorkspace(const HeadLayout& heads, int64_t max_rows, SumOrder order) {
-  const bool fixed = order == SumOrder::kFixed;
-  return (fixed ? SegmentSlots(heads) * SlotBytes(heads) : PartialBytes(heads)) +
-         max_rows * heads.num_kv_heads * (fixed ? SegmentChunks(heads) : Chunks(heads)) *
-             static_cast<int64_t>(sizeof(unsigned));
+  return PartsBytes(heads, order) + max_rows * heads.num_kv_heads * SegmentChunks(heads) *
+                                        static_cast<int64_t>(sizeof(unsigned));
 }
 
 bool HasRopeDecoderAttention(const AttentionArgs& args) {
@@ -158,33 +179,45 @@ void LaunchAttention(cudaStream_t stream, const AttentionArgs& args, const Tenso
   const int64_t rows = args.context_lens.dim(0);
   PENSTOCK_CHECK_EQ(args.qkv.dim(0), rows);
   PENSTOCK_CHECK_LE(rows, kMaxDecodeRows);
-  PENSTOCK_CHECK_LE(rows * args.block_tables.dim(1) * heads.num_kv_heads * Chunks(heads),
+  PENSTOCK_CHECK_LE(rows * args.block_tables.dim(1) * heads.num_kv_heads * SegmentChunks(heads),
                     INT32_MAX);
   PENSTOCK_CHECK_GE(workspace.bytes(), DecoderAttentionWorkspace(heads, rows, order));
-  PENSTOCK_CHECK(order == SumOrder::kFastest || HasFixedOrder(args.kv.type(), heads));
+  const bool fixed = order == SumOrder::kFixed;
+  PENSTOCK_CHECK(!fixed || HasFixedOrder(args.kv.type(), heads));
+  const float* rope = nullptr;
+  int64_t rope_stride = 0;
+  if (!rope_table.empty()) {
+    PENSTOCK_CHECK(HasRopeDecoderAttention(args) && IsWide(rope_table, heads.head_dim));
+    PENSTOCK_CHECK(rope_table.shape() == Shape({rows, heads.head_dim}));
+    rope = Elements<const float>(rope_table);
+    rope_stride = rope_table.stride(0);
+  }
+  auto* parts = Elements<uint8_t>(workspace);
+  auto* counters = reinterpret_cast<unsigned*>(parts + PartsBytes(heads, order));
   ForElementType(args.kv.type(), [&](auto element) {
     using T = decltype(element);
-    auto* partials = Elements<uint8_t>(workspace);
     if constexpr (sizeof(T) == 2) {
-      if (order == SumOrder::kFixed) {
+      if (fixed || (HasRopeDecoderAttention(args) && TakesSegments(heads, rows))) {
         PENSTOCK_CHECK(IsWide(args));
-        if (heads.head_dim == 64) return LaunchSegments<64, T>(stream, args, partials);
-        if (heads.head_dim == 96) return LaunchSegments<96, T>(stream, args, partials);
-        return LaunchSegments<128, T>(stream, args, partials);
+        SegmentProblem<T> problem = {};
+        problem.paged = MakePagedAttention<T>(args);
+        problem.rope = rope;
+        problem.rope_stride = rope_stride;
+        problem.slots = static_cast<int>(SegmentSlots(heads, order));
+        problem.counters = counters;
+        problem.partials = reinterpret_cast<float*>(parts);
+        if (fixed) return LaunchSegments<true>(stream, args, problem);
+        return LaunchSegments<false>(stream, args, problem);
       }
     }
     DecodeProblem<T> problem = {};
     problem.paged = MakePagedAttention<T>(args);
     problem.group = static_cast<int>(heads.num_heads / heads.num_kv_heads);
     problem.chunks = static_cast<int>(Chunks(heads));
-    problem.counters = reinterpret_cast<unsigned*>(partials + PartialBytes(heads));
-    problem.partials = reinterpret_cast<float*>(partials);
-    if (!rope_table.empty()) {
-      PENSTOCK_CHECK(HasRopeDecoderAttention(args) && IsWide(rope_table, heads.head_dim));
-      PENSTOCK_CHECK(rope_table.shape() == Shape({rows, heads.head_dim}));
-      problem.rope = Elements<const float>(rope_table);
-      problem.rope_stride = rope_table.stride(0);
-    }
+    problem.counters = counters;
+    problem.partials = reinterpret_cast<float*>(parts);
+    problem.rope = rope;
+    problem.rope_stride = rope_stride;
     if constexpr (sizeof(T) == 2) {
       if (IsWide(args)) {
         if (heads.head_dim == 64) return LaunchTile<64>(stream, problem);
@@ -204,9 +237,10 @@ void LaunchDecoderAttention(cudaStream_t stream, const AttentionArgs& args, cons
 }
 
 void LaunchRopeDecoderAttention(cudaStream_t stream, const Tensor& rope_table,
-                                const AttentionArgs& args, const Tensor& workspace) {
+                                const AttentionArgs& args, const Tensor& workspace,
+                                SumOrder order) {
   PENSTOCK_CHECK(!rope_table.empty());
-  LaunchAttention(stream, args, workspace, SumOrder::kFastest, rope_table);
+  LaunchAttention(stream, args, workspace, order, rope_table);
 }
 
 }  // namespace penstock::cuda

@@ -1,5 +1,5 @@
 // Launchers of two stems in one kernel, beside those of launchers.h and by their rules. The bits
-// are those of the two behind each other. Only of the fastest order of sums.
+// are those of the two behind each other.
 #pragma once
 
 #include "cuda/kernels/launchers.h"
@@ -11,11 +11,17 @@ namespace penstock::cuda {
 bool LaunchGatedLinear(const Blas& blas, StreamHandle stream, const Tensor& x, const Tensor& weight,
                        const Tensor& out);
 
+// bias_rope, then concat_kv: queries turn in qkv, keys and values stay there as the product left
+// them.
+void LaunchRopeConcatKv(StreamHandle stream, const BiasRopeArgs& args, const Tensor& kv_slots,
+                        const Tensor& kv);
+
 // bias_rope without bias and gains, then decoder_attention. args.qkv is as the product left it and
 // stays so; rope_table [num_rows, head_dim] f32. `workspace` as for decoder_attention, and the
 // same. REQUIRES: HasRopeDecoderAttention.
 bool HasRopeDecoderAttention(const AttentionArgs& args);
 void LaunchRopeDecoderAttention(StreamHandle stream, const Tensor& rope_table,
-                                const AttentionArgs& args, const Tensor& workspace);
+                                const AttentionArgs& args, const Tensor& workspace,
+                                SumOrder order = SumOrder::kFastest);
 
 }  // namespace penstock::cuda

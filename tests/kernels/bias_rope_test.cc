@@ -1,6 +1,9 @@
 #include "core/kernels/bias_rope.h"
 
+#include <cstring>
+
 #include "core/kernels/rebuild_padding.h"
+#include "cuda/kernels/fused_launchers.h"
 #include "tests/support/backends.h"
 #include "tests/support/padded_rows.h"
 
@@ -144,6 +147,64 @@ TEST(BiasRope, MatchesFloat64) {
     }
   }
 }
+
+#ifdef PENSTOCK_CUDA
+
+// In one kernel with concat_kv: the bits of queries and cache of the two behind each other, and not
+// a place of the cache more.
+TEST(BiasRope, WithConcatKvInOneKernelHasTheSameBits) {
+  std::vector<int64_t> slots = {0, 63, 64 * 4 + 63, 64 * 2 + 7, 64 * 2 + 8, 64 * 3};
+  const auto tokens = static_cast<int64_t>(slots.size());
+  const std::vector<int32_t> positions = {5, 0, 1000, 17, 18, 4};
+  for (const Target& target : Targets()) {
+    if (target.backend == Backend::kCpu) continue;
+    for (const HeadLayout& heads :
+         {HeadLayout{9, 3, 64}, HeadLayout{4, 4, 96}, HeadLayout{32, 8, 128}, HeadLayout{1, 1, 2},
+          HeadLayout{3, 1, 512}, HeadLayout{2, 2, 510}, HeadLayout{5, 1, 22}}) {
+      const Tensor table = Table(positions, heads.head_dim);
+      for (const Extras& extras : AllExtras(heads, target.type)) {
+        std::vector<float> queries[2];
+        Tensor caches[2];
+        for (const bool together : {false, true}) {
+          const Tensor qkv = As(target.type, Random({tokens, heads.width()}, 5));
+          const Tensor kv = Poisoned({5, 2, heads.num_kv_heads, 64, heads.head_dim}, target.type);
+          {
+            const GpuCall gpu;
+            const auto in = [&](const Tensor& tensor) {
+              return tensor.empty() ? tensor : gpu.In(tensor);
+            };
+            const Tensor there = gpu.Out(qkv);
+            const Tensor bias = in(extras.bias);
+            const Tensor q_gain = in(extras.q_gain);
+            const Tensor k_gain = in(extras.k_gain);
+            const Tensor angles = gpu.In(table);
+            const Tensor of_slots = gpu.In(FromVector(slots));
+            const Tensor cache = gpu.Out(kv);
+            const BiasRopeArgs args = {there, bias, q_gain, k_gain, kEps, angles, heads};
+            if (together) {
+              cuda::LaunchRopeConcatKv(gpu.stream(), args, of_slots, cache);
+            } else {
+              cuda::LaunchBiasRope(gpu.stream(), args);
+              cuda::LaunchConcatKv(gpu.stream(), there, of_slots, heads, cache);
+            }
+          }
+          for (int64_t t = 0; t < tokens; ++t) {
+            const std::vector<float> row = ToVector(qkv.Slice(t, 1));
+            queries[together].insert(queries[together].end(), row.begin(),
+                                     row.begin() + heads.q_size());
+          }
+          caches[together] = kv;
+        }
+        EXPECT_EQ(queries[0], queries[1]) << target << ", head dim " << heads.head_dim;
+        EXPECT_EQ(0, std::memcmp(caches[0].raw(), caches[1].raw(),
+                                 static_cast<size_t>(caches[0].bytes())))
+            << target << ", head dim " << heads.head_dim;
+      }
+    }
+  }
+}
+
+#endif  // PENSTOCK_CUDA
 
 TEST(BiasRope, PositionZeroTurnsNothing) {
   const HeadLayout heads{2, 1, 8};

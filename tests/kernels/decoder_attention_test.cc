@@ -104,6 +104,118 @@ TEST(DecoderAttention, EveryTargetMatchesFloat64) {
   }
 }
 
+std::vector<int32_t> Lens(int32_t rows, int32_t least, int32_t spread) {
+  std::vector<int32_t> lens;
+  for (int32_t r = 0; r < rows; ++r) lens.push_back(least + r * 37 % spread);
+  return lens;
+}
+
+// As many rows as have a kernel of their own on the GPU, of equal lengths and of others.
+TEST(DecoderAttention, BatchesMatchFloat64) {
+  for (const Target& target : Targets()) {
+    if (target.backend == Backend::kCpu) continue;  // as many rows as any
+    struct Case {
+      HeadLayout heads;
+      std::vector<int32_t> lens;
+    };
+    for (const Case& each :
+         {Case{{32, 8, 128}, Lens(24, 256, 1)}, Case{{8, 2, 128}, Lens(30, 1, 500)},
+          Case{{8, 1, 96}, Lens(20, 30, 100)}, Case{{6, 6, 64}, Lens(17, 1, 300)}}) {
+      for (const int64_t window : {kNoWindow, int64_t{1}, int64_t{100}, int64_t{300}}) {
+        if (window != kNoWindow && each.heads.num_heads > 8) continue;
+        const PagedBatch batch = Decode(each.heads, each.lens, target.type);
+        RunOn(target, batch.args(window));
+        EXPECT_LE(RelativeError(batch.out(), batch.Float64(window)), Tolerance(target.type))
+            << target << ", heads " << each.heads.num_heads << " / " << each.heads.num_kv_heads
+            << " x " << each.heads.head_dim << ", rows " << each.lens.size() << ", window "
+            << window;
+      }
+    }
+  }
+}
+
+// More works than warps, sequences so long that they are divided, both: beside the CPU twin. The
+// rows are one sequence at different positions, so that its cache is all that there is; what they
+// append is there already.
+TEST(DecoderAttention, LargeBatchesMatchTheCpu) {
+  std::vector<int32_t> one_long = Lens(20, 30, 100);
+  one_long[7] = 5000;
+  std::vector<int32_t> many_and_one_long = Lens(200, 1, 60);
+  many_and_one_long[199] = 5000;
+  struct Case {
+    HeadLayout heads;
+    std::vector<int32_t> lens;
+  };
+  for (Case each : {Case{{4, 2, 128}, one_long}, Case{{16, 8, 64}, Lens(200, 1, 700)},
+                    Case{{8, 8, 96}, many_and_one_long}, Case{{4, 1, 64}, Lens(700, 1, 300)}}) {
+    const int32_t longest = *std::max_element(each.lens.begin(), each.lens.end());
+    const auto rows = static_cast<int64_t>(each.lens.size());
+    for (const Target& target : Targets()) {
+      if (target.backend == Backend::kCpu || target.type != DataType::kBF16) continue;
+      const PagedBatch one(each.heads, {longest}, {longest}, 23, target.type);
+      const AttentionArgs all = one.args();
+      const int64_t width = all.qkv.dim(1);
+      const Tensor qkv = Make(DataType::kF32, {rows, width});
+      std::vector<int32_t> tables;
+      const auto* table = static_cast<const int32_t*>(all.block_tables.raw());
+      const int64_t blocks = all.block_tables.dim(1);
+      for (int64_t r = 0; r < rows; ++r) {
+        std::memcpy(Tensor(qkv.Slice(r, 1)).raw(),
+                    all.qkv.Slice(each.lens[static_cast<size_t>(r)] - 1, 1).raw(),
+                    static_cast<size_t>(width) * sizeof(float));
+        tables.insert(tables.end(), table, table + blocks);
+      }
+      const Tensor block_tables = FromVector(tables).Reshape({rows, blocks});
+      const Tensor lens = FromVector(each.lens);
+      const auto attend = [&](const Target& on) {
+        const Tensor out = Poisoned({rows, each.heads.q_size()});
+        RunOn(on, {qkv, all.row_starts, lens, block_tables, each.heads, all.kv, out});
+        return out;
+      };
+      const std::vector<float> twin = ToVector(attend(Targets()[0]));
+      EXPECT_LE(RelativeError(attend(target), std::vector<double>(twin.begin(), twin.end())),
+                Tolerance(target.type))
+          << target << ", rows " << rows << ", longest " << longest;
+    }
+  }
+}
+
+// The others' bits, though their place among the works is another one.
+TEST(DecoderAttention, RowsOfPaddingChangeNothingInABatch) {
+  const HeadLayout heads{8, 2, 128};
+  const std::vector<int32_t> lens = Lens(30, 1, 300);
+  for (const Target& target : Targets()) {
+    const PagedBatch without = Decode(heads, lens, target.type);
+    const AttentionArgs all = without.args();
+    RunOn(target, {all.qkv.Slice(0, 20), all.row_starts, all.context_lens.Slice(0, 20),
+                   all.block_tables.Slice(0, 20), heads, all.kv, all.out.Slice(0, 20)});
+    std::vector<int32_t> padded = lens;
+    std::fill(padded.begin() + 20, padded.end(), 0);
+    const PagedBatch with = Decode(heads, lens, target.type);
+    const AttentionArgs args = with.args();
+    RunOn(target, {args.qkv, args.row_starts, FromVector(padded), args.block_tables, heads, args.kv,
+                   args.out});
+    EXPECT_EQ(ToVector(all.out.Slice(0, 20)), ToVector(args.out.Slice(0, 20))) << target;
+    for (const float value : ToVector(args.out.Slice(20, 10))) {
+      ASSERT_TRUE(std::isnan(value)) << target;
+    }
+  }
+}
+
+TEST(DecoderAttention, NanInACacheShowsInABatchAndNowhereElse) {
+  const HeadLayout heads{2, 1, 64};
+  for (const Target& target : Targets()) {
+    PagedBatch batch = Decode(heads, std::vector<int32_t>(20, 200), target.type);
+    batch.PoisonPosition(3, 10);
+    RunOn(target, batch.args());
+    for (int64_t r = 0; r < 20; ++r) {
+      for (const float value : ToVector(batch.out().Slice(r, 1))) {
+        ASSERT_EQ(r == 3, std::isnan(value)) << target << ", row " << r;
+      }
+    }
+  }
+}
+
 #ifdef PENSTOCK_CUDA
 
 // With a table of angles it takes queries and keys as the product left them: the bits, of output
@@ -120,7 +232,7 @@ TEST(DecoderAttention, TurnsQueriesAndKeysAsBiasRopeDoes) {
       for (const std::vector<int32_t>& lens :
            {std::vector<int32_t>{1}, std::vector<int32_t>{700}, std::vector<int32_t>{65, 64},
             std::vector<int32_t>{2, 63, 130}, many}) {
-        if (lens.size() > 3 && heads.head_dim != 96) continue;
+        if (lens.size() > 3 && heads.head_dim != 96 && heads.num_heads != 32) continue;
         const auto rows = static_cast<int64_t>(lens.size());
         std::vector<int32_t> positions;
         for (const int32_t len : lens) positions.push_back(len - 1);
@@ -130,26 +242,35 @@ TEST(DecoderAttention, TurnsQueriesAndKeysAsBiasRopeDoes) {
         }
         const Tensor table = Poisoned({rows, heads.head_dim});
         cpu::RopeTable(Pool(), frequencies, FromVector(positions), table);
-        for (const int64_t window : {kNoWindow, int64_t{100}}) {
-          const auto run = [&](bool apart) {
+        struct Run {
+          int64_t window;
+          cuda::SumOrder order;
+        };
+        for (const auto& [window, order] :
+             {Run{kNoWindow, cuda::SumOrder::kFastest}, Run{100, cuda::SumOrder::kFastest},
+              Run{kNoWindow, cuda::SumOrder::kFixed}}) {
+          if (window != kNoWindow && heads.head_dim != 128) continue;
+          if (order == cuda::SumOrder::kFixed && target.type == DataType::kF16) continue;
+          const auto run = [&, window = window, order = order](bool apart) {
             const PagedBatch batch = Decode(heads, lens, target.type);
-            AttendOnGpu(target.type, batch.args(window),
-                        [&](const GpuCall& gpu, const AttentionArgs& args) {
-                          const Tensor workspace =
-                              Make(DataType::kU8, {cuda::DecoderAttentionWorkspace(heads, rows)});
-                          std::fill_n(static_cast<uint8_t*>(Tensor(workspace).raw()),
-                                      workspace.bytes(), uint8_t{0});
-                          const Tensor there = gpu.In(workspace);
-                          const Tensor angles = gpu.In(table);
-                          if (apart) {
-                            cuda::LaunchBiasRope(gpu.stream(), {args.qkv, Tensor(), Tensor(),
-                                                                Tensor(), 0, angles, heads});
-                            cuda::LaunchDecoderAttention(gpu.stream(), args, there);
-                          } else {
-                            ASSERT_TRUE(cuda::HasRopeDecoderAttention(args));
-                            cuda::LaunchRopeDecoderAttention(gpu.stream(), angles, args, there);
-                          }
-                        });
+            AttendOnGpu(
+                target.type, batch.args(window),
+                [&](const GpuCall& gpu, const AttentionArgs& args) {
+                  const Tensor workspace =
+                      Make(DataType::kU8, {cuda::DecoderAttentionWorkspace(heads, rows, order)});
+                  std::fill_n(static_cast<uint8_t*>(Tensor(workspace).raw()), workspace.bytes(),
+                              uint8_t{0});
+                  const Tensor there = gpu.In(workspace);
+                  const Tensor angles = gpu.In(table);
+                  if (apart) {
+                    cuda::LaunchBiasRope(
+                        gpu.stream(), {args.qkv, Tensor(), Tensor(), Tensor(), 0, angles, heads});
+                    cuda::LaunchDecoderAttention(gpu.stream(), args, there, order);
+                  } else {
+                    ASSERT_TRUE(cuda::HasRopeDecoderAttention(args));
+                    cuda::LaunchRopeDecoderAttention(gpu.stream(), angles, args, there, order);
+                  }
+                });
             return batch;
           };
           const PagedBatch together = run(false);

@@ -144,8 +144,7 @@ void Llama::ContextAttention(const StepBatch& batch, const AttentionWeight& weig
     padded_->Run(batch, BiasRope(weight, qkv, rope), kv, mixed, ops_);
     return;
   }
-  ops_.BiasRope(BiasRope(weight, qkv, rope));
-  ops_.ConcatKv(qkv, batch.kv_slots.Slice(0, tokens), heads_, kv);
+  ops_.RopeConcatKv(BiasRope(weight, qkv, rope), batch.kv_slots.Slice(0, tokens), kv);
   ops_.FlashAttention({qkv, batch.row_starts.Slice(0, rows + 1), batch.context_lens.Slice(0, rows),
                        batch.block_tables.Slice(0, rows), heads_, kv, mixed,
                        config_.sliding_window});
