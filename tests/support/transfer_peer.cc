@@ -80,7 +80,7 @@ int main(int argc, char** argv) {
   if (role.rfind("nccl-", 0) == 0) {
     const bool receives = role == "nccl-receive";
     NcclEndpoint endpoint(std::make_unique<GrpcEndpoint>(receives ? address : UnixAddress(),
-                                                         GrpcTransportOptions{kFew}),
+                                                         penstock::GrpcTransportOptions{kFew}),
                           "cpu", kFew);
     return receives ? Receive(endpoint, "") : Send(endpoint, address);
   }
