@@ -1,8 +1,10 @@
-// The nccl transport between two GPUs of this process, for the suite, whose tensors are the host's:
-// they go to the GPU before a send and come back after a receive. Only in builds with CUDA.
+// Doors for rows by NCCL on any device. On a GPU too the tensors of tests are the host's: they go
+// to the GPU before a send and come back after a receive.
 #pragma once
 
+#ifdef PENSTOCK_CUDA
 #include <cuda_runtime_api.h>
+#endif
 
 #include <array>
 #include <memory>
@@ -10,10 +12,14 @@
 #include <utility>
 #include <vector>
 
+#ifdef PENSTOCK_CUDA
 #include "cuda/cuda_check.h"
+#endif
 #include "tests/support/nccl_endpoint.h"
 
 namespace penstock::testing {
+
+#ifdef PENSTOCK_CUDA
 
 // Memory of a GPU for a tensor of the host.
 class GpuTwin {
@@ -94,19 +100,12 @@ class TwinReceiveLane final : public ReceiveLane {
   std::unique_ptr<ReceiveLane> lane_;
 };
 
-// Takes a GPU that no other endpoint of its world has; gives it back at its end.
 class NcclGpuEndpoint final : public Endpoint, private Transport {
  public:
-  using Taken = std::array<bool, 2>;
-  NcclGpuEndpoint(std::unique_ptr<Endpoint> others, std::shared_ptr<Taken> taken,
-                  const TransportOptions& options)
-      : taken_(std::move(taken)), gpu_((*taken_)[0] ? 1 : 0) {
-    PENSTOCK_CHECK(!(*taken_)[static_cast<size_t>(gpu_)]);
-    (*taken_)[static_cast<size_t>(gpu_)] = true;
-    inner_ =
-        std::make_unique<NcclEndpoint>(std::move(others), absl::StrCat("cuda:", gpu_), options);
-  }
-  ~NcclGpuEndpoint() override { (*taken_)[static_cast<size_t>(gpu_)] = false; }
+  NcclGpuEndpoint(std::unique_ptr<Endpoint> others, int gpu, const TransportOptions& options)
+      : gpu_(gpu),
+        inner_(std::make_unique<NcclEndpoint>(std::move(others), absl::StrCat("cuda:", gpu),
+                                              options)) {}
   Transport& transport() override { return *this; }
 
  private:
@@ -123,9 +122,38 @@ class NcclGpuEndpoint final : public Endpoint, private Transport {
     return std::make_unique<TwinSendLane>(std::move(lane), gpu_);
   }
 
-  const std::shared_ptr<Taken> taken_;
   const int gpu_;
-  std::unique_ptr<NcclEndpoint> inner_;
+  const std::unique_ptr<NcclEndpoint> inner_;
+};
+
+// A world of two GPUs, and an endpoint on each at most.
+class TwoGpus {
+ public:
+  explicit TwoGpus(MakeEndpoint make_others) : make_others_(std::move(make_others)) {}
+  std::unique_ptr<Endpoint> Make(const TransportOptions& options) {
+    const int gpu = taken_[0] ? 1 : 0;
+    return std::make_unique<Place>(*this, gpu, options);
+  }
+
+ private:
+  class Place final : public Endpoint {
+   public:
+    Place(TwoGpus& world, int gpu, const TransportOptions& options)
+        : taken_(world.taken_[static_cast<size_t>(gpu)]),
+          endpoint_(world.make_others_(options), gpu, options) {
+      PENSTOCK_CHECK(!taken_);
+      taken_ = true;
+    }
+    ~Place() override { taken_ = false; }
+    Transport& transport() override { return endpoint_.transport(); }
+
+   private:
+    bool& taken_;
+    NcclGpuEndpoint endpoint_;
+  };
+
+  const MakeEndpoint make_others_;
+  std::array<bool, 2> taken_ = {};
 };
 
 inline bool TwoGpusAndNccl() {
@@ -143,17 +171,27 @@ inline bool TwoGpusAndNccl() {
   return !told;
 }
 
+// Lanes may outlive endpoints, but not their world.
 inline TransportKind NcclGpusKind() {
-  TransportKind kind{
-      "Gpus", [] {
-        return
-            [make_local = LocalKind().make_world(),
-             taken = std::make_shared<NcclGpuEndpoint::Taken>()](const TransportOptions& options) {
-              return std::make_unique<NcclGpuEndpoint>(make_local(options), taken, options);
-            };
-      }};
+  TransportKind kind{"Gpus", [] {
+                       return [world = std::make_shared<TwoGpus>(LocalKind().make_world())](
+                                  const TransportOptions& options) { return world->Make(options); };
+                     }};
   kind.available = &TwoGpusAndNccl;
   return kind;
+}
+#endif
+
+// On "cpu", with a stand-in for the library, or on "cuda:N".
+inline std::unique_ptr<Endpoint> MakeNcclEndpoint(std::unique_ptr<Endpoint> others,
+                                                  const std::string& device,
+                                                  const TransportOptions& options) {
+#ifdef PENSTOCK_CUDA
+  const auto ordinal = DeviceOrdinal(device);
+  PENSTOCK_CHECK(ordinal.ok());
+  if (*ordinal >= 0) return std::make_unique<NcclGpuEndpoint>(std::move(others), *ordinal, options);
+#endif
+  return std::make_unique<NcclEndpoint>(std::move(others), device, options);
 }
 
 }  // namespace penstock::testing

@@ -1,25 +1,46 @@
-// Rows by NCCL from and to another process, which is killed or stopped: with the stand-in for the
-// library, over gRPC, which tells of a dead process where NCCL does not.
+// Rows by NCCL from and to another process, which is killed or stopped, over gRPC, which tells of a
+// dead process where NCCL does not: with a stand-in for the library, and with NCCL itself where
+// there is a GPU. PENSTOCK_TEST_DEVICES, such as cuda:0,cuda:1, names this process's GPU and the
+// other one's; on one GPU NCCL is told that they are two hosts, and goes by sockets.
 #include <gtest/gtest.h>
 
 #include "tests/support/grpc_endpoint.h"
-#include "tests/support/nccl_endpoint.h"
+#include "tests/support/nccl_gpus.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/transfer_peer.h"
+#ifdef PENSTOCK_CUDA
+#include "tests/support/gpu.h"
+#endif
 
 namespace penstock::testing {
 namespace {
 
-class NcclProcessTest : public ::testing::Test {
+class NcclProcessTest : public ::testing::TestWithParam<std::string> {
  protected:
+  void SetUp() override {
+    own_ = other_ = GetParam();
+#ifdef PENSTOCK_CUDA
+    if (GetParam() == "cpu") return;
+    if (!GpuCall::Available() || !NcclLibrary::Open().ok()) {
+      GTEST_SKIP() << "it takes a GPU and NCCL";
+    }
+    const char* const devices = std::getenv("PENSTOCK_TEST_DEVICES");
+    if (devices == nullptr) return;
+    const std::string both = devices;
+    own_ = both.substr(0, both.find(','));
+    other_ = both.substr(both.find(',') + 1);
+#endif
+  }
   void MakeEndpoint() {
     const TransportOptions options{.window = 4};
-    endpoint_ = std::make_unique<NcclEndpoint>(
-        std::make_unique<GrpcEndpoint>(address_, GrpcTransportOptions{.transport = options}), "cpu",
+    endpoint_ = MakeNcclEndpoint(
+        std::make_unique<GrpcEndpoint>(address_, GrpcTransportOptions{.transport = options}), own_,
         options);
   }
   std::unique_ptr<TransferPeer> Peer(const std::string& role, const std::string& address) const {
-    auto peer = std::make_unique<TransferPeer>(role, address);
+    std::optional<ScopedVariable> host;
+    if (own_ == other_) host.emplace("NCCL_HOSTID", "penstock-test-peer");
+    auto peer = std::make_unique<TransferPeer>(role + ":" + other_, address);
     EXPECT_TRUE(peer->WaitReady());
     return peer;
   }
@@ -58,14 +79,16 @@ class NcclProcessTest : public ::testing::Test {
     return sender_.stream.status();
   }
 
-  const ScopedVariable library_{"PENSTOCK_NCCL_LIBRARY", PENSTOCK_FAKE_NCCL};
+  const ScopedVariable library_{"PENSTOCK_NCCL_LIBRARY",
+                                GetParam() == "cpu" ? PENSTOCK_FAKE_NCCL : ""};
+  std::string own_, other_;
   const std::string address_ = UnixAddress();
-  std::unique_ptr<NcclEndpoint> endpoint_;
+  std::unique_ptr<Endpoint> endpoint_;
   Sender sender_;
   Receiver receiver_;
 };
 
-TEST_F(NcclProcessTest, AKilledSenderIsSeenAtOnceAndReplaced) {
+TEST_P(NcclProcessTest, AKilledSenderIsSeenAtOnceAndReplaced) {
   for (int round = 0; round < 2; ++round) {
     endpoint_.reset();  // the peer knows epoch 1 only
     MakeEndpoint();
@@ -78,7 +101,7 @@ TEST_F(NcclProcessTest, AKilledSenderIsSeenAtOnceAndReplaced) {
   }
 }
 
-TEST_F(NcclProcessTest, AStoppedSenderRunsIntoTheDeadline) {
+TEST_P(NcclProcessTest, AStoppedSenderRunsIntoTheDeadline) {
   MakeEndpoint();
   const auto peer = StartSender();
   peer->Stop();
@@ -86,7 +109,7 @@ TEST_F(NcclProcessTest, AStoppedSenderRunsIntoTheDeadline) {
   receiver_.lane.reset();  // without the peer's help
 }
 
-TEST_F(NcclProcessTest, AKilledReceiverIsSeenAtOnceAndReplaced) {
+TEST_P(NcclProcessTest, AKilledReceiverIsSeenAtOnceAndReplaced) {
   MakeEndpoint();
   for (int round = 0; round < 2; ++round) {
     const auto peer = StartReceiver();
@@ -97,13 +120,20 @@ TEST_F(NcclProcessTest, AKilledReceiverIsSeenAtOnceAndReplaced) {
   }
 }
 
-TEST_F(NcclProcessTest, AStoppedReceiverRunsIntoTheDeadlineAndTheLaneEnds) {
+TEST_P(NcclProcessTest, AStoppedReceiverRunsIntoTheDeadlineAndTheLaneEnds) {
   MakeEndpoint();
   const auto peer = StartReceiver();
   peer->Stop();
   EXPECT_TRUE(Fails(SendOn(absl::Seconds(1)), absl::StatusCode::kDeadlineExceeded, {"hangs"}));
   sender_.lane.reset();
 }
+
+INSTANTIATE_TEST_SUITE_P(StandIn, NcclProcessTest, ::testing::Values("cpu"),
+                         [](const auto&) { return std::string("Cpu"); });
+#ifdef PENSTOCK_CUDA
+INSTANTIATE_TEST_SUITE_P(Gpu, NcclProcessTest, ::testing::Values("cuda:0"),
+                         [](const auto&) { return std::string("Cuda"); });
+#endif
 
 }  // namespace
 }  // namespace penstock::testing

@@ -6,12 +6,9 @@
 
 #include <future>
 
-#include "tests/support/nccl_endpoint.h"
+#include "tests/support/nccl_gpus.h"
 #include "tests/worker/transport/transport_suite.h"
 #include "worker/transport/nccl_pair.h"
-#ifdef PENSTOCK_CUDA
-#include "tests/support/nccl_gpus.h"
-#endif
 
 namespace penstock::testing {
 namespace {
