@@ -41,6 +41,7 @@ class NcclProcessTest : public ::testing::TestWithParam<std::string> {
     std::optional<ScopedVariable> host;
     if (own_ == other_) host.emplace("NCCL_HOSTID", "penstock-test-peer");
     auto peer = std::make_unique<TransferPeer>(role + ":" + other_, address);
+    host.reset();  // before NCCL of this process reads it, once it hears of the peer
     EXPECT_TRUE(peer->WaitReady());
     return peer;
   }
