@@ -132,6 +132,8 @@ class Communicator {
 
 }  // namespace
 
+// The library's names.
+// NOLINTBEGIN(readability-identifier-naming)
 FAKE_NCCL_API void penstockNcclTakesHostMemory() {}
 
 FAKE_NCCL_API int ncclGetVersion(int* version) {
@@ -183,3 +185,4 @@ FAKE_NCCL_API const char* ncclGetErrorString(int result) {
 }
 
 FAKE_NCCL_API const char* ncclGetLastError(void* /*comm*/) { return "the stand-in was told to"; }
+// NOLINTEND(readability-identifier-naming)
