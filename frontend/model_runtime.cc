@@ -86,8 +86,10 @@ absl::StatusOr<std::unique_ptr<ModelRuntime>> ModelRuntime::Load(const RuntimeOp
     PENSTOCK_ASSIGN_OR_RETURN(rows.devices, StageDevices(options.stage.device, options.num_stages));
     rows.max_step_tokens = options.stage.max_step_tokens;
     rows.hidden_size = stages.hidden_size;
-    PENSTOCK_ASSIGN_OR_RETURN(with_hash.stage.mailbox_bytes, ChooseMailbox(rows));
-    with_hash.stage.device_mail = with_hash.stage.mailbox_bytes > 0 && options.spin;
+    PENSTOCK_ASSIGN_OR_RETURN(const RowTransport chosen, ChooseRowTransport(rows));
+    with_hash.stage.mailbox_bytes = chosen.mailbox_bytes;
+    with_hash.stage.device_mail = chosen.mailbox_bytes > 0 && options.spin;
+    with_hash.stage.nccl = chosen.nccl;
   }
   std::unique_ptr<ModelRuntime> runtime(new ModelRuntime(std::move(tokenizer), std::move(chat)));
   PENSTOCK_RETURN_IF_ERROR(runtime->StartEngine(with_hash, std::move(provider),

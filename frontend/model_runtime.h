@@ -34,7 +34,7 @@ struct RuntimeOptions {
   int64_t num_stages = 1;
   std::vector<int64_t> split = {};  // layers of each stage; empty: as the cost model has it
   int64_t plans_ahead = 0;          // in flight at most; 0: two a stage
-  // What rows go by between stages: grpc, peer or auto (frontend/row_transport.h).
+  // What rows go by between stages: grpc, peer, nccl or auto (frontend/row_transport.h).
   std::string transport = "auto";
   // With rows by peer memory: kernels wait for kernels (StageOptions::device_mail).
   bool spin = true;

@@ -60,10 +60,14 @@ void AddPipelineFlags(CLI::App* app, RuntimeOptions* options) {
          "--transport", options->transport,
          "How rows get from stage to stage: grpc, by way of the host; peer, from device to "
          "device, for stages that this program starts on GPUs that reach each other (on the "
-         "CPU: by shared memory); auto: peer between GPUs where that can be, else grpc. A "
-         "mailbox for twice --max-step-tokens is taken on each device")
+         "CPU: by shared memory), which takes a mailbox for twice --max-step-tokens on each; "
+         "nccl, from GPU to GPU, also between machines, by NVIDIA's library (libnccl.so.2, 2.18 "
+         "or later and one version everywhere; PENSTOCK_NCCL_LIBRARY names another file, "
+         "NCCL_SOCKET_IFNAME a machine's network interface; it takes some hundred MiB of its own "
+         "on each GPU); auto: between GPUs peer where that can be, else nccl if this machine has "
+         "it; else grpc")
       ->capture_default_str()
-      ->check(CLI::IsMember({"auto", "grpc", "peer"}))
+      ->check(CLI::IsMember({"auto", "grpc", "nccl", "peer"}))
       ->group(kGroup);
   app->add_flag("!--no-spin", options->spin,
                 "With --transport peer: kernels do not wait for those of other stages; the hosts "

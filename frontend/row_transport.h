@@ -1,6 +1,7 @@
-// What rows go by between the stages of a pipeline: from device to device (worker/transport/
-// peer_transport.h), or by way of the host over gRPC.
-// Pure but for asking the driver which GPUs reach each other; thread-safe.
+// What rows go by between the stages of a pipeline: from device to device, by peer memory (worker/
+// transport/peer_transport.h) or by NCCL (nccl_transport.h), or by way of the host over gRPC.
+// Pure but for asking the driver which GPUs reach each other, and whether NCCL is there;
+// thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +13,8 @@
 namespace penstock {
 
 struct RowTransportOptions {
-  // "grpc"; "peer"; "auto": peer between GPUs, where every stage's reaches the next one's.
+  // "grpc"; "peer"; "nccl"; "auto": between GPUs peer where every stage's reaches the next one's,
+  // else nccl where this machine has it; grpc for all others.
   std::string transport = "auto";
   bool are_elsewhere = false;        // the stages were not started by this program
   std::vector<std::string> devices;  // one a stage, in order
@@ -20,8 +22,14 @@ struct RowTransportOptions {
   int64_t hidden_size = 0;
 };
 
-// The bytes of each stage's mailbox (StageOptions::mailbox_bytes); 0: over gRPC. A line in the log
-// says what "auto" has chosen for GPUs, and why. Errors: why "peer" cannot be, with what to do.
-absl::StatusOr<int64_t> ChooseMailbox(const RowTransportOptions& options);
+// Of every stage's StageOptions. Neither: over gRPC.
+struct RowTransport {
+  int64_t mailbox_bytes = 0;
+  bool nccl = false;
+};
+
+// A line in the log says what "auto" has chosen for GPUs, and why. Errors: why "peer" or "nccl"
+// cannot be, with what to do.
+absl::StatusOr<RowTransport> ChooseRowTransport(const RowTransportOptions& options);
 
 }  // namespace penstock

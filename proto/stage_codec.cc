@@ -95,6 +95,7 @@ void EncodeStageOptions(const StageOptions& options, worker::v1::LoadRequest* me
   message->set_plans_ahead(options.plans_ahead);
   message->set_mailbox_bytes(options.mailbox_bytes);
   message->set_device_mail(options.device_mail);
+  message->set_nccl(options.nccl);
 }
 
 absl::StatusOr<StageOptions> DecodeStageOptions(const worker::v1::LoadRequest& message) {
@@ -143,6 +144,7 @@ absl::StatusOr<StageOptions> DecodeStageOptions(const worker::v1::LoadRequest& m
   options.plans_ahead = message.plans_ahead();
   options.mailbox_bytes = message.mailbox_bytes();
   options.device_mail = message.device_mail();
+  options.nccl = message.nccl();
   return options;
 }
 

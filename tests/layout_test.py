@@ -26,7 +26,8 @@ ARROWS = {
     "frontend": {"core", "proto", "penstock", "worker", "frontend"},
 }
 EXTRA_ARROWS = {("worker", "cuda/cuda_backend.h"), ("worker", "cuda/ceilings.h"),
-                ("worker", "cuda/gemm_tuner.h"), ("worker", "cuda/peer_memory.h")}
+                ("worker", "cuda/gemm_tuner.h"), ("worker", "cuda/link_stream.h"),
+                ("worker", "cuda/peer_memory.h")}
 
 RPC_PLACES = r"frontend/|worker/([\w/]+/)?\w+_(service|server)\.(h|cc)$|worker/transport/grpc"
 # (library, headers that begin its include, files below which it is allowed)

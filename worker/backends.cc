@@ -10,6 +10,7 @@
 #include "core/tensor/host_peer_memory.h"
 #ifdef PENSTOCK_CUDA
 #include "cuda/cuda_backend.h"
+#include "cuda/link_stream.h"
 #include "cuda/peer_memory.h"
 #endif
 
@@ -51,6 +52,11 @@ absl::Status CheckGpuPeerMemory(int from, int to, const std::string& /*device*/)
   return CheckPeerGpus(from, to);
 }
 
+absl::StatusOr<std::unique_ptr<LinkStream>> MakeGpuLinkStream(int ordinal, int64_t scratch_bytes,
+                                                              const std::string& /*device*/) {
+  return MakeCudaLinkStream(ordinal, scratch_bytes);
+}
+
 #else
 
 absl::StatusOr<std::unique_ptr<Backend>> MakeGpuBackend(int /*ordinal*/,
@@ -65,6 +71,12 @@ absl::StatusOr<std::unique_ptr<PeerMemory>> MakeGpuPeerMemory(int /*ordinal*/,
 }
 
 absl::Status CheckGpuPeerMemory(int /*from*/, int /*to*/, const std::string& device) {
+  return WithoutCuda(device);
+}
+
+absl::StatusOr<std::unique_ptr<LinkStream>> MakeGpuLinkStream(int /*ordinal*/,
+                                                              int64_t /*scratch_bytes*/,
+                                                              const std::string& device) {
   return WithoutCuda(device);
 }
 
@@ -126,6 +138,13 @@ absl::StatusOr<std::unique_ptr<PeerMemory>> MakePeerMemory(const StageOptions& o
   PENSTOCK_ASSIGN_OR_RETURN(const int ordinal, DeviceOrdinal(options.device));
   if (ordinal < 0) return MakeHostPeerMemory();
   return MakeGpuPeerMemory(ordinal, options.device);
+}
+
+absl::StatusOr<std::unique_ptr<LinkStream>> MakeLinkStream(const std::string& device,
+                                                           int64_t scratch_bytes) {
+  PENSTOCK_ASSIGN_OR_RETURN(const int ordinal, DeviceOrdinal(device));
+  if (ordinal < 0) return std::make_unique<HostLinkStream>(scratch_bytes);
+  return MakeGpuLinkStream(ordinal, scratch_bytes, device);
 }
 
 absl::Status CheckPeerMemory(const std::string& from, const std::string& to) {

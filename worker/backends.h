@@ -7,6 +7,7 @@
 
 #include "core/model/backend.h"
 #include "core/sched/stage_types.h"
+#include "core/tensor/link_stream.h"
 #include "core/tensor/peer_memory.h"
 
 namespace penstock {
@@ -20,6 +21,11 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const StageOptions& options
 // The memory through which a stage on options.device takes and gives rows (options.mailbox_bytes).
 // Errors as of MakeBackend.
 absl::StatusOr<std::unique_ptr<PeerMemory>> MakePeerMemory(const StageOptions& options);
+
+// Where NCCL enqueues what a stage on that device takes or gives (worker/transport/
+// nccl_transport.h). Errors as of MakeBackend.
+absl::StatusOr<std::unique_ptr<LinkStream>> MakeLinkStream(const std::string& device,
+                                                           int64_t scratch_bytes);
 
 // OK if a stage on `from` can write to the mailbox of one on `to`, both of this machine. Errors,
 // with what to do: FAILED_PRECONDITION if not; those of the devices.

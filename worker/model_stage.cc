@@ -151,7 +151,7 @@ absl::StatusOr<StageInfo> ModelStage::LoadModel(const StageOptions& options,
   ModelMemory memory(backend_->memory(), allocator_,
                      [&](const WeightStream& packed) { return backend_->PlaceWeight(packed); });
   if (options.num_stages > 1) {
-    rows_stay_ = options.mailbox_bytes > 0;
+    rows_stay_ = options.rows_stay();
     PENSTOCK_ASSIGN_OR_RETURN(
         rows_, Tensor::Make(DataType::kF32, {options.max_step_tokens, config.hidden_size},
                             rows_stay_ ? backend_->memory() : backend_->inputs()));

@@ -6,6 +6,7 @@
 
 #include "core/tensor/device_mail.h"
 #include "worker/backends.h"
+#include "worker/transport/nccl_transport.h"
 
 namespace penstock {
 namespace {
@@ -58,6 +59,8 @@ absl::StatusOr<StageInfo> PipelineStage::Load(const StageOptions& options,
   // Before the executor takes what is left of the device.
   if (options.num_stages > 1 && options.mailbox_bytes > 0) {
     PENSTOCK_RETURN_IF_ERROR(MakeMailbox(options));
+  } else if (options.num_stages > 1 && options.nccl) {
+    PENSTOCK_RETURN_IF_ERROR(Annotate(MakeNccl(options), "--transport nccl"));
   }
   PENSTOCK_ASSIGN_OR_RETURN(StageInfo info, executor_->Load(options, progress));
   if (transport_ != nullptr) info.address = transport_->address();
@@ -86,6 +89,17 @@ absl::Status PipelineStage::MakeMailbox(const StageOptions& options) {
   PENSTOCK_ASSIGN_OR_RETURN(peer_transport_,
                             MakePeerTransport(*transport_, std::move(memory), peer));
   transport_ = peer_transport_.get();
+  return absl::OkStatus();
+}
+
+absl::Status PipelineStage::MakeNccl(const StageOptions& options) {
+  PENSTOCK_RETURN_IF_ERROR(CheckNcclDevices({options.device}));
+  NcclTransportOptions nccl;
+  PENSTOCK_ASSIGN_OR_RETURN(nccl.library, NcclLibrary::Open());
+  PENSTOCK_ASSIGN_OR_RETURN(nccl.in, MakeLinkStream(options.device, kNcclPieceBytes));
+  PENSTOCK_ASSIGN_OR_RETURN(nccl.out, MakeLinkStream(options.device, kNcclPieceBytes));
+  nccl_transport_ = MakeNcclTransport(*transport_, nccl);
+  transport_ = nccl_transport_.get();
   return absl::OkStatus();
 }
 

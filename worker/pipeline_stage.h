@@ -23,7 +23,7 @@ class PipelineStage final : public StageHost {
  public:
   // `transport` must outlive the stage; null for a stage that will be alone. With
   // options.mailbox_bytes rows go by a peer transport of the stage's own, and only tokens by it;
-  // with options.device_mail not even those.
+  // with options.device_mail not even those. With options.nccl it carries tokens and headers.
   // REQUIRES: its window is at least kMaxPlansAhead, for sampled tokens wait there until a later
   // plan comes.
   PipelineStage(std::unique_ptr<StageExecutor> executor, Transport* transport);
@@ -71,6 +71,7 @@ class PipelineStage final : public StageHost {
   bool is_last() const { return options_.stage + 1 == options_.num_stages; }
   bool by_mail() const { return peer_transport_ != nullptr && options_.device_mail; }
   absl::Status MakeMailbox(const StageOptions& options);
+  absl::Status MakeNccl(const StageOptions& options);
   absl::Status CheckStart(const EpochStart& start) const;
   absl::Status Connect(const EpochStart& start);
   absl::Status ConnectMail(const EpochStart& start);
@@ -89,8 +90,10 @@ class PipelineStage final : public StageHost {
   void Finish(Job& job);
   void SetDoing(StageBeat::Doing doing);
 
-  std::unique_ptr<PeerTransport> peer_transport_;  // null: rows go as tokens do
-  Transport* transport_;                           // that, or the given one; changed by Load only
+  // Null both: rows go as tokens do.
+  std::unique_ptr<PeerTransport> peer_transport_;
+  std::unique_ptr<Transport> nccl_transport_;
+  Transport* transport_;  // one of those, or the given one; changed by Load only
   const std::unique_ptr<StageExecutor> executor_;
 
   // The caller's thread.

@@ -54,7 +54,7 @@ class StageExecutor {
   // of memory made while loading: any thread may ask for them, their bytes belong to the thread of
   // Execute. An executor that only ever runs whole models needs none of these.
 
-  // [num_tokens, hidden] f32, the residual stream, on the host, or with options.mailbox_bytes where
+  // [num_tokens, hidden] f32, the residual stream, on the host, or with options.rows_stay() where
   // the stage computes, which has ended when Execute returns: what goes into the first layer (all
   // stages but the first; put there before Execute, or by mail in it) and what has come out of the
   // last one (all but the last).

@@ -59,6 +59,12 @@ struct StageOptions {
   // sampled tokens, and the hosts only hear that it is done (core/tensor/device_mail.h). Else the
   // hosts say when rows have come, and tokens go by the host.
   bool device_mail = false;
+  // Rows go from device to device by NCCL (worker/transport/nccl_transport.h); without
+  // mailbox_bytes.
+  bool nccl = false;
+
+  // Rows stay where they are computed, and are taken there.
+  bool rows_stay() const { return mailbox_bytes > 0 || nccl; }
 };
 
 // How far a stage has come with loading, in weights (elements, not bytes: those depend on a file's

@@ -1,6 +1,7 @@
-// The hop of rows from GPU to GPU by peer memory, beside the same by way of the host over gRPC:
-// from the task that sends, on one stage's stream, to the end of the task that receives, on the
-// other's. Both stages are of this process. Bytes are checked before anything is timed.
+// The hop of rows from GPU to GPU by peer memory and by NCCL (between two GPUs, where it is there),
+// beside the same by way of the host over gRPC: from the task that sends, on one stage's stream, to
+// the end of the task that receives, on the other's. Both stages are of this process. Bytes are
+// checked before anything is timed.
 //   cuda_peer_bench [FROM TO]      ordinals of GPUs, 0 0 if not said
 // For the way by the host the copies to and from pinned memory are part of the hop, as they are
 // part of a stage's step.
@@ -16,6 +17,7 @@
 #include "cuda/cuda_check.h"
 #include "cuda/stream.h"
 #include "tests/support/grpc_endpoint.h"
+#include "tests/support/nccl_endpoint.h"
 #include "tests/support/peer_endpoint.h"
 
 namespace penstock::testing {
@@ -116,6 +118,14 @@ void Run(int from, int to) {
     GrpcEndpoint c(UnixAddress(), {});
     GrpcEndpoint d(UnixAddress(), {});
     Hop("grpc", c, d, source, target, /*by_host=*/true, bytes);
+    if (from == to || !NcclLibrary::Open().ok()) continue;
+    const auto by_nccl = [](int gpu) {
+      return std::make_unique<NcclEndpoint>(
+          std::make_unique<GrpcEndpoint>(UnixAddress(), GrpcTransportOptions{}),
+          absl::StrCat("cuda:", gpu), TransportOptions{});
+    };
+    const auto e = by_nccl(from), f = by_nccl(to);
+    Hop("nccl", *e, *f, source, target, /*by_host=*/false, bytes);
   }
 }
 

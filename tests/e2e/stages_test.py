@@ -1,10 +1,12 @@
 """Stages as processes: the same answers from one, two and three of them."""
 
 import json
+import os
 import signal
 import unittest
+import unittest.mock
 
-from processes import alive, wait_until, workers
+from processes import alive, kill, wait_until, workers
 from program import MODEL, PATIENCE, ProgramTest, Server, generate, run, setUpModule, start_generate, text
 
 REQUESTS = [
@@ -58,6 +60,23 @@ class StagesTest(ProgramTest):
                 server = self.serve("--stages", "3", "--transport", "peer", "--threads", "1", *flags)
                 self.assertRegex(server.log(), "rows go from device to device, by mailboxes of [1-9]")
                 self.assertEqual(answers(server), alone)
+
+    def test_rows_by_nccl_give_the_same_answers_also_after_a_death(self):
+        alone = answers(self.serve("--threads", "1"))
+        # A stand-in for the library, whose device is the host.
+        with unittest.mock.patch.dict(os.environ, PENSTOCK_NCCL_LIBRARY=os.environ["PENSTOCK_FAKE_NCCL"]):
+            server = self.serve("--stages", "3", "--transport", "nccl", "--threads", "1")
+        self.assertRegex(server.log(), "rows go from device to device by NCCL")
+        self.assertEqual(answers(server), alone)
+        kill(workers(server)[1])
+        server.wait_for_log("recovered")
+        self.assertEqual(answers(server), alone)
+
+    def test_rows_by_nccl_need_the_library(self):
+        with unittest.mock.patch.dict(os.environ, PENSTOCK_NCCL_LIBRARY="/nowhere/libnccl.so.2"):
+            result = run("serve", "--model", MODEL, "--listen", "127.0.0.1:0", "--stages", "2",
+                         "--transport", "nccl")
+        self.assertFails(result, 1, "--transport nccl", "/nowhere/libnccl.so.2", "--transport grpc")
 
     def test_rows_by_shared_memory_need_stages_of_this_machine(self):
         result = run("serve", "--model", MODEL, "--listen", "127.0.0.1:0", "--workers",

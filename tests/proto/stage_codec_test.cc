@@ -40,6 +40,7 @@ StageOptions ExampleOptions() {
   options.plans_ahead = 8;
   options.mailbox_bytes = int64_t{3} << 40;
   options.device_mail = true;
+  options.nccl = true;
   return options;
 }
 
@@ -126,6 +127,7 @@ TEST(StageCodecTest, ValuesArriveInTheirFields) {
   EXPECT_EQ(options->plans_ahead, 8);
   EXPECT_EQ(options->mailbox_bytes, int64_t{3} << 40);
   EXPECT_TRUE(options->device_mail);
+  EXPECT_TRUE(options->nccl);
 
   const absl::StatusOr<StageInfo> info = DecodeStageInfo(Sent(&EncodeStageInfo, ExampleInfo()));
   ASSERT_TRUE(IsOk(info));

@@ -57,6 +57,10 @@ class FaultySendLane final : public SendLane {
     }
     inner_->Send(stream, tensor, plan, limit);
   }
+  absl::Status SendNow(const Tensor& tensor, uint64_t plan, absl::Duration limit) override {
+    return inner_->SendNow(tensor, plan, limit);
+  }
+  absl::Status status() const override { return inner_->status(); }
   void Cancel() override {
     if (inner_ != nullptr) inner_->Cancel();
   }

@@ -4,6 +4,8 @@
 //   ever
 //   transfer_peer peer-receive:<device> ""     the same by peer memory, at an address of its own
 //   transfer_peer peer-send:<device> <address>
+//   transfer_peer nccl-receive:<device> <address>   as receive and send, with the bytes by NCCL
+//   transfer_peer nccl-send:<device> <address>
 // Transfers are 1, 2, 3, ... of 256 KiB each (kPeerShape). The first sign of life is a line on
 // standard output: "ready", and the address if it was not given; then who receives writes a dot for
 // each transfer.
@@ -13,6 +15,7 @@
 
 #include "core/base/check.h"
 #include "tests/support/grpc_endpoint.h"
+#include "tests/support/nccl_gpus.h"
 #include "tests/support/peer_endpoint.h"
 
 namespace penstock::testing {
@@ -75,6 +78,15 @@ int main(int argc, char** argv) {
     return Send(endpoint, address);
   }
   const size_t colon = role.find(':');
+  PENSTOCK_CHECK(colon != std::string::npos);
+  if (role.rfind("nccl-", 0) == 0) {
+    const bool receives = role.rfind("nccl-receive:", 0) == 0;
+    const auto endpoint = MakeNcclEndpoint(
+        std::make_unique<GrpcEndpoint>(receives ? address : UnixAddress(),
+                                       penstock::GrpcTransportOptions{.transport = kFew}),
+        role.substr(colon + 1), kFew);
+    return receives ? Receive(*endpoint, "") : Send(*endpoint, address);
+  }
   const auto endpoint = ByPeerMemory(role.substr(colon + 1));
   if (role.rfind("peer-receive:", 0) == 0) {
     return Receive(*endpoint, endpoint->transport().address());

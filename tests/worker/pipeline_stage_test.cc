@@ -9,6 +9,7 @@
 #include "tests/support/drive.h"
 #include "tests/support/fake_executor.h"
 #include "tests/support/local_pipeline.h"
+#include "tests/support/nccl_endpoint.h"
 #include "tests/support/tiny_model.h"
 
 namespace penstock {
@@ -51,9 +52,12 @@ void WaitFor(const PipelineStage& stage, uint64_t plan, StageBeat::Doing doing) 
   }
 }
 
-// What goes between the stages goes by lanes of the host, or by mail.
-class PipelineStageTest : public ::testing::TestWithParam<bool> {
+// What goes between the stages goes by lanes of the host, by mail, or by a stand-in for NCCL.
+enum class By { kHost, kMail, kNccl };
+
+class PipelineStageTest : public ::testing::TestWithParam<By> {
  protected:
+  static bool by_mail() { return GetParam() == By::kMail; }
   std::unique_ptr<LocalPipeline> Make(const std::vector<int64_t>& cuts,
                                       const TransportOptions& transport = {},
                                       int32_t plans_ahead = 4) const {
@@ -64,10 +68,11 @@ class PipelineStageTest : public ::testing::TestWithParam<bool> {
     options.max_sequences = 4;
     options.threads = 1;
     options.plans_ahead = plans_ahead;
-    options.device_mail = GetParam();
+    options.device_mail = by_mail();
+    options.nccl = GetParam() == By::kNccl;
     // Of one token's rows, as many as the window has transfers; else enough.
     constexpr int64_t kRowBytes = 64 * 4;
-    options.mailbox_bytes = !GetParam() ? 0 : std::min<int64_t>(transport.window, 16) * kRowBytes;
+    options.mailbox_bytes = !by_mail() ? 0 : std::min<int64_t>(transport.window, 16) * kRowBytes;
     return std::make_unique<LocalPipeline>(options, Split(4, cuts), transport);
   }
   // The pipeline runs plans of this epoch, from its start on.
@@ -85,6 +90,7 @@ class PipelineStageTest : public ::testing::TestWithParam<bool> {
     }
   }
 
+  const ScopedVariable library_{"PENSTOCK_NCCL_LIBRARY", PENSTOCK_FAKE_NCCL};
   const TempFile file_{TinyModel(2, false, 4).Build()};
 };
 
@@ -312,7 +318,7 @@ TEST_P(PipelineStageTest, ConnectingHasItsLimitAndMayBeTriedAgain) {
   // By mail it is no address at all.
   EXPECT_TRUE(Fails(
       pipeline->stage(0).BeginEpoch(start),
-      GetParam() ? absl::StatusCode::kFailedPrecondition : absl::StatusCode::kUnavailable, {}));
+      by_mail() ? absl::StatusCode::kFailedPrecondition : absl::StatusCode::kUnavailable, {}));
   pipeline->BeginEpoch(3, 1);
   ExpectWorks(*pipeline, 3, 1);
 }
@@ -340,8 +346,12 @@ TEST_P(PipelineStageTest, TimesSayWhatAStageWaitedFor) {
   EXPECT_GE(pipeline->Next(1)->times.wait_plan_ns, 20 * kMillisecond);
 }
 
-INSTANTIATE_TEST_SUITE_P(By, PipelineStageTest, ::testing::Values(false, true),
-                         [](const auto& info) { return info.param ? "Mail" : "Lanes"; });
+INSTANTIATE_TEST_SUITE_P(By, PipelineStageTest, ::testing::Values(By::kHost, By::kMail, By::kNccl),
+                         [](const auto& info) {
+                           return info.param == By::kHost   ? "Lanes"
+                                  : info.param == By::kMail ? "Mail"
+                                                            : "Nccl";
+                         });
 
 // A stage alone, its executor held by the test.
 class HeldStageTest : public ::testing::Test {

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "tests/support/families.h"
+#include "tests/support/nccl_endpoint.h"
 #include "tests/support/run_ahead.h"
 #include "tests/support/tiny_model.h"
 
@@ -101,7 +102,8 @@ class Runs {
 
 void ExpectTheBitsOfOneStage(const std::string& model, int64_t num_layers,
                              const std::vector<std::vector<int64_t>>& cuts,
-                             int64_t mailbox_bytes = 0, bool device_mail = false) {
+                             int64_t mailbox_bytes = 0, bool device_mail = false,
+                             bool nccl = false) {
   const auto file = MakeModelStage()->Load(Options(model));
   ASSERT_TRUE(IsOk(file));
   ASSERT_EQ(file->config.num_layers, num_layers);
@@ -111,6 +113,7 @@ void ExpectTheBitsOfOneStage(const std::string& model, int64_t num_layers,
     StageOptions options = Options(model);
     options.mailbox_bytes = mailbox_bytes;
     options.device_mail = device_mail;
+    options.nccl = nccl;
     Runs runs(options, Split(num_layers, cut));
     for (int64_t depth = 1; depth <= kPlansAhead; depth += kEveryDepth) {
       for (size_t groups = 1; groups <= 3; groups += kEveryGroups) {
@@ -146,6 +149,14 @@ TEST(Pipeline, GivesTheBitsOfOneStageByPeerMemory) {
   const int64_t largest = Options(file.path()).max_step_tokens * info->config.hidden_size * 4;
   ExpectTheBitsOfOneStage(file.path(), 4, {{2}, {1, 2, 3}}, largest);
   ExpectTheBitsOfOneStage(file.path(), 4, {{2}, {1, 2, 3}}, largest, /*device_mail=*/true);
+}
+
+// Rows by what stands for NCCL.
+TEST(Pipeline, GivesTheBitsOfOneStageByNccl) {
+  const ScopedVariable library("PENSTOCK_NCCL_LIBRARY", PENSTOCK_FAKE_NCCL);
+  const TempFile file(TinyModel(2, /*v_as_q8_0=*/true, 4).Build());
+  ExpectTheBitsOfOneStage(file.path(), 4, {{2}, {1, 2, 3}}, 0, /*device_mail=*/false,
+                          /*nccl=*/true);
 }
 
 TEST(Pipeline, GivesTheBitsOfOneStageWhereTheHeadIsNotTied) {

@@ -40,6 +40,11 @@ class CpuSendLane final : public SendLane {
     });
   }
 
+  absl::Status SendNow(const Tensor& tensor, uint64_t plan, absl::Duration limit) override {
+    std::lock_guard<std::mutex> lock(state_->running);
+    return SendNow(*state_, tensor, plan, limit);
+  }
+  absl::Status status() const override { return state_->end->status(); }
   void Cancel() override { state_->end->Cancel(); }
 
  private:
@@ -59,21 +64,18 @@ class CpuSendLane final : public SendLane {
 };
 
 struct ReceiveState {
-  std::shared_ptr<ReceiveQueue> queue;
+  std::shared_ptr<ReceiveEnd> end;
   int64_t waited_ns = 0;  // the stream's own
   std::mutex running;
 };
 
 class CpuReceiveLane final : public ReceiveLane {
  public:
-  CpuReceiveLane(std::shared_ptr<LaneTable> table, LaneKind kind, uint32_t epoch)
-      : table_(std::move(table)), kind_(kind) {
-    state_->queue = table_->Open(kind, epoch);
-  }
+  explicit CpuReceiveLane(std::shared_ptr<ReceiveEnd> end) { state_->end = std::move(end); }
   ~CpuReceiveLane() override {
     Cancel();
     std::lock_guard<std::mutex> lock(state_->running);
-    table_->Close(kind_);
+    state_->end->Close();
   }
 
   void Receive(Stream& stream, const Tensor& tensor, uint64_t plan, absl::Duration limit) override {
@@ -84,20 +86,46 @@ class CpuReceiveLane final : public ReceiveLane {
       state->waited_ns = 0;
       if (!cpu_stream.status().ok()) return;
       const auto begin = std::chrono::steady_clock::now();
-      cpu_stream.Fail(state->queue->Take(
-          plan, {static_cast<std::byte*>(tensor.raw()), static_cast<size_t>(tensor.bytes())},
-          Deadline(limit)));
+      cpu_stream.Fail(ReceiveNow(*state, tensor, plan, limit));
       state->waited_ns = std::chrono::nanoseconds(std::chrono::steady_clock::now() - begin).count();
     });
   }
 
+  absl::Status ReceiveNow(const Tensor& tensor, uint64_t plan, absl::Duration limit) override {
+    std::lock_guard<std::mutex> lock(state_->running);
+    return ReceiveNow(*state_, tensor, plan, limit);
+  }
   int64_t waited_ns() const override { return state_->waited_ns; }
-  void Cancel() override { state_->queue->Cancel(); }
+  absl::Status status() const override { return state_->end->status(); }
+  void Cancel() override { state_->end->Cancel(); }
 
  private:
+  static absl::Status ReceiveNow(ReceiveState& state, Tensor tensor, uint64_t plan,
+                                 absl::Duration limit) {
+    return state.end->Take(
+        plan, {static_cast<std::byte*>(tensor.raw()), static_cast<size_t>(tensor.bytes())},
+        Deadline(limit));
+  }
+
   const std::shared_ptr<ReceiveState> state_ = std::make_shared<ReceiveState>();
+};
+
+// Of a LaneTable's queue.
+class QueueReceiveEnd final : public ReceiveEnd {
+ public:
+  QueueReceiveEnd(std::shared_ptr<LaneTable> table, LaneKind kind, uint32_t epoch)
+      : table_(std::move(table)), kind_(kind), queue_(table_->Open(kind, epoch)) {}
+  absl::Status Take(uint64_t plan, std::span<std::byte> bytes, const Deadline& deadline) override {
+    return queue_->Take(plan, bytes, deadline);
+  }
+  absl::Status status() const override { return queue_->broken(); }
+  void Cancel() override { queue_->Cancel(); }
+  void Close() override { table_->Close(kind_); }
+
+ private:
   const std::shared_ptr<LaneTable> table_;
   const LaneKind kind_;
+  const std::shared_ptr<ReceiveQueue> queue_;
 };
 
 }  // namespace
@@ -109,7 +137,12 @@ std::unique_ptr<SendLane> MakeCpuSendLane(std::shared_ptr<SendEnd> end,
 
 std::unique_ptr<ReceiveLane> MakeCpuReceiveLane(std::shared_ptr<LaneTable> table, LaneKind kind,
                                                 uint32_t epoch) {
-  return std::make_unique<CpuReceiveLane>(std::move(table), kind, epoch);
+  return std::make_unique<CpuReceiveLane>(
+      std::make_shared<QueueReceiveEnd>(std::move(table), kind, epoch));
+}
+
+std::unique_ptr<ReceiveLane> MakeCpuReceiveLane(std::shared_ptr<ReceiveEnd> end) {
+  return std::make_unique<CpuReceiveLane>(std::move(end));
 }
 
 }  // namespace penstock

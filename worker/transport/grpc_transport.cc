@@ -123,6 +123,7 @@ class PushCall final : public SendEnd,
     return absl::OkStatus();
   }
 
+  absl::Status status() const override { return gate_.closed(); }
   void Cancel() override { gate_.Close(absl::CancelledError("the lane was cancelled")); }
 
   // A cancelled call ends here and now, unless the socket is full and the peer, stopped, does not

@@ -30,6 +30,7 @@ class LocalSendEnd final : public SendEnd, public LaneSender {
     return queue_->Add(plan, std::ssize(bytes), 0,
                        std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size()));
   }
+  absl::Status status() const override { return gate_.closed(); }
   void Cancel() override { gate_.Close(absl::CancelledError("the lane was cancelled")); }
   void Close() override {
     queue_->SenderGone(absl::UnavailableError("the sending stage has closed its end"));

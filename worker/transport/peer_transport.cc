@@ -94,7 +94,7 @@ class PeerSendEnd final : public SendEnd {
     return nullptr;
   }
   void Release() { mailbox_mutex_.unlock(); }
-  absl::Status status() const { return gate_.closed(); }
+  absl::Status status() const override { return gate_.closed(); }
 
   void Cancel() override { gate_.Close(absl::CancelledError("the lane was cancelled")); }
 

@@ -9,6 +9,18 @@
 
 namespace penstock {
 
+absl::Status TransferIsLate(uint64_t plan, absl::Duration limit) {
+  return absl::DeadlineExceededError(
+      absl::StrCat("no transfer ", plan, " for ", absl::FormatDuration(limit),
+                   ": the stage before this one hangs, or is that much slower"));
+}
+
+absl::Status TransferIsWrong(uint64_t plan, int64_t bytes, uint64_t got_plan, int64_t got_bytes) {
+  return absl::InternalError(absl::StrCat(
+      "expected transfer ", plan, " of ", bytes, " bytes, got ", got_plan, " of ", got_bytes,
+      ": the stage before this one has run another plan, or is of another version"));
+}
+
 absl::Status ReceiveQueue::Take(uint64_t plan, std::span<std::byte> bytes,
                                 const Deadline& deadline) {
   std::unique_lock<std::mutex> lock(mutex_);
@@ -18,16 +30,12 @@ absl::Status ReceiveQueue::Take(uint64_t plan, std::span<std::byte> bytes,
     if (cancelled_) return absl::CancelledError("the lane was cancelled");
     if (!ready() && !broken_.ok()) return broken_;
     if (!in_time) {
-      return absl::DeadlineExceededError(
-          absl::StrCat("no transfer ", plan, " for ", absl::FormatDuration(deadline.limit()),
-                       ": the stage before this one hangs, or is that much slower"));
+      return TransferIsLate(plan, deadline.limit());
     }
     if (transfers_.front().plan > plan ||
         (transfers_.front().plan == plan && transfers_.front().total_bytes != std::ssize(bytes))) {
-      return absl::InternalError(absl::StrCat(
-          "expected transfer ", plan, " of ", bytes.size(), " bytes, got ", transfers_.front().plan,
-          " of ", transfers_.front().total_bytes,
-          ": the stage before this one has run another plan, or is of another version"));
+      return TransferIsWrong(plan, std::ssize(bytes), transfers_.front().plan,
+                             transfers_.front().total_bytes);
     }
     const Transfer transfer = std::move(transfers_.front());
     transfers_.pop_front();

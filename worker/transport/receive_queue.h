@@ -47,6 +47,10 @@ struct TransferPiece {
   std::function<void(std::byte* to)> copy;  // to where the receiver computes
 };
 
+// What a wait for transfer `plan` ends with where none has come, or another one.
+absl::Status TransferIsLate(uint64_t plan, absl::Duration limit);
+absl::Status TransferIsWrong(uint64_t plan, int64_t bytes, uint64_t got_plan, int64_t got_bytes);
+
 class ReceiveQueue {
  public:
   explicit ReceiveQueue(const TransportOptions& options) : options_(options) {}

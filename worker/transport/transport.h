@@ -11,8 +11,8 @@
 //
 // Kinds: `local` (local_transport.h), between stages of one process; `grpc` (grpc_transport.h),
 // between processes and hosts; `peer` (peer_transport.h), between processes of one machine, from
-// device to device. To add one: one .cc, and a line in tests/worker/transport/, whose
-// suite all of them pass.
+// device to device; `nccl` (nccl_transport.h), between GPUs of any machines, over one of the
+// others. To add one: one .cc, and a line in tests/worker/transport/, whose suite all of them pass.
 #pragma once
 
 #include <cstdint>
@@ -42,6 +42,10 @@ class SendLane {
   // `limit`: how long it may wait for room at the receiver; then the stream fails,
   // DEADLINE_EXCEEDED. A dead peer: UNAVAILABLE, at once.
   virtual void Send(Stream& stream, const Tensor& tensor, uint64_t plan, absl::Duration limit) = 0;
+  // What Send does when the stream gets there, on the caller's thread: for lanes made of lanes.
+  virtual absl::Status SendNow(const Tensor& tensor, uint64_t plan, absl::Duration limit) = 0;
+  // Why nothing can be sent any more; OK while the receiver is there. Any thread.
+  virtual absl::Status status() const = 0;
   // What waits here fails its stream, CANCELLED, at once; and so does what comes later. Any thread.
   virtual void Cancel() = 0;
 };
@@ -57,6 +61,10 @@ class ReceiveLane {
   // all that came whole is taken: UNAVAILABLE, at once.
   virtual void Receive(Stream& stream, const Tensor& tensor, uint64_t plan,
                        absl::Duration limit) = 0;
+  // As SendNow.
+  virtual absl::Status ReceiveNow(const Tensor& tensor, uint64_t plan, absl::Duration limit) = 0;
+  // Why nothing more comes; OK while the sender is there. Any thread.
+  virtual absl::Status status() const = 0;
   // How long the Receive that ran last has waited. From the stream's thread.
   virtual int64_t waited_ns() const = 0;
   // What waits here fails its stream, CANCELLED, at once; and so does what comes later. Any thread.
