@@ -16,9 +16,9 @@ namespace penstock {
 
 absl::StatusOr<std::vector<int>> ParseCpuList(std::string_view list) {
   std::vector<int> cpus;
-  for (const std::string_view part :
-       absl::StrSplit(absl::StripAsciiWhitespace(list), ',', absl::SkipEmpty())) {
-    const std::vector<std::string_view> ends = absl::StrSplit(part, '-');
+  for (const absl::string_view part :
+       absl::StrSplit(absl::StripAsciiWhitespace(Abs(list)), ',', absl::SkipEmpty())) {
+    const std::vector<absl::string_view> ends = absl::StrSplit(part, '-');
     int first = 0;
     int last = 0;
     if (ends.size() > 2 || !absl::SimpleAtoi(ends.front(), &first) ||
