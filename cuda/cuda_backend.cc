@@ -136,7 +136,7 @@ class CudaBackend final : public Backend {
     std::array<char, 32> address = {};
     CUDA_CHECK(cudaDeviceGetPCIBusId(address.data(), address.size(), options_.ordinal));
     const absl::StatusOr<int> cores = KeepThreadNear(address.data());
-    if (!cores.ok()) LogWarning(cores.status().message());  // slower, and right
+    if (!cores.ok()) LogWarning(Message(cores.status()));  // slower, and right
     return cores.value_or(0);
   }
 
