@@ -31,15 +31,26 @@ __device__ __forceinline__ void ArriveIn(int rank, const uint64_t* barrier) {
       : "memory");
 }
 
-// TensorLoad into every block of `ranks`, a bit each, at the same place; each one's barrier at that
-// place counts the bytes.
-__device__ __forceinline__ void TensorLoadToAll(void* shared, const void* map, int column, int row,
-                                                uint64_t* barrier, unsigned ranks) {
+// Copies slab `slab` of a box of MakeGatedMap's that begins at that group of eight rows, read once;
+// counts its bytes on the barrier.
+__device__ __forceinline__ void LoadGated(void* shared, const void* map, int slab, int group,
+                                          uint64_t* barrier, uint64_t policy) {
   asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
-      ".multicast::cluster [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(SharedAddress(shared)),
-      "l"(map), "r"(SharedAddress(barrier)), "r"(column), "r"(row),
-      "h"(static_cast<uint16_t>(ranks))
+      "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+      "[%0], [%1, {0, 0, %3, 0, %4}], [%2], %5;" ::"r"(SharedAddress(shared)),
+      "l"(map), "r"(SharedAddress(barrier)), "r"(slab), "r"(group), "l"(policy)
+      : "memory");
+}
+// Into every block of `ranks`, a bit each, at the same place; each one's barrier at that place
+// counts the bytes.
+__device__ __forceinline__ void LoadGatedToAll(void* shared, const void* map, int slab, int group,
+                                               uint64_t* barrier, unsigned ranks, uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes"
+      ".multicast::cluster.L2::cache_hint [%0], [%1, {0, 0, %3, 0, %4}], [%2], %5, %6;" ::"r"(
+          SharedAddress(shared)),
+      "l"(map), "r"(SharedAddress(barrier)), "r"(slab), "r"(group),
+      "h"(static_cast<uint16_t>(ranks)), "l"(policy)
       : "memory");
 }
 

@@ -6,13 +6,12 @@
 //
 // What lives where. A block has a tile of up to 224 rows, eight of gate's and eight of up's in
 // turns, and all tokens. Slabs of 64 k's of both stream through a ring in shared memory by tensor
-// copies; a warpgroup has the sums of 64 tokens and up to 112 rows in registers, gate's beside
-// up's. Tokens are the 64 rows of its products and the weight's rows their columns, so that a tile
-// may have any multiple of 16 rows: tiles are shared out in whole rounds of the multiprocessors.
-// Two blocks of a cluster, with tiles of their own, may share the copies of x. The kernel begins
-// while the one before it runs (programmatic dependent launch): with the first weights, and with
-// swiglu's code, which is run through once for nothing, since a step finds none of it in the
-// instruction caches.
+// copies; a warpgroup has the sums of 64 tokens and a tile's rows in registers, gate's beside up's.
+// Tokens are the 64 rows of its products and the weight's rows their columns, so that a tile may
+// have any multiple of 16 rows: tiles are shared out in whole rounds of the multiprocessors. The
+// kernel begins while the one before it runs (programmatic dependent launch): with the first
+// weights, and with swiglu's code, which may be run through once for nothing, since a step finds
+// none of it in the instruction caches.
 //
 // An element's sums are chains of 16 products, k ascending, as sum_chain.h has them: the bits do
 // not depend on the plan or the batch.
@@ -30,9 +29,9 @@ inline constexpr int64_t kGatedTokens = 256;
 
 // How the work is spread.
 struct GatedPlan {
-  int rows = 0;       // of a tile: 192 or 224 of up to 128 tokens, 96 or 112 of more
-  int slabs = 1;      // of 64 k's that are copied together: 1, of up to 64 tokens 1 or 2
-  int sharers = 1;    // blocks that share the copies of x: 1 or 2
+  // Of a tile: 176, 192 or 224 of up to 128 tokens; 112 or 176 of up to 192; 112 or 224 of more.
+  // Of those last 224 two blocks have a tile, each with half the tokens.
+  int rows = 0;
   int slots = 8;      // of the ring, at most
   int early = 2;      // slots whose weights are asked for before the inputs are there
   bool warms = true;  // swiglu's code

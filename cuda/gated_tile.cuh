@@ -12,54 +12,58 @@ namespace penstock::cuda {
 
 using GatedSlab = SwizzledTile<64>;  // of 64 k's: rows of 128 bytes
 
-inline constexpr int kGatedSlabK = GatedSlab::kColumns;
 inline constexpr int kGatedSlots = 8;
-inline constexpr int kGatedShared = 227 << 10;
-inline constexpr int kGatedRoom = kGatedShared - 1024 - 2 * kGatedSlots * 8;  // for the ring
+inline constexpr int kGatedBarriers = 2 * kGatedSlots * 8;              // bytes, before the ring
+inline constexpr int kGatedRoom = (227 << 10) - 1024 - kGatedBarriers;  // for the ring
 
 struct GatedProblem {
   __nv_bfloat16* out;
   int64_t out_stride;
   int num_tokens;
   int width;
-  int steps;   // through k, of as many slabs as are copied together
-  int x_rows;  // of a slab of x in the ring
-  int slots;   // of the ring
-  int sharers;
-  int early;
+  int steps;        // through k, of a slab
+  int x_rows;       // of a slab of x in the ring
+  int slots;        // of the ring
+  int early;        // of the first tile's steps
   int first_round;  // -1: one without products and stores, for the sake of the code
 };
 
 // A tile's rows in shared memory, and in the columns of c: eight of gate's, the same eight of up's,
-// the next eight. Eight rows of one slab, then of the next, if several are copied together.
-template <int N, int kTokenGroups, int kRowGroups, int kSlabs>
+// the next eight. kSharers blocks of a cluster have the same tile and different tokens; each brings
+// a part of its rows to all.
+template <int N, int kTokenGroups, int kRowGroups, int kSharers>
 struct GatedTile {
   static constexpr int kRows = N * kRowGroups;
   static constexpr int kGroups = kTokenGroups * kRowGroups;
   static constexpr int kThreads = kGroups * 128 + 32;
-  static constexpr int kWeightBytes = kRows * GatedSlab::kRowBytes * kSlabs;
+  static constexpr int kBlockTokens = kTokenGroups * 64;
+  static constexpr int kWeightBytes = kRows * GatedSlab::kRowBytes;
+  static constexpr int kCopiedRows = kRows / kSharers;
 
-  uint8_t* x;  // [slot][slab][x_rows], then a slot's weights
-  uint8_t* weights;
   uint64_t* full;
   uint64_t* empty;
+  uint8_t* x;  // [slot][x_rows], then
+  uint8_t* weights;
+  int rank;
   int tile;   // the first of this block
-  int end;    // tiles, with those of zeros that a sharer goes along with
+  int round;  // tiles from one to the next
   int total;  // of steps
   int x_bytes;
 
   __device__ __forceinline__ GatedTile(const GatedProblem& problem, uint8_t* bytes) {
-    uint8_t* room = bytes + (-SharedAddress(bytes) & 1023);  // swizzling goes by the address
-    x_bytes = kSlabs * problem.x_rows * GatedSlab::kRowBytes;
-    x = room;
-    weights = room + problem.slots * x_bytes;
-    full = reinterpret_cast<uint64_t*>(room + kGatedRoom);
+    full = reinterpret_cast<uint64_t*>(bytes);
     empty = full + kGatedSlots;
-    tile = static_cast<int>(blockIdx.x);
-    end = (problem.width * 2 + kRows - 1) / kRows;
-    end = (end + problem.sharers - 1) / problem.sharers * problem.sharers;
-    total = (end - tile + static_cast<int>(gridDim.x) - 1) / static_cast<int>(gridDim.x) *
-            problem.steps;
+    x = bytes + kGatedBarriers;
+    x += -SharedAddress(x) & 1023;  // swizzling goes by the address
+    x_bytes = problem.x_rows * GatedSlab::kRowBytes;
+    weights = x + problem.slots * x_bytes;
+    rank = static_cast<int>(blockIdx.x) % kSharers;
+    tile = static_cast<int>(blockIdx.x) / kSharers;
+    round = static_cast<int>(gridDim.x) / kSharers;
+    total = (Tiles(problem) - tile + round - 1) / round * problem.steps;
+  }
+  __device__ static __forceinline__ int Tiles(const GatedProblem& problem) {
+    return (problem.width * 2 + kRows - 1) / kRows;
   }
 
   // By thread 0.
@@ -67,69 +71,58 @@ struct GatedTile {
 #pragma unroll 1
     for (int slot = 0; slot < problem.slots; ++slot) {
       MakeBarrier(&full[slot], 1);
-      MakeBarrier(&empty[slot], kGroups * 4 * problem.sharers);
+      MakeBarrier(&empty[slot], kGroups * 4 * kSharers);
     }
     FenceBarriers();
+  }
+
+  __device__ __forceinline__ void LoadWeights(const CUtensorMap& map, int slot, int of_tile,
+                                              int step, uint64_t policy) const {
+    if (ElectOne()) {
+      ArriveExpecting(&full[slot], kWeightBytes + x_bytes);
+      uint8_t* to = weights + slot * kWeightBytes + rank * kCopiedRows * GatedSlab::kRowBytes;
+      const int group = of_tile * (kRows / 16) + rank * (kCopiedRows / 16);
+      if constexpr (kSharers == 1) {
+        LoadGated(to, &map, step, group, &full[slot], policy);
+      } else {
+        LoadGatedToAll(to, &map, step, group, &full[slot], (1U << kSharers) - 1, policy);
+      }
+    }
+    __syncwarp();
   }
 
   // The warp that fills the ring.
   __device__ __forceinline__ void Fill(const GatedProblem& problem, const CUtensorMap& weight_map,
                                        const CUtensorMap& x_map) const {
     const uint64_t policy = EvictFirst();
-    const int sharer = static_cast<int>(blockIdx.x) % problem.sharers;
-    const int x_rows = problem.x_rows / problem.sharers;  // that this block brings
-    const auto load_weights = [&](int slot, int of_tile, int step) {
-      if (ElectOne()) {
-        ArriveExpecting(&full[slot], kWeightBytes + x_bytes);
-        asm volatile(
-            "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes"
-            ".L2::cache_hint [%0], [%1, {0, 0, %3, 0, %4}], [%2], %5;" ::"r"(
-                SharedAddress(weights + slot * kWeightBytes)),
-            "l"(&weight_map), "r"(SharedAddress(&full[slot])), "r"(step * kSlabs),
-            "r"(of_tile * (kRows / 16)), "l"(policy)
-            : "memory");
-      }
-      __syncwarp();
-    };
-    const auto load_x = [&](int slot, int step) {
-      if (ElectOne()) {
-#pragma unroll
-        for (int slab = 0; slab < kSlabs; ++slab) {
-          uint8_t* to =
-              x + slot * x_bytes + (slab * problem.x_rows + sharer * x_rows) * GatedSlab::kRowBytes;
-          const int column = (step * kSlabs + slab) * kGatedSlabK;
-          if (problem.sharers > 1) {
-            TensorLoadToAll(to, &x_map, column, sharer * x_rows, &full[slot], 3);
-          } else {
-            TensorLoad(to, &x_map, column, 0, &full[slot]);
-          }
-        }
-      }
-      __syncwarp();
-    };
-    const int early = min(problem.early, total);
+    if constexpr (kSharers > 1) WaitForCluster();
 #pragma unroll 1
-    for (int i = 0; i < early; ++i) load_weights(i, tile, i);
+    for (int i = 0; i < min(problem.early, total); ++i) {
+      LoadWeights(weight_map, i, tile, i, policy);
+    }
     WaitForInputs();
-    if (problem.sharers > 1) WaitForCluster();
     int slot = 0;
     unsigned parity = 1;
     int of_tile = tile;
     int step = 0;
 #pragma unroll 1
     for (int i = 0; i < total; ++i) {
-      if (i >= early) {
+      if (i >= problem.early) {
         if (i >= problem.slots) Wait(&empty[slot], parity);
-        load_weights(slot, of_tile, step);
+        LoadWeights(weight_map, slot, of_tile, step, policy);
       }
-      load_x(slot, step);
+      if (ElectOne()) {
+        TensorLoad(x + slot * x_bytes, &x_map, step * GatedSlab::kColumns, rank * kBlockTokens,
+                   &full[slot]);
+      }
+      __syncwarp();
       if (++slot == problem.slots) {
         slot = 0;
         parity ^= 1;
       }
       if (++step == problem.steps) {
         step = 0;
-        of_tile += static_cast<int>(gridDim.x);
+        of_tile += round;
       }
     }
   }
@@ -141,23 +134,22 @@ struct GatedTile {
     const int token_group = group % kTokenGroups;
     const int row_group = group / kTokenGroups;
     const uint32_t my_x = SharedAddress(x) + token_group * 64 * GatedSlab::kRowBytes;
-    const uint32_t my_weights =
-        SharedAddress(weights) + row_group * N * GatedSlab::kRowBytes * kSlabs;
+    const uint32_t my_weights = SharedAddress(weights) + row_group * N * GatedSlab::kRowBytes;
     int left = total;
     // Only a slot that will be filled again: whoever is told waits for it, and has not ended.
     const auto release = [&](int slot) {
       if (left-- <= problem.slots) return;
-      if (problem.sharers == 1) {
+      if constexpr (kSharers == 1) {
         if (lane == 0) Arrive(&empty[slot]);
-      } else if (lane < problem.sharers) {
-        ArriveIn(lane, &empty[slot]);
+      } else {
+        if (lane < kSharers) ArriveIn(lane, &empty[slot]);
       }
     };
     int slot = 0;
     unsigned parity = 0;
-    int of_tile = tile + problem.first_round * static_cast<int>(gridDim.x);
 #pragma unroll 1
-    for (; of_tile < end; of_tile += static_cast<int>(gridDim.x)) {
+    for (int of_tile = tile + problem.first_round * round; of_tile < Tiles(problem);
+         of_tile += round) {
       float c[N / 2];
 #pragma unroll
       for (int i = 0; i < N / 2; ++i) c[i] = 0;
@@ -173,13 +165,8 @@ struct GatedTile {
           HoldRegisters(c);
           FenceProducts();
 #pragma unroll
-          for (int slab = 0; slab < kSlabs; ++slab) {
-#pragma unroll
-            for (int k = 0; k < kGatedSlabK; k += 16) {
-              const uint32_t of_slab = a + slab * problem.x_rows * GatedSlab::kRowBytes;
-              MultiplyTokens<N>(c, GatedSlab::AlongRows(of_slab + k * 2),
-                                GatedSlab::Descriptor(b + slab * 1024 + k * 2, 16, kSlabs * 1024));
-            }
+          for (int k = 0; k < GatedSlab::kColumns; k += 16) {
+            MultiplyTokens<N>(c, GatedSlab::AlongRows(a + k * 2), GatedSlab::AlongRows(b + k * 2));
           }
           CommitProducts();
           WaitForProducts<1>();
@@ -195,7 +182,8 @@ struct GatedTile {
         release(before);
       }
       Store(problem, c, of_tile * (kRows / 2) + row_group * (N / 2) + lane % 4 * 2,
-            token_group * 64 + static_cast<int>(threadIdx.x) % 128 / 32 * 16 + lane / 4,
+            rank * kBlockTokens + token_group * 64 + static_cast<int>(threadIdx.x) % 128 / 32 * 16 +
+                lane / 4,
             is_real ? problem.num_tokens : 0);
     }
   }
@@ -224,22 +212,26 @@ struct GatedTile {
   }
 };
 
-template <int N, int kTokenGroups, int kRowGroups, int kSlabs>
-__global__ void __launch_bounds__(GatedTile<N, kTokenGroups, kRowGroups, kSlabs>::kThreads, 1)
+template <int N, int kTokenGroups, int kRowGroups, int kSharers>
+__global__ void __launch_bounds__(GatedTile<N, kTokenGroups, kRowGroups, kSharers>::kThreads, 1)
     GatedLinearKernel(const __grid_constant__ GatedProblem problem,
                       const __grid_constant__ CUtensorMap weight_map,
                       const __grid_constant__ CUtensorMap x_map) {
   extern __shared__ uint8_t bytes[];
-  using Tile = GatedTile<N, kTokenGroups, kRowGroups, kSlabs>;
+  using Tile = GatedTile<N, kTokenGroups, kRowGroups, kSharers>;
   const Tile tile(problem, bytes);
   LetNextBegin();
   if (threadIdx.x == 0) tile.MakeBarriers(problem);
+  if (threadIdx.x == 32) {
+    PrefetchMap(&weight_map);
+    PrefetchMap(&x_map);
+  }
   __syncthreads();
-  if (problem.sharers > 1) ArriveAtCluster();
+  if constexpr (kSharers > 1) ArriveAtCluster();
   if (threadIdx.x >= Tile::kGroups * 128) {
     tile.Fill(problem, weight_map, x_map);
   } else {
-    if (problem.sharers > 1) WaitForCluster();
+    if constexpr (kSharers > 1) WaitForCluster();
     tile.Empty(problem);
   }
 }

@@ -23,24 +23,21 @@ class GatedLinear : public ::testing::Test {
   }
 };
 
-// Each number of rows, sharers or not, slabs alone or in twos, short rings, starts of every kind.
+// Each number of rows, short rings, starts of every kind.
 std::vector<GatedPlan> Plans(int64_t tokens) {
-  const int scale = tokens > 128 ? 1 : 2;
   std::vector<GatedPlan> plans;
-  for (const int rows : {96 * scale, 112 * scale}) {
-    for (const int sharers : {1, 2}) {
-      plans.push_back({rows, 1, sharers, 8, 2, true});
-      plans.push_back({rows, 1, sharers, 2, 0, false});
-      plans.push_back({rows, 2, sharers, 8, 8, true});
-    }
+  for (const int rows : {112, 176, 192, 224}) {
+    plans.push_back({rows, 8, 2, true});
+    plans.push_back({rows, 2, 0, false});
+    plans.push_back({rows, 3, 8, true});
   }
   std::erase_if(plans, [&](const GatedPlan& plan) { return !IsGatedPlan(plan, tokens); });
   return plans;
 }
 
 std::string Name(const GatedPlan& plan, const Tensor& out) {
-  return absl::StrCat(out.dim(0), " tokens, ", out.dim(1), " wide, ", plan.rows, "/", plan.slabs,
-                      "/", plan.sharers, "/", plan.slots, "/", plan.early);
+  return absl::StrCat(out.dim(0), " tokens, ", out.dim(1), " wide, ", plan.rows, "/", plan.slots,
+                      "/", plan.early);
 }
 
 void Multiply(const Tensor& x, const Tensor& weight, const Tensor& out, const GatedPlan& plan) {
@@ -85,7 +82,8 @@ TEST_F(GatedLinear, HasTheBitsOfTheChainAndSwiglu) {
   struct Size {
     int64_t width, in;
   };
-  for (const Size& size : {Size{8, 64}, Size{96, 192}, Size{1000, 576}, Size{16000, 320}}) {
+  for (const Size& size :
+       {Size{8, 64}, Size{96, 192}, Size{1000, 576}, Size{304, 4096}, Size{16000, 320}}) {
     const Tensor weight = As(kType, Random({2 * size.width, size.in}, 2, 0.05f));
     for (const int64_t tokens : {17, 33, 64, 65, 100, 128, 129, 200, 251, 256}) {
       const Tensor x = As(kType, Random({tokens, size.in}, 1));
