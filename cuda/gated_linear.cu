@@ -7,66 +7,74 @@ namespace {
 
 using Bf16 = __nv_bfloat16;
 
-// Tokens of a block, of those of 224 rows and more than 192 tokens half of them; in whole patterns
-// of the swizzle.
-bool IsShared(const GatedPlan& plan, int64_t tokens) { return plan.rows == 224 && tokens > 192; }
-int BlockTokens(const GatedPlan& plan, int64_t tokens) {
-  return IsShared(plan, tokens) ? 128 : static_cast<int>((tokens + 7) / 8 * 8);
-}
+// Slots whose weights are asked for before the inputs are there: none, two or five are the same
+// within a step; the whole ring would stand before the loads of the kernel ahead.
+constexpr int kEarlySlots = 2;
+// Below, too many multiprocessors have nothing to do: cuBLASLt's product is faster.
+constexpr double kLeastFill = 0.85;
 
-int SlotBytes(const GatedPlan& plan, int64_t tokens) {
-  return (plan.rows + BlockTokens(plan, tokens)) * GatedSlab::kRowBytes;
-}
+int RowsOfX(int64_t tokens) { return static_cast<int>((tokens + 7) / 8 * 8); }
+
 int Slots(const GatedPlan& plan, int64_t tokens) {
-  return std::min({kGatedRoom / SlotBytes(plan, tokens), kGatedSlots, plan.slots});
+  const int slot = (plan.rows + RowsOfX(tokens)) * GatedSlab::kRowBytes;
+  return std::min({kGatedRoom / slot, kGatedSlots, plan.slots});
 }
 
-template <int N, int kTokenGroups, int kRowGroups = 1, int kSharers = 1>
+int Rounds(int64_t width, int rows, int multiprocessors) {
+  const int64_t tiles = (2 * width + rows - 1) / rows;
+  return static_cast<int>((tiles + multiprocessors - 1) / multiprocessors);
+}
+// Of the multiprocessors in all rounds, those with a tile.
+double Fill(int64_t width, int rows, int multiprocessors) {
+  const int64_t tiles = (2 * width + rows - 1) / rows;
+  return static_cast<double>(tiles) / Rounds(width, rows, multiprocessors) / multiprocessors;
+}
+
+template <int N, int kTokenGroups, int kRowGroups = 1>
 void LaunchForm(cudaStream_t stream, const GatedProblem& problem, const CUtensorMap& weight_map,
                 const CUtensorMap& x_map) {
-  using Tile = GatedTile<N, kTokenGroups, kRowGroups, kSharers>;
-  const auto kernel = GatedLinearKernel<N, kTokenGroups, kRowGroups, kSharers>;
-  const int shared =
-      kGatedBarriers + 1024 + problem.slots * (Tile::kRows + problem.x_rows) * GatedSlab::kRowBytes;
-  AllowShared(kernel, static_cast<size_t>(shared));
+  using Tile = GatedTile<N, kTokenGroups, kRowGroups>;
+  const auto kernel = GatedLinearKernel<N, kTokenGroups, kRowGroups>;
+  const auto shared =
+      static_cast<size_t>(kGatedBarriers + 1024 +
+                          problem.slots * (Tile::kRows + problem.x_rows) * GatedSlab::kRowBytes);
+  AllowShared(kernel, shared);
   // Whole rounds of as few blocks as it takes.
-  const int tiles = (problem.width * 2 + Tile::kRows - 1) / Tile::kRows;
-  const int at_a_time = NumMultiprocessors() / kSharers;
-  const int rounds = (tiles + at_a_time - 1) / at_a_time;
-  const int blocks = (tiles + rounds - 1) / rounds * kSharers;
-  cudaLaunchAttribute attributes[2] = {};
-  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[0].val.programmaticStreamSerializationAllowed = 1;
-  attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim = {kSharers, 1, 1};
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(blocks));
-  config.blockDim = dim3(Tile::kThreads);
-  config.dynamicSmemBytes = static_cast<size_t>(shared);
-  config.stream = stream;
-  config.attrs = attributes;
-  config.numAttrs = kSharers > 1 ? 2 : 1;
-  CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, problem, weight_map, x_map));
+  const int tiles = (2 * problem.width + Tile::kRows - 1) / Tile::kRows;
+  const int rounds = Rounds(problem.width, Tile::kRows, NumMultiprocessors());
+  Launch(stream, {dim3(Blocks(tiles, rounds)), dim3(Tile::kThreads), shared}, kernel, problem,
+         weight_map, x_map);
 }
 
 }  // namespace
 
 bool IsGatedPlan(const GatedPlan& plan, int64_t num_tokens) {
-  const bool has_form = num_tokens <= 128 ? plan.rows == 176 || plan.rows == 192 || plan.rows == 224
+  const bool has_form = num_tokens <= 128   ? plan.rows == 192 || plan.rows == 224
                         : num_tokens <= 192 ? plan.rows == 112 || plan.rows == 176
-                                            : plan.rows == 112 || plan.rows == 224;
-  return has_form && plan.early >= 0 && Slots(plan, num_tokens) >= 2;
+                                            : plan.rows == 112;
+  return has_form && Slots(plan, num_tokens) >= 2;
 }
 
 GatedPlan ChooseGatedPlan(int64_t num_tokens, int64_t width) {
-  const auto rounds = [&](int rows) {
-    const int64_t blocks = NumMultiprocessors();
-    return ((2 * width + rows - 1) / rows + blocks - 1) / blocks;
-  };
+  const int multiprocessors = NumMultiprocessors();
+  double best = 0;
   GatedPlan plan;
-  plan.rows = rounds(176) <= rounds(224) ? 176 : 224;
-  if (num_tokens > 192 || (num_tokens > 128 && plan.rows == 224)) plan.rows = 112;
+  for (const int rows : {112, 176, 192, 224}) {
+    if (!IsGatedPlan({rows}, num_tokens)) continue;
+    const double fill = Fill(width, rows, multiprocessors);
+    if (fill > best) plan.rows = rows;
+    best = std::max(best, fill);
+  }
+  if (plan.rows == 224) plan.slots = 5;
+  plan.warms = num_tokens <= 32;
   return plan;
+}
+
+bool IsGatedFast(const Tensor& x, const Tensor& out) {
+  const int64_t tokens = x.dim(0);
+  const int64_t width = out.dim(1);
+  if (tokens <= 16 || tokens > kGatedTokens) return false;
+  return Fill(width, ChooseGatedPlan(tokens, width).rows, NumMultiprocessors()) >= kLeastFill;
 }
 
 bool IsGated(const Tensor& x, const Tensor& weight, const Tensor& out) {
@@ -87,7 +95,6 @@ void LaunchGatedBatch(cudaStream_t stream, const Tensor& x, const Tensor& weight
   PENSTOCK_CHECK_EQ(x.dim(1), weight.dim(1));
   PENSTOCK_CHECK_EQ(out.dim(0), tokens);
   PENSTOCK_CHECK_EQ(2 * out.dim(1), weight.dim(0));
-  const int x_rows = BlockTokens(plan, tokens);
   const int slots = Slots(plan, tokens);
   const auto steps = static_cast<int>(x.dim(1) / GatedSlab::kColumns);
   const GatedProblem problem = {Elements<Bf16>(out),
@@ -95,28 +102,24 @@ void LaunchGatedBatch(cudaStream_t stream, const Tensor& x, const Tensor& weight
                                 static_cast<int>(tokens),
                                 static_cast<int>(out.dim(1)),
                                 steps,
-                                x_rows,
+                                RowsOfX(tokens),
                                 slots,
-                                std::min({plan.early, slots, steps}),
+                                std::min({kEarlySlots, slots, steps}),
                                 plan.warms ? -1 : 0};
   const CUtensorMap weight_map =
-      MakeGatedMap(Elements<const Bf16>(weight), out.dim(1), weight.dim(1),
-                   IsShared(plan, tokens) ? plan.rows / 2 : plan.rows);
+      MakeGatedMap(Elements<const Bf16>(weight), out.dim(1), weight.dim(1), plan.rows);
   const CUtensorMap x_map = MakeTensorMap(Elements<const Bf16>(x), DataType::kBF16, tokens,
-                                          x.dim(1), x_rows, GatedSlab::kColumns);
+                                          x.dim(1), problem.x_rows, GatedSlab::kColumns);
   const auto launch = [&](auto form) { form(stream, problem, weight_map, x_map); };
   switch (plan.rows) {
     case 112:
       return launch(tokens <= 192 ? LaunchForm<112, 3> : LaunchForm<112, 4>);
     case 176:
-      if (tokens <= 128) return launch(tokens <= 64 ? LaunchForm<176, 1> : LaunchForm<176, 2>);
       return launch(LaunchForm<176, 3>);
     case 192:
       return launch(tokens <= 64 ? LaunchForm<96, 1, 2> : LaunchForm<96, 2, 2>);
     default:
-      if (tokens <= 128)
-        return launch(tokens <= 64 ? LaunchForm<112, 1, 2> : LaunchForm<112, 2, 2>);
-      return launch(LaunchForm<224, 2, 1, 2>);
+      return launch(tokens <= 64 ? LaunchForm<112, 1, 2> : LaunchForm<112, 2, 2>);
   }
 }
 

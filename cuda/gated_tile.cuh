@@ -2,7 +2,7 @@
 // that fills the ring with tensor copies, warpgroups that each have 64 tokens and N rows of a tile.
 #pragma once
 
-#include "cuda/cluster.cuh"
+#include "cuda/bulk_copy.cuh"
 #include "cuda/device.cuh"
 #include "cuda/swiglu.cuh"
 #include "cuda/tensor_map.h"
@@ -28,25 +28,30 @@ struct GatedProblem {
   int first_round;  // -1: one without products and stores, for the sake of the code
 };
 
+// Copies slab `slab` of the box of MakeGatedMap's that begins at that group of eight rows.
+__device__ __forceinline__ void LoadGated(void* shared, const void* map, int slab, int group,
+                                          uint64_t* barrier, uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+      "[%0], [%1, {0, 0, %3, 0, %4}], [%2], %5;" ::"r"(SharedAddress(shared)),
+      "l"(map), "r"(SharedAddress(barrier)), "r"(slab), "r"(group), "l"(policy)
+      : "memory");
+}
+
 // A tile's rows in shared memory, and in the columns of c: eight of gate's, the same eight of up's,
-// the next eight. kSharers blocks of a cluster have the same tile and different tokens; each brings
-// a part of its rows to all.
-template <int N, int kTokenGroups, int kRowGroups, int kSharers>
+// the next eight.
+template <int N, int kTokenGroups, int kRowGroups>
 struct GatedTile {
   static constexpr int kRows = N * kRowGroups;
   static constexpr int kGroups = kTokenGroups * kRowGroups;
   static constexpr int kThreads = kGroups * 128 + 32;
-  static constexpr int kBlockTokens = kTokenGroups * 64;
   static constexpr int kWeightBytes = kRows * GatedSlab::kRowBytes;
-  static constexpr int kCopiedRows = kRows / kSharers;
 
   uint64_t* full;
   uint64_t* empty;
   uint8_t* x;  // [slot][x_rows], then
   uint8_t* weights;
-  int rank;
   int tile;   // the first of this block
-  int round;  // tiles from one to the next
   int total;  // of steps
   int x_bytes;
 
@@ -57,11 +62,11 @@ struct GatedTile {
     x += -SharedAddress(x) & 1023;  // swizzling goes by the address
     x_bytes = problem.x_rows * GatedSlab::kRowBytes;
     weights = x + problem.slots * x_bytes;
-    rank = static_cast<int>(blockIdx.x) % kSharers;
-    tile = static_cast<int>(blockIdx.x) / kSharers;
-    round = static_cast<int>(gridDim.x) / kSharers;
-    total = (Tiles(problem) - tile + round - 1) / round * problem.steps;
+    tile = static_cast<int>(blockIdx.x);
+    total = (Tiles(problem) - tile + Round() - 1) / Round() * problem.steps;
   }
+  // Tiles from one of a block's to its next.
+  __device__ static __forceinline__ int Round() { return static_cast<int>(gridDim.x); }
   __device__ static __forceinline__ int Tiles(const GatedProblem& problem) {
     return (problem.width * 2 + kRows - 1) / kRows;
   }
@@ -71,7 +76,7 @@ struct GatedTile {
 #pragma unroll 1
     for (int slot = 0; slot < problem.slots; ++slot) {
       MakeBarrier(&full[slot], 1);
-      MakeBarrier(&empty[slot], kGroups * 4 * kSharers);
+      MakeBarrier(&empty[slot], kGroups * 4);
     }
     FenceBarriers();
   }
@@ -80,13 +85,8 @@ struct GatedTile {
                                               int step, uint64_t policy) const {
     if (ElectOne()) {
       ArriveExpecting(&full[slot], kWeightBytes + x_bytes);
-      uint8_t* to = weights + slot * kWeightBytes + rank * kCopiedRows * GatedSlab::kRowBytes;
-      const int group = of_tile * (kRows / 16) + rank * (kCopiedRows / 16);
-      if constexpr (kSharers == 1) {
-        LoadGated(to, &map, step, group, &full[slot], policy);
-      } else {
-        LoadGatedToAll(to, &map, step, group, &full[slot], (1U << kSharers) - 1, policy);
-      }
+      LoadGated(weights + slot * kWeightBytes, &map, step, of_tile * (kRows / 16), &full[slot],
+                policy);
     }
     __syncwarp();
   }
@@ -95,7 +95,6 @@ struct GatedTile {
   __device__ __forceinline__ void Fill(const GatedProblem& problem, const CUtensorMap& weight_map,
                                        const CUtensorMap& x_map) const {
     const uint64_t policy = EvictFirst();
-    if constexpr (kSharers > 1) WaitForCluster();
 #pragma unroll 1
     for (int i = 0; i < min(problem.early, total); ++i) {
       LoadWeights(weight_map, i, tile, i, policy);
@@ -112,8 +111,7 @@ struct GatedTile {
         LoadWeights(weight_map, slot, of_tile, step, policy);
       }
       if (ElectOne()) {
-        TensorLoad(x + slot * x_bytes, &x_map, step * GatedSlab::kColumns, rank * kBlockTokens,
-                   &full[slot]);
+        TensorLoad(x + slot * x_bytes, &x_map, step * GatedSlab::kColumns, 0, &full[slot]);
       }
       __syncwarp();
       if (++slot == problem.slots) {
@@ -122,7 +120,7 @@ struct GatedTile {
       }
       if (++step == problem.steps) {
         step = 0;
-        of_tile += round;
+        of_tile += Round();
       }
     }
   }
@@ -136,20 +134,15 @@ struct GatedTile {
     const uint32_t my_x = SharedAddress(x) + token_group * 64 * GatedSlab::kRowBytes;
     const uint32_t my_weights = SharedAddress(weights) + row_group * N * GatedSlab::kRowBytes;
     int left = total;
-    // Only a slot that will be filled again: whoever is told waits for it, and has not ended.
+    // Only a slot that will be filled again.
     const auto release = [&](int slot) {
-      if (left-- <= problem.slots) return;
-      if constexpr (kSharers == 1) {
-        if (lane == 0) Arrive(&empty[slot]);
-      } else {
-        if (lane < kSharers) ArriveIn(lane, &empty[slot]);
-      }
+      if (left-- > problem.slots && lane == 0) Arrive(&empty[slot]);
     };
     int slot = 0;
     unsigned parity = 0;
 #pragma unroll 1
-    for (int of_tile = tile + problem.first_round * round; of_tile < Tiles(problem);
-         of_tile += round) {
+    for (int of_tile = tile + problem.first_round * Round(); of_tile < Tiles(problem);
+         of_tile += Round()) {
       float c[N / 2];
 #pragma unroll
       for (int i = 0; i < N / 2; ++i) c[i] = 0;
@@ -182,8 +175,7 @@ struct GatedTile {
         release(before);
       }
       Store(problem, c, of_tile * (kRows / 2) + row_group * (N / 2) + lane % 4 * 2,
-            rank * kBlockTokens + token_group * 64 + static_cast<int>(threadIdx.x) % 128 / 32 * 16 +
-                lane / 4,
+            token_group * 64 + static_cast<int>(threadIdx.x) % 128 / 32 * 16 + lane / 4,
             is_real ? problem.num_tokens : 0);
     }
   }
@@ -212,13 +204,13 @@ struct GatedTile {
   }
 };
 
-template <int N, int kTokenGroups, int kRowGroups, int kSharers>
-__global__ void __launch_bounds__(GatedTile<N, kTokenGroups, kRowGroups, kSharers>::kThreads, 1)
+template <int N, int kTokenGroups, int kRowGroups>
+__global__ void __launch_bounds__(GatedTile<N, kTokenGroups, kRowGroups>::kThreads, 1)
     GatedLinearKernel(const __grid_constant__ GatedProblem problem,
                       const __grid_constant__ CUtensorMap weight_map,
                       const __grid_constant__ CUtensorMap x_map) {
-  extern __shared__ uint8_t bytes[];
-  using Tile = GatedTile<N, kTokenGroups, kRowGroups, kSharers>;
+  extern __shared__ __align__(16) uint8_t bytes[];
+  using Tile = GatedTile<N, kTokenGroups, kRowGroups>;
   const Tile tile(problem, bytes);
   LetNextBegin();
   if (threadIdx.x == 0) tile.MakeBarriers(problem);
@@ -227,11 +219,9 @@ __global__ void __launch_bounds__(GatedTile<N, kTokenGroups, kRowGroups, kSharer
     PrefetchMap(&x_map);
   }
   __syncthreads();
-  if constexpr (kSharers > 1) ArriveAtCluster();
   if (threadIdx.x >= Tile::kGroups * 128) {
     tile.Fill(problem, weight_map, x_map);
   } else {
-    if constexpr (kSharers > 1) WaitForCluster();
     tile.Empty(problem);
   }
 }

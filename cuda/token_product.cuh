@@ -28,11 +28,6 @@ namespace penstock::cuda {
   PENSTOCK_R56                                                                       \
   ", %56, %57, %58, %59, %60, %61, %62, %63, %64, %65, %66, %67, %68, %69, %70, %71" \
   ", %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, %82, %83, %84, %85, %86, %87"
-#define PENSTOCK_C112 PENSTOCK_C88, PENSTOCK_C8(88), PENSTOCK_C8(96), PENSTOCK_C8(104)
-#define PENSTOCK_R112                                                                    \
-  PENSTOCK_R88                                                                           \
-  ", %88, %89, %90, %91, %92, %93, %94, %95, %96, %97, %98, %99, %100, %101, %102, %103" \
-  ", %104, %105, %106, %107, %108, %109, %110, %111"
 #define PENSTOCK_PRODUCT(n, registers, operands, a_desc, b_desc)                         \
   asm volatile(                                                                          \
       "{\n.reg .pred p;\nsetp.eq.u32 p, 0, 0;\n"                                         \
@@ -46,16 +41,12 @@ __device__ __forceinline__ void MultiplyTokens(float (&c)[N / 2], uint64_t a, ui
     PENSTOCK_PRODUCT("96", PENSTOCK_R48, PENSTOCK_C48, "%48", "%49");
   } else if constexpr (N == 112) {
     PENSTOCK_PRODUCT("112", PENSTOCK_R56, PENSTOCK_C56, "%56", "%57");
-  } else if constexpr (N == 176) {
-    PENSTOCK_PRODUCT("176", PENSTOCK_R88, PENSTOCK_C88, "%88", "%89");
   } else {
-    static_assert(N == 224);
-    PENSTOCK_PRODUCT("224", PENSTOCK_R112, PENSTOCK_C112, "%112", "%113");
+    static_assert(N == 176);
+    PENSTOCK_PRODUCT("176", PENSTOCK_R88, PENSTOCK_C88, "%88", "%89");
   }
 }
 #undef PENSTOCK_PRODUCT
-#undef PENSTOCK_R112
-#undef PENSTOCK_C112
 #undef PENSTOCK_R88
 #undef PENSTOCK_C88
 #undef PENSTOCK_R56

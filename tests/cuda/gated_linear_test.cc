@@ -2,6 +2,8 @@
 
 #include "core/kernels/linear.h"
 #include "core/kernels/swiglu.h"
+#include "cuda/blas.h"
+#include "cuda/kernels/fused_launchers.h"
 #include "cuda/kernels/launchers.h"
 #include "cuda/sum_chain.h"
 #include "tests/support/backends.h"
@@ -23,13 +25,13 @@ class GatedLinear : public ::testing::Test {
   }
 };
 
-// Each number of rows, short rings, starts of every kind.
+// Each number of rows, short rings, with swiglu's code warm and cold.
 std::vector<GatedPlan> Plans(int64_t tokens) {
   std::vector<GatedPlan> plans;
   for (const int rows : {112, 176, 192, 224}) {
-    plans.push_back({rows, 8, 2, true});
-    plans.push_back({rows, 2, 0, false});
-    plans.push_back({rows, 3, 8, true});
+    plans.push_back({rows, 8, true});
+    plans.push_back({rows, 2, false});
+    plans.push_back({rows, 3, false});
   }
   std::erase_if(plans, [&](const GatedPlan& plan) { return !IsGatedPlan(plan, tokens); });
   return plans;
@@ -37,7 +39,7 @@ std::vector<GatedPlan> Plans(int64_t tokens) {
 
 std::string Name(const GatedPlan& plan, const Tensor& out) {
   return absl::StrCat(out.dim(0), " tokens, ", out.dim(1), " wide, ", plan.rows, "/", plan.slots,
-                      "/", plan.early);
+                      "/", plan.warms);
 }
 
 void Multiply(const Tensor& x, const Tensor& weight, const Tensor& out, const GatedPlan& plan) {
@@ -74,6 +76,36 @@ std::vector<double> Float64(const Tensor& x, const Tensor& weight) {
     }
   }
   return out;
+}
+
+// What a model calls: the kernel where its tiles fill the GPU, in both orders of sums, and not
+// elsewhere.
+TEST_F(GatedLinear, IsTakenWhereItsTilesFillTheGpu) {
+  const Tensor weight = As(kType, Random({28672, 64}, 2, 0.05f));
+  const Tensor few = As(kType, Random({2 * 1536, 64}, 3, 0.05f));
+  for (const int64_t tokens : {16, 17, 48, 128, 200, 257}) {
+    const Tensor x = As(kType, Random({tokens, 64}, 1));
+    const Tensor out = Poisoned({tokens, 14336}, kType);
+    const Tensor of_few = Poisoned({tokens, 1536}, kType);
+    for (const auto order : {cuda::SumOrder::kFastest, cuda::SumOrder::kFixed}) {
+      cuda::Blas blas;
+      blas.set_sum_order(order);
+      bool is_taken = false;
+      {
+        const GpuCall gpu;
+        is_taken =
+            cuda::LaunchGatedLinear(blas, gpu.stream(), gpu.In(x), gpu.In(weight), gpu.Out(out));
+        if (tokens > 16) {
+          EXPECT_FALSE(
+              cuda::LaunchGatedLinear(blas, gpu.stream(), gpu.In(x), gpu.In(few), gpu.Out(of_few)));
+        }
+      }
+      EXPECT_EQ(is_taken, tokens <= 16 ? order == cuda::SumOrder::kFastest : tokens <= 256);
+      if (tokens > 16 && tokens <= 256) {
+        ASSERT_EQ(ToVector(out), ToVector(Apart(x, weight))) << tokens;
+      }
+    }
+  }
 }
 
 // Fewer rows than a tile, whole tiles, several rounds; k's of one slab and of odd numbers of them;
