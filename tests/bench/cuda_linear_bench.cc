@@ -2,9 +2,10 @@
 // that level 2 holds none of them twice, as one graph; ours (skinny_linear) beside cuBLASLt's best
 // algorithm for each shape and skinny_chain, and the share of the read bandwidth measured in the
 // same run. Each product is checked against float64 before it is timed. With --gated: the product
-// of gate and up of batches, cuBLASLt and swiglu beside gated_linear, by all its plans (rows,
-// slabs, sharers, slots, early, warms). usage: cuda_linear_bench [--gated] Prints one JSON line a
-// measurement.
+// of gate and up of batches with swiglu, behind rms_norm; cuBLASLt's and swiglu beside gated_linear
+// by its plans (rows/slots/warms), whose results are checked against them.
+// usage: cuda_linear_bench [--gated]
+// Prints one JSON line a measurement.
 #include <cublasLt.h>
 
 #include <algorithm>
