@@ -66,7 +66,6 @@ GatedPlan ChooseGatedPlan(int64_t num_tokens, int64_t width) {
     best = std::max(best, fill);
   }
   if (plan.rows == 224) plan.slots = 5;
-  plan.warms = num_tokens <= 32;
   return plan;
 }
 
@@ -104,8 +103,7 @@ void LaunchGatedBatch(cudaStream_t stream, const Tensor& x, const Tensor& weight
                                 steps,
                                 RowsOfX(tokens),
                                 slots,
-                                std::min({kEarlySlots, slots, steps}),
-                                plan.warms ? -1 : 0};
+                                std::min({kEarlySlots, slots, steps})};
   const CUtensorMap weight_map =
       MakeGatedMap(Elements<const Bf16>(weight), out.dim(1), weight.dim(1), plan.rows);
   const CUtensorMap x_map = MakeTensorMap(Elements<const Bf16>(x), DataType::kBF16, tokens,

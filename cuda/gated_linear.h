@@ -29,9 +29,8 @@ inline constexpr int64_t kGatedTokens = 256;
 
 // How the work is spread.
 struct GatedPlan {
-  int rows = 0;        // of a tile: 192 or 224 of up to 128 tokens, 112 or 176 of up to 192, 112
-  int slots = 8;       // of the ring, at most
-  bool warms = false;  // swiglu's code
+  int rows = 0;   // of a tile: 192 or 224 of up to 128 tokens, 112 or 176 of up to 192, 112
+  int slots = 8;  // of the ring, at most
 };
 
 // Whether a plan can be run.

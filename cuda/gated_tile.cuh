@@ -21,11 +21,10 @@ struct GatedProblem {
   int64_t out_stride;
   int num_tokens;
   int width;
-  int steps;        // through k, of a slab
-  int x_rows;       // of a slab of x in the ring
-  int slots;        // of the ring
-  int early;        // of the first tile's steps
-  int first_round;  // -1: one without products and stores, for the sake of the code
+  int steps;   // through k, of a slab
+  int x_rows;  // of a slab of x in the ring
+  int slots;   // of the ring
+  int early;   // of the first tile's steps
 };
 
 // Copies slab `slab` of the box of MakeGatedMap's that begins at that group of eight rows.
@@ -141,64 +140,56 @@ struct GatedTile {
     int slot = 0;
     unsigned parity = 0;
 #pragma unroll 1
-    for (int of_tile = tile + problem.first_round * Round(); of_tile < Tiles(problem);
-         of_tile += Round()) {
+    for (int of_tile = tile; of_tile < Tiles(problem); of_tile += Round()) {
       float c[N / 2];
 #pragma unroll
       for (int i = 0; i < N / 2; ++i) c[i] = 0;
-      const bool is_real = of_tile >= tile;
-      if (is_real) {
-        WaitForInputs();  // as the writes of this tile must
-        int before = -1;
+      WaitForInputs();  // as the writes of this tile must
+      int before = -1;
 #pragma unroll 1
-        for (int step = 0; step < problem.steps; ++step) {
-          Wait(&full[slot], parity);
-          const uint32_t a = my_x + slot * x_bytes;
-          const uint32_t b = my_weights + slot * kWeightBytes;
-          HoldRegisters(c);
-          FenceProducts();
-#pragma unroll
-          for (int k = 0; k < GatedSlab::kColumns; k += 16) {
-            MultiplyTokens<N>(c, GatedSlab::AlongRows(a + k * 2), GatedSlab::AlongRows(b + k * 2));
-          }
-          CommitProducts();
-          WaitForProducts<1>();
-          if (before >= 0) release(before);
-          before = slot;
-          if (++slot == problem.slots) {
-            slot = 0;
-            parity ^= 1;
-          }
-        }
-        WaitForProducts<0>();
+      for (int step = 0; step < problem.steps; ++step) {
+        Wait(&full[slot], parity);
+        const uint32_t a = my_x + slot * x_bytes;
+        const uint32_t b = my_weights + slot * kWeightBytes;
         HoldRegisters(c);
-        release(before);
+        FenceProducts();
+#pragma unroll
+        for (int k = 0; k < GatedSlab::kColumns; k += 16) {
+          MultiplyTokens<N>(c, GatedSlab::AlongRows(a + k * 2), GatedSlab::AlongRows(b + k * 2));
+        }
+        CommitProducts();
+        WaitForProducts<1>();
+        if (before >= 0) release(before);
+        before = slot;
+        if (++slot == problem.slots) {
+          slot = 0;
+          parity ^= 1;
+        }
       }
+      WaitForProducts<0>();
+      HoldRegisters(c);
+      release(before);
       Store(problem, c, of_tile * (kRows / 2) + row_group * (N / 2) + lane % 4 * 2,
-            token_group * 64 + static_cast<int>(threadIdx.x) % 128 / 32 * 16 + lane / 4,
-            is_real ? problem.num_tokens : 0);
+            token_group * 64 + static_cast<int>(threadIdx.x) % 128 / 32 * 16 + lane / 4);
     }
   }
 
-  // Of two tokens, 8 apart, the columns `column` and the next, and 8 on.
+  // Of two tokens, 8 apart, the columns `column` and the next, and 8 on. Nothing is computed of
+  // rows without a token: what stands there may make quotients slow.
   __device__ __forceinline__ void Store(const GatedProblem& problem, const float (&c)[N / 2],
-                                        int column, int token, int num_tokens) const {
+                                        int column, int token) const {
     __nv_bfloat16* row = problem.out + token * problem.out_stride + column;
 #pragma unroll
     for (int i = 0; i < N / 2; i += 8) {
-      __nv_bfloat162 result[2];
+      if (column + i >= problem.width) break;
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
+        if (token + half * 8 >= problem.num_tokens) continue;
         const int at = i + half * 2;
         const float2 gate = __bfloat1622float2(__floats2bfloat162_rn(c[at], c[at + 1]));
         const float2 up = __bfloat1622float2(__floats2bfloat162_rn(c[at + 4], c[at + 5]));
-        result[half] = __floats2bfloat162_rn(Swiglu(gate.x, up.x), Swiglu(gate.y, up.y));
-      }
-      if (column + i >= problem.width) continue;
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        if (token + half * 8 >= num_tokens) continue;
-        *reinterpret_cast<__nv_bfloat162*>(row + half * 8 * problem.out_stride + i) = result[half];
+        *reinterpret_cast<__nv_bfloat162*>(row + half * 8 * problem.out_stride + i) =
+            __floats2bfloat162_rn(Swiglu(gate.x, up.x), Swiglu(gate.y, up.y));
       }
     }
   }

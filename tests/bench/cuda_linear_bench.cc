@@ -3,7 +3,7 @@
 // algorithm for each shape and skinny_chain, and the share of the read bandwidth measured in the
 // same run. Each product is checked against float64 before it is timed. With --gated: the product
 // of gate and up of batches with swiglu, behind rms_norm; cuBLASLt's and swiglu beside gated_linear
-// by its plans (rows/slots/warms), whose results are checked against them.
+// by its plans (rows/slots), whose results are checked against them.
 // usage: cuda_linear_bench [--gated]
 // Prints one JSON line a measurement.
 #include <cublasLt.h>
@@ -126,9 +126,7 @@ void Check(const Tensor& x, const Tensor& weight, const Tensor& out, const char*
 std::vector<cuda::GatedPlan> GatedPlans(int64_t tokens) {
   std::vector<cuda::GatedPlan> plans;
   for (const int rows : {112, 176, 192, 224}) {
-    for (const int slots : {5, 8}) {
-      for (const bool warms : {false, true}) plans.push_back({rows, slots, warms});
-    }
+    for (const int slots : {5, 8}) plans.push_back({rows, slots});
   }
   std::erase_if(plans, [&](const cuda::GatedPlan& plan) { return !IsGatedPlan(plan, tokens); });
   return plans;
@@ -265,7 +263,7 @@ void BenchGated(const CudaStream& stream, LtLinear& lt, const Gemm& gemm, int la
       cuda::LaunchSwiglu(stream.get(), gate_up, apart);
       cuda::LaunchGatedBatch(stream.get(), x, weights[0], out, plan);
       const double error = cuda::Difference(stream.get(), out, apart);
-      const std::string name = absl::StrFormat("%d/%d/%d", plan.rows, plan.slots, plan.warms);
+      const std::string name = absl::StrFormat("%d/%d", plan.rows, plan.slots);
       if (!(error < 1e-2)) {
         std::printf("gated_linear %s: %ld tokens: relative error %g\n", name.c_str(), tokens,
                     error);
