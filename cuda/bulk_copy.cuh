@@ -76,6 +76,11 @@ __device__ __forceinline__ void BulkLoad(void* shared, const void* global, unsig
       : "memory");
 }
 
+// Fetches a tensor map that copies of this kernel will use, a parameter of it.
+__device__ __forceinline__ void PrefetchMap(const void* map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
+
 // Copies the box of a tensor map (tensor_map.h) that begins at that column and row, and counts its
 // bytes on the barrier.
 __device__ __forceinline__ void TensorLoad(void* shared, const void* map, int column, int row,

@@ -43,4 +43,21 @@ CUtensorMap MakeTensorMap(const void* matrix, DataType type, int64_t rows, int64
   return map;
 }
 
+CUtensorMap MakeGatedMap(const void* weight, int64_t width, int64_t columns, int box_rows) {
+  PENSTOCK_CHECK(columns % 64 == 0 && width % 8 == 0 && box_rows % 16 == 0);
+  CUtensorMap map;
+  const auto row_bytes = static_cast<cuuint64_t>(columns) * 2;
+  const auto rows = static_cast<cuuint64_t>(width);
+  const cuuint64_t sizes[] = {64, 8, static_cast<cuuint64_t>(columns) / 64, 2, rows / 8};
+  const cuuint64_t strides[] = {row_bytes, 128, rows * row_bytes, 8 * row_bytes};
+  const cuuint32_t box[] = {64, 8, 1, 2, static_cast<cuuint32_t>(box_rows) / 16};
+  const cuuint32_t steps[] = {1, 1, 1, 1, 1};
+  const CUresult result =
+      EncodeTiled()(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 5, const_cast<void*>(weight), sizes,
+                    strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                    CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  PENSTOCK_CHECK(result == CUDA_SUCCESS);
+  return map;
+}
+
 }  // namespace penstock::cuda

@@ -15,4 +15,10 @@ namespace penstock::cuda {
 CUtensorMap MakeTensorMap(const void* matrix, DataType type, int64_t rows, int64_t columns,
                           int box_rows, int box_columns);
 
+// Of a dense weight [gate's rows, then up's: 2 * width, columns] of bf16, as [64 columns, 8 rows,
+// columns / 64, gate and up, width / 8]: a copy moves 64 columns of box_rows of both, eight of
+// gate's and eight of up's in turns; swizzled.
+// REQUIRES: columns are a multiple of 64, width of 8, box_rows of 16; the address is one of 16.
+CUtensorMap MakeGatedMap(const void* weight, int64_t width, int64_t columns, int box_rows);
+
 }  // namespace penstock::cuda

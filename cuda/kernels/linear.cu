@@ -1,5 +1,6 @@
 #include "core/kernels/linear.h"
 #include "cuda/blas.h"
+#include "cuda/gated_linear.h"
 #include "cuda/kernels/fused_launchers.h"
 #include "cuda/kernels/launchers.h"
 #include "cuda/launch.h"
@@ -47,6 +48,10 @@ void LaunchLinearAdd(Blas& blas, cudaStream_t stream, const Tensor& x, const Ten
 
 bool LaunchGatedLinear(const Blas& blas, cudaStream_t stream, const Tensor& x, const Tensor& weight,
                        const Tensor& out) {
+  if (IsGated(x, weight, out) && IsGatedFast(x, out)) {  // its order of sums is the fixed one
+    LaunchGatedBatch(stream, x, weight, out, ChooseGatedPlan(x.dim(0), out.dim(1)));
+    return true;
+  }
   if (blas.sum_order() != SumOrder::kFastest || out.type() != DataType::kBF16 ||
       !IsSkinny(x, weight, out) || !SkinnyWins(x)) {
     return false;

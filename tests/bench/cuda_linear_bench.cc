@@ -1,7 +1,10 @@
 // The linear layers of a decode step: a chain of one layer's four products, many layers long so
 // that level 2 holds none of them twice, as one graph; ours (skinny_linear) beside cuBLASLt's best
 // algorithm for each shape and skinny_chain, and the share of the read bandwidth measured in the
-// same run. Each product is checked against float64 before it is timed. usage: cuda_linear_bench
+// same run. Each product is checked against float64 before it is timed. With --gated: the product
+// of gate and up of batches with swiglu, behind rms_norm; cuBLASLt's and swiglu beside gated_linear
+// by its plans (rows/slots), whose results are checked against them.
+// usage: cuda_linear_bench [--gated]
 // Prints one JSON line a measurement.
 #include <cublasLt.h>
 
@@ -9,11 +12,17 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <string>
+#include <string_view>
 #include <vector>
 
+#include "absl/strings/str_format.h"
 #include "cuda/blas.h"
 #include "cuda/ceilings.h"
 #include "cuda/cuda_check.h"
+#include "cuda/gated_linear.h"
+#include "cuda/kernels/launchers.h"
+#include "cuda/measuring.h"
 #include "cuda/skinny_chain.h"
 #include "cuda/skinny_linear.h"
 #include "tests/bench/cuda_bench.h"
@@ -114,6 +123,15 @@ void Check(const Tensor& x, const Tensor& weight, const Tensor& out, const char*
 // ---- The chains
 // ----------------------------------------------------------------------------------
 
+std::vector<cuda::GatedPlan> GatedPlans(int64_t tokens) {
+  std::vector<cuda::GatedPlan> plans;
+  for (const int rows : {112, 176, 192, 224}) {
+    for (const int slots : {5, 8}) plans.push_back({rows, slots});
+  }
+  std::erase_if(plans, [&](const cuda::GatedPlan& plan) { return !IsGatedPlan(plan, tokens); });
+  return plans;
+}
+
 struct Chain {
   const char* name;
   std::vector<Gemm> gemms;
@@ -204,6 +222,89 @@ void Bench(const CudaStream& stream, LtLinear& lt, const Chain& chain,
   }
 }
 
+// ---- Gate and up with swiglu, of batches
+// ----------------------------------------------------------------
+
+// Between the kernels of a step: rms_norm of the residual sum stands before each product.
+void BenchGated(const CudaStream& stream, LtLinear& lt, const Gemm& gemm, int layers,
+                const std::vector<int64_t>& token_counts) {
+  const int64_t width = gemm.out / 2;
+  std::vector<Tensor> weights;
+  for (int layer = 0; layer < layers; ++layer) {
+    weights.push_back(
+        Random(DataType::kBF16, {gemm.out, gemm.in}, static_cast<uint32_t>(layer + 1), 0.02f));
+  }
+  const Tensor gain = Random(DataType::kBF16, {gemm.in}, 5);
+  for (const int64_t tokens : token_counts) {
+    const Tensor residual = Random(DataType::kF32, {tokens, gemm.in}, 77);
+    const Tensor x = Uninitialized(DataType::kBF16, {tokens, gemm.in});
+    const Tensor gate_up = Uninitialized(DataType::kBF16, {tokens, gemm.out});
+    const Tensor apart = Uninitialized(DataType::kBF16, {tokens, width});
+    const Tensor out = Uninitialized(DataType::kBF16, {tokens, width});
+    const auto norm = [&] { cuda::LaunchRmsNorm(stream.get(), residual, gain, 1e-5f, x); };
+    norm();
+    const cublasLtMatmulAlgo_t algorithm = lt.Tune(stream, x, weights, gate_up);
+    lt.Run(stream, x, weights[0], gate_up, algorithm);
+    cuda::LaunchSwiglu(stream.get(), gate_up, apart);
+    stream.Synchronize();
+    Check(x, weights[0], gate_up, "cuBLASLt");
+    const auto theirs = [&] {
+      for (const Tensor& weight : weights) {
+        norm();
+        lt.Run(stream, x, weight, gate_up, algorithm);
+        cuda::LaunchSwiglu(stream.get(), gate_up, apart);
+      }
+    };
+    const double before = GraphMicroseconds(stream, theirs) / layers;
+    std::string ours;
+    double best = INFINITY;
+    for (const cuda::GatedPlan& plan : GatedPlans(tokens)) {
+      lt.Run(stream, x, weights[0], gate_up, algorithm);
+      cuda::LaunchSwiglu(stream.get(), gate_up, apart);
+      cuda::LaunchGatedBatch(stream.get(), x, weights[0], out, plan);
+      const double error = cuda::Difference(stream.get(), out, apart);
+      const std::string name = absl::StrFormat("%d/%d", plan.rows, plan.slots);
+      if (!(error < 1e-2)) {
+        std::printf("gated_linear %s: %ld tokens: relative error %g\n", name.c_str(), tokens,
+                    error);
+        std::exit(1);
+      }
+      const double us = GraphMicroseconds(
+                            stream,
+                            [&] {
+                              for (const Tensor& weight : weights) {
+                                norm();
+                                cuda::LaunchGatedBatch(stream.get(), x, weight, out, plan);
+                              }
+                            },
+                            9) /
+                        layers;
+      best = std::min(best, us);
+      absl::StrAppendFormat(&ours, ", \"%s\": %.2f", name, us);
+    }
+    const double after = GraphMicroseconds(stream, theirs) / layers;
+    std::printf(
+        "{\"gated\": \"%ld x %ld\", \"tokens\": %ld, \"lt_and_swiglu_us\": [%.2f, %.2f], "
+        "\"best_us\": %.2f%s}\n",
+        gemm.out, gemm.in, tokens, before, after, best, ours.c_str());
+    std::fflush(stdout);
+  }
+}
+
+int RunGated() {
+  PrintDevice();
+  const CudaStream stream;
+  {
+    const Tensor data = Random(DataType::kBF16, {int64_t{2} << 30}, 1);
+    std::printf("{\"read_bandwidth_gb_s\": %.1f}\n", MeasureReadBandwidth(data) * 1e-9);
+  }
+  LtLinear lt;
+  const std::vector<int64_t> tokens = {24, 32, 48, 64, 96, 128, 192, 256};
+  BenchGated(stream, lt, {28672, 4096}, 6, tokens);
+  BenchGated(stream, lt, {22016, 4096}, 8, tokens);
+  return 0;
+}
+
 int Run() {
   PrintDevice();
   const CudaStream stream;
@@ -235,4 +336,7 @@ int Run() {
 }  // namespace
 }  // namespace penstock::bench
 
-int main() { return penstock::bench::Run(); }
+int main(int argc, char** argv) {
+  const bool gated = argc > 1 && std::string_view(argv[1]) == "--gated";
+  return gated ? penstock::bench::RunGated() : penstock::bench::Run();
+}
