@@ -36,8 +36,18 @@ def descendants(pid):
     return sorted(found)
 
 
+def _stage(pid):
+    """The number behind a worker's --name; -1 if it is gone."""
+    try:
+        words = pathlib.Path("/proc", str(pid), "cmdline").read_text().split("\0")
+    except OSError:
+        return -1
+    names = [name for flag, name in zip(words, words[1:]) if flag == "--name"]
+    return int(names[0].removeprefix("stage ")) if names else -1
+
+
 def workers(server):
-    """Ids of the living penstock-worker processes of a server, in the order of their start."""
+    """Ids of the living penstock-worker processes of a server, in the order of their stages."""
     found = []
     for pid in descendants(server.process.pid):
         try:
@@ -46,7 +56,7 @@ def workers(server):
             continue
         if name.startswith("penstock-worker") and alive(pid):
             found.append(pid)
-    return found
+    return sorted(found, key=_stage)
 
 
 def wait_until(condition, what):
