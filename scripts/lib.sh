@@ -11,7 +11,7 @@ packages_build=(ca-certificates g++ cmake ninja-build ccache pkgconf libgrpc++-d
 packages_model=(ca-certificates python3 python3-venv)
 packages_test=(python3)
 packages_lint=(clang-format clang-tidy g++ libclang-14-dev llvm-14-dev python3)
-packages_fuzz=(clang libclang-rt-14-dev llvm-14)
+packages_fuzz=(clang libclang-rt-14-dev lld llvm-14)
 packages_valgrind=(valgrind)
 
 say() { printf '%s\n' "$*" >&2; }

@@ -22,6 +22,8 @@
 #include <string>
 #include <thread>
 
+#include "worker/transport/nccl_library.h"
+
 #define FAKE_NCCL_API extern "C" __attribute__((visibility("default")))
 
 namespace {
@@ -33,9 +35,8 @@ bool Told(const char* name, const char* value) {
   return told != nullptr && std::string(told) == value;
 }
 
-struct Id {
-  char bytes[128];
-};
+// The caller's own types: the undefined-behaviour sanitizer compares them.
+using Id = penstock::NcclId;
 
 // An abstract address, so that nothing is left behind.
 sockaddr_un Address(const Id& id) {
@@ -150,7 +151,7 @@ FAKE_NCCL_API int ncclGetUniqueId(Id* id) {
 }
 
 FAKE_NCCL_API int ncclCommInitRankConfig(void** comm, int num_ranks, Id id, int rank,
-                                         const int* /*config*/) {
+                                         penstock::NcclConfig* /*config*/) {
   if (num_ranks != 2 || Told("FAKE_NCCL_FAILS", "init")) return kInternalError;
   *comm = new Communicator(id, rank);
   return kInProgress;
