@@ -10,8 +10,7 @@
 // up's. Tokens are the 64 rows of its products and the weight's rows their columns, so that a tile
 // may have any multiple of 16 rows: tiles are shared out in whole rounds of the multiprocessors.
 // The kernel begins while the one before it runs (programmatic dependent launch): with the first
-// weights, and of few tokens with swiglu's code, which is run through once for nothing, since a
-// step finds none of it in the instruction caches.
+// weights.
 //
 // An element's sums are chains of 16 products, k ascending, as sum_chain.h has them: the bits do
 // not depend on the plan or the batch.
