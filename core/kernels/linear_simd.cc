@@ -61,8 +61,8 @@ HWY_INLINE Vector Broadcast(const uint16_t* half) {
 constexpr int64_t kBlock = 32;
 constexpr int64_t kBlockVectors = kBlock / static_cast<int64_t>(hn::MaxLanes(kFloats));
 
-// Arrays of vectors are registers if the loops over them are unrolled, also before a sanitizer looks
-// for memory to watch: hence the pragmas, here and in DotTile.
+// Arrays of vectors are registers if the loops over them are unrolled, also before a sanitizer
+// looks for memory to watch: hence the pragmas, here and in DotTile.
 
 HWY_INLINE void Unpack(const BlockQ4_1& block, Vector* out) {
   const hn::Rebind<uint8_t, Floats> bytes;
