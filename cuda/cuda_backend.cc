@@ -38,6 +38,7 @@ class CudaBackend final : public Backend {
       LogInfo(absl::StrCat("cuda:", options.ordinal, ": its threads stay on the ", cores,
                            " cores near it"));
     }
+    backend->BeginUpload();
     PENSTOCK_ASSIGN_OR_RETURN(
         backend->ops_,
         cuda::CudaOps::Make(options.heads, options.vocab_size, options.max_sequences,
@@ -62,11 +63,7 @@ class CudaBackend final : public Backend {
 
   // The buffers of the upload are there until the first step.
   absl::StatusOr<Tensor> PlaceWeight(const WeightStream& packed) override {
-    if (!upload_) {
-      cuda::UploadRing ring;
-      ring.threads = options_.threads;
-      upload_.emplace(options_.precision, *memory_, ring);
-    }
+    if (!upload_) BeginUpload();
     return upload_->Upload(packed);
   }
 
@@ -129,6 +126,13 @@ class CudaBackend final : public Backend {
       : options_(options), memory_(std::move(memory)), inputs_(*memory_) {}
 
   absl::Status UseGemmTable();
+
+  // As early as can be: its ring is made while other things are.
+  void BeginUpload() {
+    cuda::UploadRing ring;
+    ring.threads = options_.threads;
+    upload_.emplace(options_.precision, *memory_, ring);
+  }
 
   // The calling thread on the cores near the GPU: how many, 0 if it is left where it may run.
   int StayNear() {

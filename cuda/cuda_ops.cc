@@ -128,8 +128,9 @@ void CudaOps::RemovePadding(const Tensor& padded, const Tensor& offsets, const T
   LaunchRemovePadding(stream_.get(), padded, offsets, ragged);
 }
 
-void CudaOps::Dequantize(const Tensor& stored, const Tensor& out) {
-  LaunchDequantize(stream_.get(), stored, out);
+void CudaOps::Dequantize(const Tensor& stored, int64_t first, const RowOrder& order,
+                         const Tensor& out) {
+  LaunchDequantize(stream_.get(), stored, first, order, out);
 }
 
 void CudaOps::Gemv(const Tensor& weight, const Tensor& x, const Tensor& y) {

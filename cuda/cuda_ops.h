@@ -58,7 +58,8 @@ class CudaOps final : public Ops {
                    const Tensor& c) override;
   void MaskScaleSoftmax(const Tensor& scores, const Tensor& mask, float scale) override;
   void RemovePadding(const Tensor& padded, const Tensor& offsets, const Tensor& ragged) override;
-  void Dequantize(const Tensor& stored, const Tensor& out) override;
+  void Dequantize(const Tensor& stored, int64_t first, const RowOrder& order,
+                  const Tensor& out) override;
   void Gemv(const Tensor& weight, const Tensor& x, const Tensor& y) override;
   void Sgemm(float alpha, const Tensor& a, const Tensor& b, float beta, const Tensor& c) override;
   void Conv2d(const Tensor& in, const Tensor& weight, const Tensor& bias,

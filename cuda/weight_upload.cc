@@ -1,95 +1,184 @@
 #include "cuda/weight_upload.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "core/base/check.h"
+#include "core/base/thread_pool.h"
 #include "cuda/cuda_check.h"
 #include "cuda/kernels/launchers.h"
 
 namespace penstock::cuda {
+namespace {
+
+// So many read faster than a GPU copies; more take the memory from the copies.
+constexpr int kMostReaders = 10;
+constexpr size_t kAhead = 2;         // weights that wait to be read
+constexpr int64_t kStagedParts = 4;  // that are turned at once
+// Elements: parts of a multiple of it begin at a multiple of 64 bytes, whatever the type.
+constexpr int64_t kStep = 16384;
+constexpr int kSpins = 4000;  // looks before a thread sleeps: longer than a copy takes
+
+void Pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
+// Until the value is at least that.
+void WaitFor(const std::atomic<int64_t>& value, int64_t least) {
+  int64_t now = value.load();
+  for (int spin = 0; now < least; now = value.load()) {
+    if (++spin < kSpins) {
+      Pause();
+    } else {
+      value.wait(now);
+    }
+  }
+}
+
+}  // namespace
 
 WeightUpload::WeightUpload(DataType type, BaseAllocator& device_memory, const UploadRing& ring)
     : type_(type),
       ring_(ring),
       device_memory_(device_memory),
-      pool_(ring.threads),
-      buffers_(static_cast<size_t>(pool_.num_threads() * ring.buffers_per_thread)) {
-  PENSTOCK_CHECK_GE(ring.buffers_per_thread, 2);
+      buffers_(static_cast<size_t>(ring.buffers)) {
+  PENSTOCK_CHECK_GT(ring.buffers, 0);
   PENSTOCK_CHECK_EQ(ring.buffer_bytes % 256, 0);
   CUDA_CHECK(cudaGetDevice(&device_));
-  for (int64_t i = 0; i < ring.lanes; ++i) lanes_.emplace_back().index = i;
-  void* pinned = nullptr;
-  const auto bytes = static_cast<size_t>(ring.buffer_bytes);
-  CUDA_CHECK(cudaMallocHost(&pinned, buffers_.size() * bytes));
-  pinned_ = static_cast<uint8_t*>(pinned);
-  for (size_t i = 0; i < buffers_.size(); ++i) {
-    buffers_[i].pinned = pinned_ + i * bytes;
-    buffers_[i].lane = &lanes_[i % lanes_.size()];
-    queue_.push_back(&buffers_[i]);
-  }
+  const int threads = ring.threads > 0 ? ring.threads : std::min(UsableCores(), kMostReaders);
+  for (int i = 0; i < threads; ++i) readers_.emplace_back([this] { ReadParts(); });
+  sender_ = std::thread([this] { SendParts(); });
 }
 
 WeightUpload::~WeightUpload() {
-  for (Lane& lane : lanes_) lane.stream.Synchronize();
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    is_ended_ = true;
+  }
+  changed_.notify_all();
+  for (std::thread& reader : readers_) reader.join();
+  all_read_.store(true);
+  read_.fetch_add(1);  // has the sender look
+  read_.notify_one();
+  sender_.join();
+  copies_.Synchronize();
+  turns_.Synchronize();
   CUDA_CHECK(cudaFreeHost(pinned_));
 }
 
 absl::StatusOr<Tensor> WeightUpload::Upload(const WeightStream& host) {
-  PENSTOCK_ASSIGN_OR_RETURN(Tensor device, Tensor::Make(type_, host.shape, device_memory_));
-  if (host.type != type_ && staging_.empty()) {
+  const auto weight = std::make_shared<Weight>();
+  weight->host = host;
+  weight->is_turned = host.type != type_ || host.order.rows > 0;
+  PENSTOCK_ASSIGN_OR_RETURN(weight->device, Tensor::Make(type_, host.shape, device_memory_));
+  for (Staging& staging : staging_) {
+    if (!weight->is_turned || !staging.bytes.empty()) continue;
     PENSTOCK_ASSIGN_OR_RETURN(
-        staging_, Tensor::Make(DataType::kU8, {ring_.lanes, ring_.buffer_bytes}, device_memory_));
+        staging.bytes,
+        Tensor::Make(DataType::kU8, {kStagedParts * ring_.buffer_bytes}, device_memory_));
   }
   const DataTypeInfo stored = Info(host.type);
-  const int64_t part = ring_.buffer_bytes / stored.block_bytes * stored.block;
-  PENSTOCK_CHECK_GT(part, 0);
-  const int64_t elements = host.shape.num_elements();
-  auto* place = static_cast<uint8_t*>(device.raw());
-  // One part, but for a pool without threads, which hands out all of them at once.
-  pool_.ParallelFor((elements + part - 1) / part, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t first = begin * part; first < std::min(end * part, elements); first += part) {
-      const int64_t count = std::min(part, elements - first);
-      Buffer* const buffer = Take();
-      host.read(first, count, buffer->pinned);
-      Send(buffer, host.type, count, place + first * Info(type_).block_bytes);
-    }
-  });
-  return device;
+  weight->part = ring_.buffer_bytes / stored.block_bytes * stored.block;
+  if (weight->part > kStep) weight->part -= weight->part % kStep;
+  PENSTOCK_CHECK_GT(weight->part, 0);
+  {
+    std::unique_lock<std::mutex> lock(mutex_);
+    changed_.wait(lock, [this] { return weights_.size() < kAhead; });
+    weights_.push_back(weight);
+  }
+  changed_.notify_all();
+  return weight->device;
 }
 
-WeightUpload::Buffer* WeightUpload::Take() {
-  Buffer* buffer = nullptr;
-  {
-    std::lock_guard<std::mutex> lock(mutex_);
-    PENSTOCK_CHECK(!queue_.empty());  // there are more than threads
-    buffer = queue_.front();
-    queue_.pop_front();
+void WeightUpload::ReadParts() {
+  while (true) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    changed_.wait(lock, [this] { return is_ended_ || !weights_.empty(); });
+    if (weights_.empty()) return;
+    const std::shared_ptr<Weight> weight = weights_.front();
+    const int64_t elements = weight->host.shape.num_elements();
+    const int64_t first = weight->next;
+    const int64_t count = std::min(weight->part, elements - first);
+    const int64_t part = begun_++;
+    weight->next += count;
+    const bool is_last = weight->next == elements;
+    if (is_last) weights_.pop_front();
+    lock.unlock();
+    if (is_last) changed_.notify_all();
+
+    WaitFor(room_, part + 1);
+    Buffer& buffer = BufferOf(part);
+    weight->host.read(first, count, buffer.pinned);
+    buffer.weight = weight;
+    buffer.first = first;
+    buffer.count = count;
+    buffer.parts.store(part + 1);
+    read_.fetch_add(1);
+    read_.notify_one();
   }
-  buffer->copied.Synchronize();
-  return buffer;
 }
 
-void WeightUpload::Send(Buffer* buffer, DataType stored, int64_t count, void* place) {
-  CUDA_CHECK(cudaSetDevice(device_));  // each thread has its own
-  const DataTypeInfo info = Info(stored);
-  const auto bytes = static_cast<size_t>(count / info.block * info.block_bytes);
-  Lane& lane = *buffer->lane;
-  {
-    std::lock_guard<std::mutex> lock(lane.mutex);
-    const cudaStream_t stream = lane.stream.get();
-    // The lane's part of the staging memory is free once the kernel before, if any, is done: the
-    // stream's order.
-    Tensor staged = stored == type_ ? Tensor() : staging_.Slice(lane.index, 1);
-    void* const target = stored == type_ ? place : staged.raw();
-    CUDA_CHECK(cudaMemcpyAsync(target, buffer->pinned, bytes, cudaMemcpyHostToDevice, stream));
-    lane.stream.Record(buffer->copied);
-    if (stored != type_) {
-      LaunchDequantize(stream, Tensor::Borrow(target, stored, {count}, Device::kCuda),
-                       Tensor::Borrow(place, type_, {count}, Device::kCuda));
+void WeightUpload::MakeRing() {
+  const auto bytes = static_cast<size_t>(ring_.buffer_bytes);
+  void* pinned = nullptr;
+  CUDA_CHECK(cudaMallocHost(&pinned, buffers_.size() * bytes));
+  pinned_ = static_cast<uint8_t*>(pinned);
+  for (size_t i = 0; i < buffers_.size(); ++i) buffers_[i].pinned = pinned_ + i * bytes;
+}
+
+void WeightUpload::SendParts() {
+  CUDA_CHECK(cudaSetDevice(device_));
+  MakeRing();
+  int64_t sent = 0;
+  int64_t copied = -1;
+  for (int64_t now = 0;;) {
+    if (now > copied) {
+      copied = now;
+      room_.store(copied + static_cast<int64_t>(buffers_.size()));
+      room_.notify_all();
     }
+    const bool is_end = all_read_.load();
+    const int64_t read = read_.load();
+    if (Buffer& buffer = BufferOf(sent); buffer.parts.load() == sent + 1) {
+      Send(buffer);
+      ++sent;
+    } else if (copied == sent) {
+      if (is_end) return;
+      WaitFor(read_, read + 1);
+    }
+    while (now < sent && BufferOf(now).copied.IsDone()) BufferOf(now++).weight.reset();
   }
-  std::lock_guard<std::mutex> lock(mutex_);
-  queue_.push_back(buffer);
+}
+
+void WeightUpload::Send(Buffer& buffer) {
+  const Weight& weight = *buffer.weight;
+  const DataTypeInfo stored = Info(weight.host.type);
+  const auto bytes = [&](int64_t count) { return count / stored.block * stored.block_bytes; };
+  Staging& staging = staging_[filled_];
+  if (weight.is_turned && staging.count == 0) {
+    copies_.Wait(staging.turned);  // what it held before
+    staging.first = buffer.first;
+  }
+  const Tensor& target = weight.is_turned ? staging.bytes : weight.device;
+  const int64_t at = weight.is_turned ? staging.count : buffer.first;
+  CUDA_CHECK(cudaMemcpyAsync(static_cast<uint8_t*>(const_cast<void*>(target.raw())) + bytes(at),
+                             buffer.pinned, static_cast<size_t>(bytes(buffer.count)),
+                             cudaMemcpyHostToDevice, copies_.get()));
+  copies_.Record(buffer.copied);
+  if (!weight.is_turned) return;
+  staging.count += buffer.count;
+  const bool is_last = buffer.first + buffer.count == weight.host.shape.num_elements();
+  if (!is_last && staging.count < kStagedParts * weight.part) return;
+  turns_.Wait(buffer.copied);
+  LaunchDequantize(turns_.get(),
+                   Tensor::Borrow(const_cast<void*>(target.raw()), weight.host.type,
+                                  {staging.count}, Device::kCuda),
+                   staging.first, weight.host.order, weight.device);
+  turns_.Record(staging.turned);
+  staging.count = 0;
+  filled_ = (filled_ + 1) % staging_.size();
 }
 
 }  // namespace penstock::cuda

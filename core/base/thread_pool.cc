@@ -19,17 +19,17 @@ void Pause() {
 #endif
 }
 
-int UsableCores() {
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof(set), &set) != 0) return 1;
-  return std::max(1, CPU_COUNT(&set));
-}
-
 constexpr uint64_t Ticket(uint32_t generation, uint32_t chunk) {
   return static_cast<uint64_t>(generation) << 32 | chunk;
 }
 
 }  // namespace
+
+int UsableCores() {
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof(set), &set) != 0) return 1;
+  return std::max(1, CPU_COUNT(&set));
+}
 
 ThreadPool::ThreadPool(int threads) {
   const int total = threads > 0 ? threads : UsableCores();

@@ -14,6 +14,9 @@
 
 namespace penstock {
 
+// The cores that this process may use.
+int UsableCores();
+
 class ThreadPool {
  public:
   // `threads` counts the caller too; 0 takes one a core that this process may use.

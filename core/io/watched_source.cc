@@ -20,7 +20,8 @@ absl::StatusOr<WeightStream> WatchedSource::Open(std::string_view name,
   return WeightStream::Of(std::move(tensor));
 }
 
-// Told before the work on it: what was asked for earlier has been packed by now.
+// Told before the work on it: what was asked for earlier has been packed by now, all but the two
+// weights or so that a place reads while it takes the next.
 void WatchedSource::Tell(std::string_view name, const Shape& expected) const {
   if (callback_) callback_(name, done_);
   done_ += expected.num_elements();

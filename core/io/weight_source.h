@@ -47,7 +47,8 @@ class WeightSource {
   enum class RopeRows { kHalves, kInterleaved };
   virtual RopeRows rope_rows() const = 0;
 
-  // Tells the source that this tensor's bytes have been copied and are not needed soon.
+  // Tells the source that this tensor's bytes have been copied, or are about to be by a stream that
+  // stays right, and are not needed soon.
   virtual void Forget(const Tensor& tensor) const = 0;
 };
 

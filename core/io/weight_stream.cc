@@ -12,6 +12,22 @@ namespace {
 
 constexpr int64_t kPieceElements = 65536;  // that a thread reads at once: whole blocks of any type
 
+// The stream's read, of rows where they belong.
+void ReadInPlace(const WeightStream& stream, int64_t first, int64_t count, uint8_t* out) {
+  const DataTypeInfo info = Info(stream.type);
+  const int64_t last = first + count;
+  while (first < last && stream.order.rows > 0) {
+    const int64_t columns = stream.shape[1];
+    const int64_t row = first / columns;
+    if (row >= stream.order.rows) break;
+    const int64_t part = std::min((row + 1) * columns, last) - first;
+    stream.read(first + (stream.order.Origin(row) - row) * columns, part, out);
+    first += part;
+    out += part / info.block * info.block_bytes;
+  }
+  if (first < last) stream.read(first, last - first, out);
+}
+
 }  // namespace
 
 WeightStream WeightStream::Of(Tensor tensor) {
@@ -47,14 +63,14 @@ absl::StatusOr<Tensor> WeightStream::InMemory(BaseAllocator& allocator, ThreadPo
   auto* data = static_cast<uint8_t*>(whole.raw());
   const int64_t elements = shape.num_elements();
   if (threads == nullptr) {
-    read(0, elements, data);
+    ReadInPlace(*this, 0, elements, data);
     return whole;
   }
   const int64_t pieces = (elements + kPieceElements - 1) / kPieceElements;
   threads->ParallelFor(pieces, 1, [&](int64_t begin, int64_t end) {
     const int64_t first = begin * kPieceElements;
-    read(first, std::min(end * kPieceElements, elements) - first,
-         data + first / info.block * info.block_bytes);
+    ReadInPlace(*this, first, std::min(end * kPieceElements, elements) - first,
+                data + first / info.block * info.block_bytes);
   });
   return whole;
 }

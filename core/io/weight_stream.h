@@ -9,6 +9,7 @@
 #include <memory>
 
 #include "core/base/thread_pool.h"
+#include "core/tensor/row_order.h"
 #include "core/tensor/tensor.h"
 
 namespace penstock {
@@ -16,14 +17,15 @@ namespace penstock {
 class MmapFile;
 
 struct WeightStream {
-  // Elements [first, first + count) into `out`, as the type has them. Any thread.
+  // Elements [first, first + count) into `out`, as the type and the file have them. Any thread.
   // REQUIRES: within the shape, on bounds of the type's blocks.
   using Read = std::function<void(int64_t first, int64_t count, void* out)>;
 
   DataType type = DataType::kF32;
   Shape shape;
   Read read;
-  Tensor tensor;  // all of it, where it is in memory already; else empty
+  RowOrder order;  // where the rows that are read belong
+  Tensor tensor;   // all of it, where it is in memory already, with its rows in place; else empty
 
   // Of a dense tensor, which it keeps.
   static WeightStream Of(Tensor tensor);
@@ -31,7 +33,8 @@ struct WeightStream {
   // Of a tensor that may lie in that file's mapping, or be a copy of a part of it.
   static WeightStream OfFile(std::shared_ptr<const MmapFile> file, Tensor tensor);
 
-  // The tensor that there is, or a new one that `threads` have read; null: the caller alone.
+  // The tensor that there is, or a new one that `threads` have read, each row where it belongs;
+  // null: the caller alone.
   // Errors: the allocator's.
   absl::StatusOr<Tensor> InMemory(BaseAllocator& allocator, ThreadPool* threads) const;
 };

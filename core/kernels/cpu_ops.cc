@@ -109,8 +109,9 @@ void CpuOps::RemovePadding(const Tensor& padded, const Tensor& offsets, const Te
   cpu::RemovePadding(pool_, padded, offsets, ragged);
 }
 
-void CpuOps::Dequantize(const Tensor& stored, const Tensor& out) {
-  cpu::Dequantize(pool_, stored, out);
+void CpuOps::Dequantize(const Tensor& stored, int64_t first, const RowOrder& order,
+                        const Tensor& out) {
+  cpu::Dequantize(pool_, stored, first, order, out);
 }
 
 void CpuOps::Gemv(const Tensor& weight, const Tensor& x, const Tensor& y) {

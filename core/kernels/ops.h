@@ -10,6 +10,7 @@
 #include "core/kernels/bias_rope.h"
 #include "core/kernels/conv2d.h"
 #include "core/kernels/sampling.h"
+#include "core/tensor/row_order.h"
 #include "core/tensor/tensor.h"
 
 namespace penstock {
@@ -66,7 +67,8 @@ class Ops {
   virtual void RemovePadding(const Tensor& padded, const Tensor& offsets, const Tensor& ragged) = 0;
 
   // By which weights come into the activations' type while loading.
-  virtual void Dequantize(const Tensor& stored, const Tensor& out) = 0;
+  virtual void Dequantize(const Tensor& stored, int64_t first, const RowOrder& order,
+                          const Tensor& out) = 0;
 
   // Library kernels: no model needs them.
   virtual void FusedResidualNorm(const Tensor& residual, const Tensor& x, const Tensor& bias,

@@ -29,8 +29,8 @@ class Backend {
 
   // Of tensors that kernels alone read and write.
   virtual BaseAllocator& memory() = 0;
-  // The tensor as kernels of a step read weights: on the host what the stream has, or a copy. It
-  // has been read to its end once this returns. Errors: those of memory().
+  // The tensor as kernels of a step read weights: on the host what the stream has, or a copy. The
+  // stream may be read until the first step; the backend keeps it. Errors: those of memory().
   virtual absl::StatusOr<Tensor> PlaceWeight(const WeightStream& packed) = 0;
 
   virtual BaseAllocator& inputs() = 0;

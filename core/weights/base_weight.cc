@@ -3,41 +3,15 @@
 #include <algorithm>
 #include <utility>
 
+#include "core/base/check.h"
 #include "core/tensor/dequantize.h"
 
 namespace penstock {
 namespace {
 
-// The row of a head that comes to place i in the half-split order, when the source pairs (2i,
-// 2i + 1).
-int64_t InterleavedRow(int64_t i, int64_t head_dim) {
-  const int64_t half = head_dim / 2;
-  return i < half ? 2 * i : 2 * (i - half) + 1;
-}
-
 struct Source {
   WeightStream stream;
-  int64_t head_dim = 0;  // > 0: the rows of heads of this size are to be reordered
-
-  // The source's row that comes to place `row`.
-  int64_t Origin(int64_t row) const {
-    if (head_dim == 0) return row;
-    return row / head_dim * head_dim + InterleavedRow(row % head_dim, head_dim);
-  }
-
-  // WeightStream's read, of the rows in their new order.
-  void Read(int64_t first, int64_t count, uint8_t* out) const {
-    if (head_dim == 0) return stream.read(first, count, out);
-    const int64_t columns = stream.shape[1];
-    const DataTypeInfo info = Info(stream.type);
-    for (const int64_t last = first + count; first < last;) {
-      const int64_t column = first % columns;
-      const int64_t part = std::min(columns - column, last - first);
-      stream.read(Origin(first / columns) * columns + column, part, out);
-      first += part;
-      out += part / info.block * info.block_bytes;
-    }
-  }
+  int64_t head_dim = 0;  // > 0: rows of heads of this size, in another order
 };
 
 bool IsInterleaved(const WeightLoader& loader, const WeightPart& part) {
@@ -49,7 +23,14 @@ WeightStream Joined(std::vector<Source> sources) {
   WeightStream joined;
   joined.type = sources.front().stream.type;
   int64_t rows = 0;
-  for (const Source& source : sources) rows += source.stream.shape[0];
+  for (const Source& source : sources) {
+    if (source.head_dim > 0) {
+      PENSTOCK_CHECK_EQ(joined.order.rows, rows);
+      PENSTOCK_CHECK(rows == 0 || joined.order.head_dim == source.head_dim);
+      joined.order = {rows + source.stream.shape[0], source.head_dim};
+    }
+    rows += source.stream.shape[0];
+  }
   joined.shape = Shape({rows, sources.front().stream.shape[1]});
   joined.read = [sources = std::move(sources)](int64_t first, int64_t count, void* out) {
     const DataTypeInfo info = Info(sources.front().stream.type);
@@ -60,7 +41,7 @@ WeightStream Joined(std::vector<Source> sources) {
       const int64_t from = std::max(first, begin);
       const int64_t to = std::min(first + count, end);
       if (from < to) {
-        source.Read(from - begin, to - from, place);
+        source.stream.read(from - begin, to - from, place);
         place += (to - from) / info.block * info.block_bytes;
       }
       begin = end;
@@ -148,8 +129,8 @@ absl::StatusOr<Tensor> PackVectors(const WeightLoader& loader,
     const WeightPart& part = parts[i];
     std::vector<float> values(static_cast<size_t>(part.rows));
     Dequantize(vectors[i].type(), vectors[i].raw(), part.rows, values.data());
-    Source order;
-    if (IsInterleaved(loader, part)) order.head_dim = part.rows / part.rope_heads;
+    RowOrder order;
+    if (IsInterleaved(loader, part)) order = {part.rows, part.rows / part.rope_heads};
     for (int64_t row = 0; row < part.rows; ++row) {
       *place++ = values[static_cast<size_t>(order.Origin(row))];
     }

@@ -18,8 +18,8 @@ namespace penstock {
 
 // Where weights come from and where copies go. A dummy load is a load from MakeDummyWeightSource.
 struct WeightLoader {
-  // A packed tensor as the kernels read it: the stream's own if it has one, or a copy. All of the
-  // stream that is needed has been read once it returns.
+  // A packed tensor as the kernels read it: the stream's own if it has one, or a copy with each row
+  // where the stream's order says. The place keeps the stream for as long as it reads it.
   using Place = std::function<absl::StatusOr<Tensor>(const WeightStream& packed)>;
 
   const WeightSource& source;
@@ -67,7 +67,8 @@ struct PackedWeight {
 };
 
 // Packs the parts and forgets the originals; a run of a single part in the right order stays in
-// place. Errors: the source's and the allocator's.
+// place. REQUIRES: parts with heads stand above those without, and have heads of one size. Errors:
+// the source's and the allocator's.
 absl::StatusOr<PackedWeight> PackRows(const WeightLoader& loader,
                                       const std::vector<WeightPart>& parts, int64_t columns);
 

@@ -109,24 +109,41 @@ __device__ __forceinline__ float Value(const BlockQ6_K& block, int i) {
   return __fmul_rn(of_part, static_cast<float>((low | high << 4) - 32));
 }
 
+// RowOrder, in elements.
+struct Places {
+  int64_t moved;  // these first ones go where their rows belong
+  int64_t columns;
+  int64_t head_dim;
+
+  __device__ __forceinline__ int64_t operator()(int64_t element) const {
+    if (element >= moved) return element;
+    const int64_t row = element / columns;
+    const int64_t i = row % head_dim;
+    return element + (i / 2 + i % 2 * (head_dim / 2) - i) * columns;
+  }
+};
+
+// `out` is the whole weight's, whose elements from `first` on are stored.
 template <typename Block, typename T>
-__global__ void DequantizeKernel(const Block* blocks, int64_t count, T* out) {
+__global__ void DequantizeKernel(const Block* blocks, int64_t count, int64_t first, Places places,
+                                 T* out) {
   LetNextBegin();
-  const int64_t first = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * kElements;
-  if (first >= count) return;
+  const int64_t mine = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * kElements;
+  if (mine >= count) return;
   WaitForInputs();
-  const Block& block = blocks[first / kBlockElements<Block>];
-  const int at = static_cast<int>(first % kBlockElements<Block>);
-  if (count - first < kElements) {  // of plain types only
-    for (int64_t i = 0; i < count - first; ++i) {
-      out[first + i] = FromFloat<T>(Value(block, at + static_cast<int>(i)));
+  const Block& block = blocks[mine / kBlockElements<Block>];
+  const int at = static_cast<int>(mine % kBlockElements<Block>);
+  // Of plain types only: an end, or rows that end anywhere.
+  if (count - mine < kElements || places.columns % kElements != 0) {
+    for (int i = 0; i < min(count - mine, int64_t{kElements}); ++i) {
+      out[places(first + mine + i)] = FromFloat<T>(Value(block, at + i));
     }
     return;
   }
   Pack<T, kElements> values;
 #pragma unroll
   for (int i = 0; i < kElements; ++i) values.at[i] = FromFloat<T>(Value(block, at + i));
-  *reinterpret_cast<Pack<T, kElements>*>(out + first) = values;
+  *reinterpret_cast<Pack<T, kElements>*>(out + places(first + mine)) = values;
 }
 
 // Calls body(Block()) with the block of a type.
@@ -165,19 +182,22 @@ void ForBlock(DataType type, const Body& body) {
 
 }  // namespace
 
-void LaunchDequantize(cudaStream_t stream, const Tensor& stored, const Tensor& out) {
-  const int64_t count = out.num_elements();
-  PENSTOCK_CHECK_EQ(stored.num_elements(), count);
+void LaunchDequantize(cudaStream_t stream, const Tensor& stored, int64_t first,
+                      const RowOrder& order, const Tensor& out) {
+  const int64_t count = stored.num_elements();
+  PENSTOCK_CHECK(first >= 0 && first % kElements == 0 && count <= out.num_elements() - first);
   PENSTOCK_CHECK(stored.is_contiguous() && out.is_contiguous());
   PENSTOCK_CHECK(stored.device() == Device::kCuda);
   PENSTOCK_CHECK_EQ(reinterpret_cast<uintptr_t>(out.raw()) % 32, 0u);
+  Places places = {0, kElements, 1};
+  if (order.rows > 0) places = {order.rows * out.dim(1), out.dim(1), order.head_dim};
   ForBlock(stored.type(), [&](auto block) {
     using Block = decltype(block);
     ForElementType(out.type(), [&](auto element) {
       using T = decltype(element);
       Launch(stream, {dim3(Blocks(count, kThreads * kElements)), dim3(kThreads)},
-             DequantizeKernel<Block, T>, static_cast<const Block*>(stored.raw()), count,
-             Elements<T>(out));
+             DequantizeKernel<Block, T>, static_cast<const Block*>(stored.raw()), count, first,
+             places, Elements<T>(out));
     });
   });
 }

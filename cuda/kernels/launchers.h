@@ -12,6 +12,7 @@
 #include "core/kernels/bias_rope.h"
 #include "core/kernels/conv2d.h"
 #include "core/kernels/sampling.h"
+#include "core/tensor/row_order.h"
 #include "core/tensor/tensor.h"
 #include "cuda/sum_order.h"
 
@@ -78,7 +79,8 @@ void LaunchRemovePadding(StreamHandle stream, const Tensor& padded, const Tensor
                          const Tensor& ragged);
 
 // By which weights come into the activations' type while loading.
-void LaunchDequantize(StreamHandle stream, const Tensor& stored, const Tensor& out);
+void LaunchDequantize(StreamHandle stream, const Tensor& stored, int64_t first,
+                      const RowOrder& order, const Tensor& out);
 
 // Library kernels: no model needs them.
 void LaunchGemv(StreamHandle stream, const Tensor& weight, const Tensor& x, const Tensor& y);

@@ -6,7 +6,6 @@
 
 #include <cstring>
 #include <memory>
-#include <optional>
 #include <vector>
 
 #include "core/io/dummy_values.h"
@@ -96,11 +95,8 @@ class WeightUpload : public ::testing::TestWithParam<DataType> {
     memory_ = *std::move(memory);
   }
   static std::vector<cuda::UploadRing> Rings() {
-    // One thread, which gets all parts at once; all; rows are not whole in a buffer; more lanes
-    // than parts.
-    cuda::UploadRing alone;
-    alone.threads = 1;
-    return {alone, {}, {3, 2, 512, 2}, {5, 3, 2304, 1}, {2, 4, 65536, 4}};
+    // As it is; one buffer alone; rows are not whole in a buffer; more readers than parts.
+    return {{}, {1, 1}, {3, 5, 512}, {5, 15, 2304}, {9, 8, 65536}};
   }
 
   std::unique_ptr<PoolAllocator> memory_;
@@ -136,26 +132,58 @@ TEST_P(WeightUpload, BlocksAreTurnedOnTheGpu) {
   }
 }
 
-// Query, key and value of a GGUF file: rows in another order, three tensors in one.
+// Query, key and value of a GGUF file: rows in another order, three tensors in one, or values of
+// another type apart. Rows of all lengths, which the small rings cut.
 TEST_P(WeightUpload, PackedRowsArriveInTheirOrder) {
-  testing::MemorySource source(WeightSource::RopeRows::kInterleaved);
-  const std::vector<WeightPart> parts = {{"q", 64, 4}, {"k", 32, 2}, {"v", 32}};
-  for (const WeightPart& part : parts) {
-    source.Put(part.name, testing::RandomBlocks(DataType::kQ4_K, {part.rows, 768}, 9));
+  const std::vector<WeightPart> parts = {{"q", 64, 4}, {"k", 32, 2}, {"v", 33}};
+  std::vector<std::unique_ptr<testing::MemorySource>> sources;
+  std::vector<int64_t> columns;  // of each source
+  const auto put = [&](DataType type, DataType of_values, int64_t count) {
+    sources.push_back(
+        std::make_unique<testing::MemorySource>(WeightSource::RopeRows::kInterleaved));
+    columns.push_back(count);
+    for (const WeightPart& part : parts) {
+      const DataType stored = part.rope_heads > 0 ? type : of_values;
+      const Shape shape = {part.rows, count};
+      sources.back()->Put(part.name, Info(stored).block > 1
+                                         ? testing::RandomBlocks(stored, shape, 9)
+                                         : testing::As(stored, testing::Random(shape, 9)));
+    }
+  };
+  for (const DataType type : {DataType::kF32, DataType::kF16, DataType::kBF16}) {
+    for (const int64_t count : {5, 501, 768}) put(type, type, count);
+    put(type, type == DataType::kF32 ? DataType::kF16 : DataType::kF32, 501);
+  }
+  for (const DataType type : {DataType::kQ4_0, DataType::kQ4_1, DataType::kQ5_0, DataType::kQ5_1,
+                              DataType::kQ8_0, DataType::kQ4_K, DataType::kQ5_K, DataType::kQ6_K}) {
+    for (const int64_t count : {1, 3, 7}) put(type, type, count * Info(type).block);
+    put(type, DataType::kF16, 768);
   }
   const ModelConfig config;
-  const WeightLoader on_host{source, config, testing::Allocator()};
-  const absl::StatusOr<PackedWeight> expected = PackRows(on_host, parts, 768);
-  ASSERT_TRUE(expected.ok());
-  for (const cuda::UploadRing& ring : Rings()) {
-    std::optional<cuda::WeightUpload> upload(std::in_place, GetParam(), *memory_, ring);
-    const WeightLoader loader{source, config, testing::Allocator(),
-                              [&](const WeightStream& packed) { return upload->Upload(packed); }};
-    const absl::StatusOr<PackedWeight> packed = PackRows(loader, parts, 768);
+  std::vector<WeightStream> expected;
+  const auto pack = [&](const WeightLoader& loader, int64_t count, std::vector<Tensor>* tensors) {
+    const absl::StatusOr<PackedWeight> packed = PackRows(loader, parts, count);
     ASSERT_TRUE(packed.ok());
-    upload.reset();
-    ASSERT_EQ(packed->tensors.size(), 1u);
-    ExpectArrived({WeightStream::Of(expected->tensors[0])}, packed->tensors, GetParam());
+    for (const Tensor& tensor : packed->tensors) tensors->push_back(tensor);
+  };
+  std::vector<Tensor> on_host;
+  for (size_t i = 0; i < sources.size(); ++i) {
+    pack({*sources[i], config, testing::Allocator()}, columns[i], &on_host);
+  }
+  ASSERT_EQ(on_host.size(), sources.size() + 3 + 8);  // those with values apart
+  for (const Tensor& tensor : on_host) expected.push_back(WeightStream::Of(tensor));
+  for (const cuda::UploadRing& ring : Rings()) {
+    SCOPED_TRACE(::testing::Message() << "buffers of " << ring.buffer_bytes);
+    std::vector<Tensor> uploaded;
+    {
+      cuda::WeightUpload upload(GetParam(), *memory_, ring);
+      for (size_t i = 0; i < sources.size(); ++i) {
+        pack({*sources[i], config, testing::Allocator(),
+              [&](const WeightStream& packed) { return upload.Upload(packed); }},
+             columns[i], &uploaded);
+      }
+    }
+    ASSERT_NO_FATAL_FAILURE(ExpectArrived(expected, uploaded, GetParam()));
   }
 }
 

@@ -9,11 +9,12 @@ using namespace penstock::testing;  // NOLINT(google-build-using-namespace)
 
 constexpr DataType kPrecisions[] = {DataType::kF32, DataType::kF16, DataType::kBF16};
 
-void RunOn(Backend backend, const Tensor& stored, const Tensor& out) {
-  if (backend == Backend::kCpu) return cpu::Dequantize(Pool(), stored, out);
+void RunOn(Backend backend, const Tensor& stored, const Tensor& out, int64_t first = 0,
+           const RowOrder& order = {}) {
+  if (backend == Backend::kCpu) return cpu::Dequantize(Pool(), stored, first, order, out);
   if constexpr (kCudaBuilt) {
     const GpuCall gpu;
-    cuda::LaunchDequantize(gpu.stream(), gpu.In(stored), gpu.Out(out));
+    cuda::LaunchDequantize(gpu.stream(), gpu.In(stored), first, order, gpu.Out(out));
   }
 }
 
@@ -79,6 +80,17 @@ Tensor AnyBytes(DataType type, const Shape& shape, uint32_t seed) {
   return tensor;
 }
 
+// Element i, rounded to the type.
+void Store(const Tensor& tensor, int64_t i, float value) {
+  void* const data = const_cast<void*>(tensor.raw());
+  if (tensor.type() == DataType::kF32) {
+    static_cast<float*>(data)[i] = value;
+  } else {
+    static_cast<uint16_t*>(data)[i] =
+        tensor.type() == DataType::kF16 ? FloatToHalf(value) : FloatToBFloat16(value);
+  }
+}
+
 // Bit for bit; a NaN is a NaN.
 void ExpectSame(const Tensor& found, const Tensor& expected) {
   const std::vector<float> values = ToVector(found);
@@ -113,18 +125,56 @@ TEST_P(DequantizeTest, EveryBackendGivesTheTwinsBits) {
       for (const DataType precision : kPrecisions) {
         Tensor expected = Make(precision, shape);
         for (size_t i = 0; i < values.size(); ++i) {
-          if (precision == DataType::kF32) {
-            static_cast<float*>(expected.raw())[i] = values[i];
-          } else {
-            static_cast<uint16_t*>(expected.raw())[i] =
-                precision == DataType::kF16 ? FloatToHalf(values[i]) : FloatToBFloat16(values[i]);
-          }
+          Store(expected, static_cast<int64_t>(i), values[i]);
         }
         for (const Backend backend : Backends()) {
           const Target target = {backend, precision};
           SCOPED_TRACE(::testing::Message() << target << " " << shape.ToString());
           const Tensor out = Poisoned(shape, precision);
           RunOn(backend, stored, out);
+          ASSERT_NO_FATAL_FAILURE(ExpectSame(out, expected));
+        }
+      }
+    }
+  }
+}
+
+// Parts of a matrix with its rows in another order, cut anywhere: each element comes to its place,
+// and no other element is touched. Three heads of six rows, five rows below them; of a plain type
+// with rows that a thread's elements fit, and rows that they do not.
+TEST_P(DequantizeTest, RowsOfHeadsComeToTheirPlaces) {
+  const DataTypeInfo info = Info(GetParam());
+  const RowOrder order = {18, 6};
+  for (const int64_t columns :
+       info.block == 1 ? std::vector<int64_t>{1, 27, 40} : std::vector<int64_t>{3 * info.block}) {
+    const Shape shape = {23, columns};
+    const Tensor stored = AnyBytes(GetParam(), shape, 5);
+    const int64_t count = shape.num_elements();
+    std::vector<float> values(static_cast<size_t>(count));
+    Dequantize(stored.type(), stored.raw(), count, values.data());
+    const int64_t step = std::max<int64_t>(info.block, 8);
+    for (const auto& [first, size] : {std::pair<int64_t, int64_t>{0, count},
+                                      {0, step},
+                                      {2 * step, count - 2 * step},
+                                      {step, (count / step - 1) / 2 * step}}) {
+      if (size <= 0 || first + size > count) continue;
+      const Tensor part = Tensor::Borrow(static_cast<uint8_t*>(const_cast<void*>(stored.raw())) +
+                                             first / info.block * info.block_bytes,
+                                         stored.type(), {size}, Device::kCpu);
+      for (const Backend backend : Backends()) {
+        for (const DataType precision : kPrecisions) {
+          const Target target = {backend, precision};
+          SCOPED_TRACE(::testing::Message()
+                       << target << " " << columns << " columns, " << size << " from " << first);
+          const Tensor out = Poisoned(shape, precision);
+          RunOn(backend, part, out, first, order);
+          const Tensor expected = Poisoned(shape, precision);
+          for (int64_t i = first; i < first + size; ++i) {
+            // By the rule, not by RowOrder: pairs (2i, 2i + 1) become (i, i + 3).
+            int64_t row = i / columns;
+            if (row < 18) row = row / 6 * 6 + row % 6 / 2 + row % 2 * 3;
+            Store(expected, row * columns + i % columns, values[static_cast<size_t>(i)]);
+          }
           ASSERT_NO_FATAL_FAILURE(ExpectSame(out, expected));
         }
       }

@@ -163,35 +163,47 @@ TEST(LlamaWeight, AMissingTensorIsNamed) {
                     {"model.gguf", "token_embd.weight"}));
 }
 
-// Whoever takes packed rows elsewhere reads them in parts that fit its buffers: rows and heads may
-// be cut anywhere between blocks.
+// Whoever takes packed rows elsewhere reads them as the files have them, in parts that fit its
+// buffers, and puts each row where the order says. In memory they are in place already, whoever
+// reads them: rows and heads may be cut anywhere between blocks.
 TEST(PackRows, PartsOfAnyBoundsAreTheWhole) {
   MemorySource source(WeightSource::RopeRows::kInterleaved);
+  // Rows of 50 blocks, so that those who share the reading cut them.
+  constexpr int64_t kColumns = 1600;
   const std::vector<WeightPart> parts = {{"q", 24, 3}, {"k", 16, 2}, {"v", 8}};
   for (const WeightPart& part : parts) {
-    source.Put(part.name, RandomBlocks(DataType::kQ4_1, {part.rows, 96}, 1));
+    source.Put(part.name, RandomBlocks(DataType::kQ4_1, {part.rows, kColumns}, 1));
   }
+  WeightStream stream;
   const ModelConfig config;
-  constexpr int64_t kHead = int64_t{8} * 96;
+  const WeightLoader loader{source, config, Allocator(), [&](const WeightStream& packed) {
+                              stream = packed;
+                              return packed.InMemory(Allocator(), nullptr);
+                            }};
+  const absl::StatusOr<PackedWeight> packed = PackRows(loader, parts, kColumns);
+  ASSERT_TRUE(IsOk(packed));
+  const absl::StatusOr<Tensor> shared = stream.InMemory(Allocator(), &Pool());
+  ASSERT_TRUE(IsOk(shared));
+  EXPECT_EQ(Bytes(*shared), Bytes(packed->tensors[0]));
+  EXPECT_EQ(stream.order.rows, 40);
+  EXPECT_EQ(stream.order.head_dim, 8);
+  constexpr int64_t kHead = 8 * kColumns;
+  const int64_t elements = stream.shape.num_elements();
   for (const int64_t size : {int64_t{32}, int64_t{160}, kHead - 32, kHead, kHead + 64, 3 * kHead}) {
-    WeightStream stream;
-    const WeightLoader loader{source, config, Allocator(), [&](const WeightStream& packed) {
-                                stream = packed;
-                                return packed.InMemory(Allocator(), nullptr);
-                              }};
-    const absl::StatusOr<PackedWeight> packed = PackRows(loader, parts, 96);
-    ASSERT_TRUE(IsOk(packed));
     const Tensor joined = Poisoned(stream.shape, DataType::kQ4_1);
-    const int64_t elements = stream.shape.num_elements();
     auto* place = static_cast<uint8_t*>(const_cast<void*>(joined.raw()));
     for (int64_t first = 0; first < elements; first += size) {
       stream.read(first, std::min(size, elements - first), place + first / 32 * sizeof(BlockQ4_1));
     }
-    EXPECT_EQ(Bytes(joined), Bytes(packed->tensors[0])) << size;
-    // Row 5 of the second key head: what its rotation pairs with row 1 of the head.
-    const Tensor keys = *source.Get("k", {16, 96});
-    EXPECT_EQ(Bytes(joined.Slice(24 + 8 + 5, 1)), Bytes(keys.Slice(8 + 3, 1)));
+    for (int64_t row = 0; row < stream.shape[0]; ++row) {
+      EXPECT_EQ(Bytes(joined.Slice(row, 1)),
+                Bytes(packed->tensors[0].Slice(stream.order.Place(row), 1)));
+      EXPECT_EQ(stream.order.Origin(stream.order.Place(row)), row);
+    }
   }
+  // Row 5 of the second key head: what its rotation pairs with row 1 of the head.
+  const Tensor keys = *source.Get("k", {16, kColumns});
+  EXPECT_EQ(Bytes(packed->tensors[0].Slice(24 + 8 + 5, 1)), Bytes(keys.Slice(8 + 3, 1)));
 }
 
 // A backend with memory of its own takes every tensor there. The file forgets its own ones, and not
@@ -204,8 +216,9 @@ TEST(LlamaWeight, EveryTensorGoesToItsPlace) {
   std::vector<const void*> places;
   WeightLoader elsewhere = in_place;
   elsewhere.place = [&](const WeightStream& packed) -> absl::StatusOr<Tensor> {
-    Tensor copy = Make(packed.type, packed.shape);
-    packed.read(0, packed.shape.num_elements(), copy.raw());
+    WeightStream elsewhere = packed;
+    elsewhere.tensor = Tensor();
+    PENSTOCK_ASSIGN_OR_RETURN(Tensor copy, elsewhere.InMemory(Allocator(), nullptr));
     places.push_back(std::as_const(copy).raw());
     return copy;
   };
