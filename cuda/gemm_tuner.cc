@@ -83,6 +83,12 @@ class Timer {
   std::vector<double> times_;
 };
 
+// As a model has it: some are added to the residual.
+struct ModelProduct {
+  GemmShape shape;
+  bool adds = false;
+};
+
 struct Candidate {
   GemmAlgorithm algorithm;
   std::unique_ptr<Timer> timer;
@@ -94,7 +100,9 @@ class Tuner {
   explicit Tuner(BaseAllocator& memory) : memory_(memory) {}
 
   // Makes weights for products of this shape, and tokens up to as many.
-  absl::Status Prepare(const GemmShape& shape) {
+  absl::Status Prepare(const ModelProduct& product) {
+    const GemmShape& shape = product.shape;
+    adds_ = product.adds;
     tiles_.clear();
     weights_.clear();
     x_ = expected_ = out_ = Tensor();
@@ -128,6 +136,7 @@ class Tuner {
           "the product of ", shape.tokens, " x ", shape.in_features, " by ", shape.out_features,
           " has a relative error of ", error, ": is the GPU sound?"));
     }
+    Clear(out);
     Candidate first;
     first.timer = MakeTimer(first_, x, out);
     std::vector<Candidate> candidates = Measure(x, expected, out, tolerance);
@@ -153,9 +162,15 @@ class Tuner {
   std::unique_ptr<Timer> MakeTimer(cuda::Blas& blas, const Tensor& x, const Tensor& out) {
     return std::make_unique<Timer>(stream_, [&] {
       for (int64_t i = 0; i < Calls(x); ++i) {
-        blas.Linear(stream_.get(), x, weights_[static_cast<size_t>(i)], out);
+        blas.Linear(stream_.get(), x, weights_[static_cast<size_t>(i)], out, adds_);
       }
     });
+  }
+
+  // What is added to does not become infinite: that would save power.
+  void Clear(const Tensor& out) const {
+    CUDA_CHECK(cudaMemsetAsync(const_cast<void*>(out.raw()), 0, static_cast<size_t>(out.bytes()),
+                               stream_.get()));
   }
 
   // The fastest first, by a few runs: the library's proposals, and what a climb from the best of
@@ -170,6 +185,7 @@ class Tuner {
                                  static_cast<size_t>(out.bytes()), stream_.get()));
       if (!tried_.Try(stream_.get(), x, weights_[0], out, algorithm)) return;
       if (!(cuda::Difference(stream_.get(), out, expected) <= tolerance)) return;
+      Clear(out);
       Candidate candidate = {algorithm, MakeTimer(tried_, x, out)};
       for (int run = 0; run < kFirstRuns; ++run) candidate.timer->Run();
       candidate.microseconds = candidate.timer->TakeMedian();
@@ -230,6 +246,7 @@ class Tuner {
   const CudaStream stream_;
   cuda::Blas first_;  // the heuristic's first choice
   cuda::Blas tried_;
+  bool adds_ = false;
   std::set<int64_t> tiles_;  // that the library has proposed for this shape
   std::vector<Tensor> weights_;
   Tensor x_;
@@ -238,16 +255,16 @@ class Tuner {
 };
 
 // The products of a layer and the LM head, each with its largest number of tokens.
-std::vector<GemmShape> LargestProducts(const ModelConfig& config, const GemmTuning& tuning) {
+std::vector<ModelProduct> LargestProducts(const ModelConfig& config, const GemmTuning& tuning) {
   const DataType type = tuning.precision;
   const int64_t tokens = cuda::LtLinear::TokenBucket(tuning.max_step_tokens);
   const int64_t rows = cuda::LtLinear::TokenBucket(SampleRows(tuning.max_sequences));
   const int64_t hidden = config.hidden_size;
-  return {{type, type, hidden, config.qkv_size(), tokens},
-          {type, DataType::kF32, config.q_size(), hidden, tokens},  // added to the residual
-          {type, type, hidden, 2 * config.intermediate_size, tokens},
-          {type, DataType::kF32, config.intermediate_size, hidden, tokens},
-          {type, DataType::kF32, hidden, config.vocab_size, rows}};
+  return {{{type, type, hidden, config.qkv_size(), tokens}},
+          {{type, DataType::kF32, config.q_size(), hidden, tokens}, true},
+          {{type, type, hidden, 2 * config.intermediate_size, tokens}},
+          {{type, DataType::kF32, config.intermediate_size, hidden, tokens}, true},
+          {{type, DataType::kF32, hidden, config.vocab_size, rows}}};
 }
 
 std::vector<int64_t> Buckets(DataType type, int64_t most) {
@@ -275,15 +292,16 @@ absl::StatusOr<GemmTable> TuneGemms(const ModelConfig& config, const GemmTuning&
                             MakeCudaAllocator(tuning.ordinal));
   CUDA_CHECK(cudaSetDevice(tuning.ordinal));
   GemmTable table = cuda::GemmTableOfGpu(tuning.ordinal);
-  const std::vector<GemmShape> largest = LargestProducts(config, tuning);
+  const std::vector<ModelProduct> largest = LargestProducts(config, tuning);
   int64_t total = 0;
-  for (const GemmShape& shape : largest) {
+  for (const auto& [shape, adds] : largest) {
     total += static_cast<int64_t>(Buckets(shape.type, shape.tokens).size());
   }
   Tuner tuner(*memory);
   int64_t done = 0;
-  for (GemmShape shape : largest) {
-    PENSTOCK_RETURN_IF_ERROR(tuner.Prepare(shape));
+  for (const ModelProduct& product : largest) {
+    PENSTOCK_RETURN_IF_ERROR(tuner.Prepare(product));
+    GemmShape shape = product.shape;
     for (const int64_t tokens : Buckets(shape.type, shape.tokens)) {
       shape.tokens = tokens;
       PENSTOCK_ASSIGN_OR_RETURN(table.products[shape], tuner.Tune(shape));
