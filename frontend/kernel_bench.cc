@@ -141,12 +141,15 @@ absl::Status KernelBench::RunRows(int64_t tokens) {
   const DataType type = backend_.precision();
   const int64_t hidden = config_.hidden_size;
   const int64_t wide = config_.intermediate_size;
-  PENSTOCK_RETURN_IF_ERROR(RunLinear("linear qkv", tokens, hidden, config_.qkv_size(), type));
-  PENSTOCK_RETURN_IF_ERROR(RunLinear("linear output", tokens, config_.q_size(), hidden, type));
-  PENSTOCK_RETURN_IF_ERROR(RunLinear("linear gate, up", tokens, hidden, 2 * wide, type));
-  PENSTOCK_RETURN_IF_ERROR(RunLinear("linear down", tokens, wide, hidden, type));
+  PENSTOCK_RETURN_IF_ERROR(
+      RunLinear("linear qkv", tokens, hidden, config_.qkv_size(), type, false));
+  PENSTOCK_RETURN_IF_ERROR(
+      RunLinear("linear_add output", tokens, config_.q_size(), hidden, DataType::kF32, true));
+  PENSTOCK_RETURN_IF_ERROR(RunLinear("linear gate, up", tokens, hidden, 2 * wide, type, false));
+  PENSTOCK_RETURN_IF_ERROR(
+      RunLinear("linear_add down", tokens, wide, hidden, DataType::kF32, true));
   if (tokens > 256) return absl::OkStatus();  // no step samples as many
-  return RunLinear("linear LM head", tokens, hidden, config_.vocab_size, DataType::kF32);
+  return RunLinear("linear LM head", tokens, hidden, config_.vocab_size, DataType::kF32, false);
 }
 
 absl::Status KernelBench::RunNorms(int64_t tokens) {
@@ -221,7 +224,7 @@ absl::Status KernelBench::RunSwiglu(int64_t tokens) {
 }
 
 absl::Status KernelBench::RunLinear(const std::string& name, int64_t tokens, int64_t in,
-                                    int64_t out_features, DataType out_type) {
+                                    int64_t out_features, DataType out_type, bool adds) {
   const Values of_x = {5, 1};
   const Values of_weight = {6, 0.05F};
   const auto element = static_cast<double>(Info(backend_.precision()).block_bytes);
@@ -232,7 +235,11 @@ absl::Status KernelBench::RunLinear(const std::string& name, int64_t tokens, int
                             PlaceMany(of_weight, {out_features, in}, sets));
   PENSTOCK_ASSIGN_OR_RETURN(const Tensor out, MakeOut({tokens, out_features}, out_type));
   PENSTOCK_RETURN_IF_ERROR(Check(
-      name, out, [&](const Tensor& to) { backend_.ops().Linear(x, weights[0], to); },
+      name, out,
+      [&](const Tensor& to) {
+        backend_.ops().Linear(x, weights[0], to);
+        if (adds) backend_.ops().LinearAdd(x, weights[0], to);
+      },
       SpreadPlaces(tokens, out_features),
       [&](int64_t place) {
         double sum = 0;
@@ -240,13 +247,17 @@ absl::Status KernelBench::RunLinear(const std::string& name, int64_t tokens, int
           sum +=
               of_x.At(place / out_features * in + i) * of_weight.At(place % out_features * in + i);
         }
-        return sum;
+        return adds ? 2 * sum : sum;
       }));
-  const double bytes = weight_bytes + static_cast<double>(tokens * in) * element +
-                       static_cast<double>(tokens * out_features * Info(out_type).block_bytes);
+  const auto out_bytes =
+      static_cast<double>(tokens * out_features * Info(out_type).block_bytes) * (adds ? 2 : 1);
+  const double bytes = weight_bytes + static_cast<double>(tokens * in) * element + out_bytes;
   Time({name, absl::StrCat(tokens, " tokens, ", Dimensions(out_features, in)), 0, bytes,
         2 * static_cast<double>(tokens * in) * static_cast<double>(out_features)},
-       sets, [&](int64_t i) { backend_.ops().Linear(x, weights[static_cast<size_t>(i)], out); });
+       sets, [&](int64_t i) {
+         const Tensor& weight = weights[static_cast<size_t>(i)];
+         adds ? backend_.ops().LinearAdd(x, weight, out) : backend_.ops().Linear(x, weight, out);
+       });
   return absl::OkStatus();
 }
 

@@ -58,7 +58,7 @@ class KernelBench {
   absl::Status RunNorms(int64_t tokens);
   absl::Status RunSwiglu(int64_t tokens);
   absl::Status RunLinear(const std::string& name, int64_t tokens, int64_t in, int64_t out,
-                         DataType out_type);
+                         DataType out_type, bool adds);
   absl::Status MakeAttention(int64_t rows, int64_t tokens_each, int64_t context,
                              Attention* attention);
   absl::Status CheckAttention(const std::string& kernel, const Attention& attention,
