@@ -92,6 +92,23 @@ __device__ __forceinline__ void TensorLoad(void* shared, const void* map, int co
       : "memory");
 }
 
+// Fetches the box of a tensor map towards level 2 and does not wait.
+__device__ __forceinline__ void TensorPrefetch(const void* map, int column, int row) {
+  asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global [%0, {%1, %2}];" ::"l"(map),
+               "r"(column), "r"(row)
+               : "memory");
+}
+
+// As the copy above, by one of level 2's policies.
+__device__ __forceinline__ void TensorLoad(void* shared, const void* map, int column, int row,
+                                           uint64_t* barrier, uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+      "[%0], [%1, {%3, %4}], [%2], %5;" ::"r"(SharedAddress(shared)),
+      "l"(map), "r"(SharedAddress(barrier)), "r"(column), "r"(row), "l"(policy)
+      : "memory");
+}
+
 // Between a thread's ordinary writes to shared memory and what reads them by another path: bulk
 // copies, a warpgroup's products. Others' threads synchronise after it.
 __device__ __forceinline__ void FenceSharedWrites() {

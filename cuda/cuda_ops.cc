@@ -1,6 +1,7 @@
 #include "cuda/cuda_ops.h"
 
 #include "cuda/cuda_check.h"
+#include "cuda/fused_layer.h"
 #include "cuda/kernels/fused_launchers.h"
 #include "cuda/kernels/launchers.h"
 
@@ -11,12 +12,16 @@ absl::StatusOr<std::unique_ptr<CudaOps>> CudaOps::Make(const HeadLayout& heads, 
                                                        BaseAllocator& memory) {
   std::unique_ptr<CudaOps> ops(new CudaOps(order));
   PENSTOCK_ASSIGN_OR_RETURN(ops->sampling_, SamplingBuffer::Make(vocab_size, memory));
-  PENSTOCK_ASSIGN_OR_RETURN(
-      ops->decoder_workspace_,
-      Tensor::Make(DataType::kU8, {DecoderAttentionWorkspace(heads, max_rows, order)}, memory));
-  CUDA_CHECK(cudaMemsetAsync(ops->decoder_workspace_.raw(), 0,
-                             static_cast<size_t>(ops->decoder_workspace_.bytes()),
-                             ops->stream_.get()));
+  const auto make = [&](Tensor& workspace, int64_t bytes) -> absl::Status {
+    PENSTOCK_ASSIGN_OR_RETURN(workspace, Tensor::Make(DataType::kU8, {bytes}, memory));
+    CUDA_CHECK(cudaMemsetAsync(workspace.raw(), 0, static_cast<size_t>(bytes), ops->stream_.get()));
+    return absl::OkStatus();
+  };
+  PENSTOCK_RETURN_IF_ERROR(
+      make(ops->decoder_workspace_, DecoderAttentionWorkspace(heads, max_rows, order)));
+  if (order == SumOrder::kFastest) {
+    PENSTOCK_RETURN_IF_ERROR(make(ops->fused_workspace_, FusedLayerWorkspace()));
+  }
   return ops;
 }
 
@@ -86,6 +91,12 @@ void CudaOps::RopeDecoderAttention(const BiasRopeArgs& rope, const AttentionArgs
     return Ops::RopeDecoderAttention(rope, args);
   }
   LaunchRopeDecoderAttention(stream_.get(), rope.rope_table, args, decoder_workspace_, order_);
+}
+
+bool CudaOps::FusedLayer(const FusedLayerArgs& args) {
+  if (order_ != SumOrder::kFastest || !IsFusedLayer(args)) return false;
+  LaunchFusedLayer(stream_.get(), args, fused_workspace_);
+  return true;
 }
 
 void CudaOps::TopK(const Tensor& x, const Tensor& values, const Tensor& indices) {

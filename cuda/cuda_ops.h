@@ -44,6 +44,7 @@ class CudaOps final : public Ops {
                    const Tensor& out) override;
   void RopeConcatKv(const BiasRopeArgs& rope, const Tensor& kv_slots, const Tensor& kv) override;
   void RopeDecoderAttention(const BiasRopeArgs& rope, const AttentionArgs& args) override;
+  bool FusedLayer(const FusedLayerArgs& args) override;
   void TopK(const Tensor& x, const Tensor& values, const Tensor& indices) override;
   void Sampling(const Tensor& logits, std::span<const SamplingRow> rows,
                 const SamplingOutput& out) override;
@@ -72,6 +73,7 @@ class CudaOps final : public Ops {
   Blas blas_;
   std::unique_ptr<SamplingBuffer> sampling_;
   Tensor decoder_workspace_;  // u8
+  Tensor fused_workspace_;    // u8
 };
 
 }  // namespace penstock::cuda

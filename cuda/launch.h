@@ -12,6 +12,8 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdlib>
+#include <span>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -56,18 +58,15 @@ inline dim3 RowGrid(int64_t rows, int64_t columns) {
 }
 
 template <typename... Parameters, typename... Arguments>
-void Launch(cudaStream_t stream, const LaunchShape& shape, void (*kernel)(Parameters...),
-            Arguments&&... arguments) {
-  cudaLaunchAttribute attribute = {};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
+void LaunchWith(std::span<cudaLaunchAttribute> attributes, cudaStream_t stream,
+                const LaunchShape& shape, void (*kernel)(Parameters...), Arguments&&... arguments) {
   cudaLaunchConfig_t config = {};
   config.gridDim = shape.grid;
   config.blockDim = shape.block;
   config.dynamicSmemBytes = shape.shared_bytes;
   config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
+  config.attrs = attributes.data();
+  config.numAttrs = static_cast<unsigned>(attributes.size());
   const cudaError_t error = cudaLaunchKernelEx(
       &config, kernel, static_cast<Parameters>(std::forward<Arguments>(arguments))...);
   if (error != cudaSuccess) [[unlikely]] {
@@ -75,6 +74,33 @@ void Launch(cudaStream_t stream, const LaunchShape& shape, void (*kernel)(Parame
     static_cast<void>(cudaFuncGetName(&name, reinterpret_cast<const void*>(kernel)));
     CheckCuda(error, ("launch of " + std::string(name)).c_str(), __FILE__, __LINE__);
   }
+}
+
+inline cudaLaunchAttribute MayBeginEarly() {
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  return attribute;
+}
+
+template <typename... Parameters, typename... Arguments>
+void Launch(cudaStream_t stream, const LaunchShape& shape, void (*kernel)(Parameters...),
+            Arguments&&... arguments) {
+  cudaLaunchAttribute attributes[] = {MayBeginEarly()};
+  LaunchWith(attributes, stream, shape, kernel, std::forward<Arguments>(arguments)...);
+}
+
+// Of blocks that wait for each other: they begin when there is room for all.
+// REQUIRES: the GPU holds as many.
+template <typename... Parameters, typename... Arguments>
+void LaunchAllAtOnce(cudaStream_t stream, const LaunchShape& shape, void (*kernel)(Parameters...),
+                     Arguments&&... arguments) {
+  cudaLaunchAttribute together = {};
+  together.id = cudaLaunchAttributeCooperative;
+  together.val.cooperative = 1;
+  cudaLaunchAttribute attributes[] = {MayBeginEarly(), together};
+  LaunchWith(std::span(attributes).first(getenv("COOP") ? 2 : 1), stream, shape, kernel,
+             std::forward<Arguments>(arguments)...);
 }
 
 // Lets a kernel have more than 48 KiB of dynamic shared memory a block. Cheap enough to repeat.

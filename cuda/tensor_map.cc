@@ -43,6 +43,22 @@ CUtensorMap MakeTensorMap(const void* matrix, DataType type, int64_t rows, int64
   return map;
 }
 
+CUtensorMap MakePlainMap(const void* matrix, int64_t rows, int64_t columns, int box_rows,
+                         int box_columns) {
+  CUtensorMap map;
+  const cuuint64_t sizes[] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)};
+  const cuuint64_t strides[] = {static_cast<cuuint64_t>(columns) * 2};
+  const cuuint32_t box[] = {static_cast<cuuint32_t>(box_columns),
+                            static_cast<cuuint32_t>(box_rows)};
+  const cuuint32_t steps[] = {1, 1};
+  const CUresult result = EncodeTiled()(
+      &map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, const_cast<void*>(matrix), sizes, strides, box,
+      steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_NONE,
+      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  PENSTOCK_CHECK(result == CUDA_SUCCESS);
+  return map;
+}
+
 CUtensorMap MakeGatedMap(const void* weight, int64_t width, int64_t columns, int box_rows) {
   PENSTOCK_CHECK(columns % 64 == 0 && width % 8 == 0 && box_rows % 16 == 0);
   CUtensorMap map;

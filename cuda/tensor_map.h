@@ -15,6 +15,11 @@ namespace penstock::cuda {
 CUtensorMap MakeTensorMap(const void* matrix, DataType type, int64_t rows, int64_t columns,
                           int box_rows, int box_columns);
 
+// Of a dense matrix of bf16, for copies that leave its order as it is, such as towards level 2.
+// REQUIRES: columns * 2 bytes and the address are multiples of 16; sides of a box are up to 256.
+CUtensorMap MakePlainMap(const void* matrix, int64_t rows, int64_t columns, int box_rows,
+                         int box_columns);
+
 // Of a dense weight [gate's rows, then up's: 2 * width, columns] of bf16, as [64 columns, 8 rows,
 // columns / 64, gate and up, width / 8]: a copy moves 64 columns of box_rows of both, eight of
 // gate's and eight of up's in turns; swizzled.

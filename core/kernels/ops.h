@@ -9,6 +9,7 @@
 #include "core/kernels/attention_args.h"
 #include "core/kernels/bias_rope.h"
 #include "core/kernels/conv2d.h"
+#include "core/kernels/fused_layer.h"
 #include "core/kernels/sampling.h"
 #include "core/tensor/tensor.h"
 
@@ -48,6 +49,9 @@ class Ops {
     BiasRope(rope);
     DecoderAttention(args);
   }
+  // All that a layer does behind its attention, if the backend has it as one kernel for these
+  // tensors, with sums in another order. False: nothing is done.
+  virtual bool FusedLayer(const FusedLayerArgs& /*args*/) { return false; }
   virtual void TopK(const Tensor& x, const Tensor& values, const Tensor& indices) = 0;
   virtual void Sampling(const Tensor& logits, std::span<const SamplingRow> rows,
                         const SamplingOutput& out) = 0;

@@ -38,6 +38,8 @@ class Llama final : public Model {
   void ContextAttention(const StepBatch& batch, const AttentionWeight& weight, const Tensor& kv);
   void DecoderSelfAttention(const StepBatch& batch, const AttentionWeight& weight,
                             const Tensor& kv);
+  void Qkv(const LayerWeight& layer, int64_t tokens);
+  bool FusedLayer(const LayerWeight& layer, const LayerWeight* next, int64_t tokens);
   void Ffn(const FfnWeight& weight, const Tensor& norm, const Tensor& residual);
   void Linear(const Tensor& x, const PackedWeight& weight, const Tensor& out);
 
@@ -101,25 +103,30 @@ void Llama::Forward(const StepBatch& batch, const KvCache& cache) {
   const float eps = config_.rms_norm_eps;
   const Tensor x = Residual(tokens);                 // [num_tokens, hidden]
   const Tensor norm = norm_.Slice(0, tokens);        // [num_tokens, hidden]
-  const Tensor qkv = qkv_.Slice(0, tokens);          // [num_tokens, q + k + v]
   const Tensor mixed = attention_.Slice(0, tokens);  // [num_tokens, q]
 
   ops_.RopeTable(frequencies_, batch.positions, rope_.Slice(0, tokens));
   if (is_first()) ops_.Embedding(batch.token_ids, weight_.embedding.table, x);
+  Qkv(weight_.layers[0], tokens);
   for (size_t i = 0; i < weight_.layers.size(); ++i) {
     const LayerWeight& layer = weight_.layers[i];
+    const LayerWeight* next = i + 1 < weight_.layers.size() ? &layer + 1 : nullptr;
     const Tensor& kv = cache.layer(static_cast<int64_t>(i));
 
-    ops_.RmsNorm(x, layer.input_norm.gain, eps, norm);
-    Linear(norm, layer.attention.qkv, qkv);
     ContextAttention(batch, layer.attention, kv);
     DecoderSelfAttention(batch, layer.attention, kv);
+    if (FusedLayer(layer, next, tokens)) continue;
     ops_.LinearAdd(mixed, layer.attention.output, x);
 
     ops_.RmsNorm(x, layer.post_attention_norm.gain, eps, norm);
     Ffn(layer.ffn, norm, x);
+
+    if (next != nullptr) {
+      Qkv(*next, tokens);
+    } else if (is_last()) {
+      ops_.RmsNorm(x, weight_.norm.gain, eps, norm);
+    }
   }
-  if (is_last()) ops_.RmsNorm(x, weight_.norm.gain, eps, norm);
 }
 
 Tensor Llama::Logits(const Tensor& tokens) {
@@ -164,6 +171,37 @@ void Llama::DecoderSelfAttention(const StepBatch& batch, const AttentionWeight& 
       {qkv, batch.row_starts.Slice(first, rows + 1), batch.context_lens.Slice(first, rows),
        batch.block_tables.Slice(first, rows), heads_, kv, attention_.Slice(token, rows),
        config_.sliding_window});
+}
+
+// What attention begins with: the layer's first norm, queries, keys and values.
+void Llama::Qkv(const LayerWeight& layer, int64_t tokens) {
+  const Tensor norm = norm_.Slice(0, tokens);  // [num_tokens, hidden]
+  ops_.RmsNorm(Residual(tokens), layer.input_norm.gain, config_.rms_norm_eps, norm);
+  Linear(norm, layer.attention.qkv, qkv_.Slice(0, tokens));
+}
+
+// All that follows attention, up to that of the next layer, in one kernel where there is one.
+bool Llama::FusedLayer(const LayerWeight& layer, const LayerWeight* next, int64_t tokens) {
+  if (layer.ffn.gate_up.tensors.size() != 1) return false;
+  FusedLayerArgs args;
+  args.mixed = attention_.Slice(0, tokens);
+  args.output = layer.attention.output;
+  args.residual = Residual(tokens);
+  args.gain = layer.post_attention_norm.gain;
+  args.gate_up = layer.ffn.gate_up.tensors[0];
+  args.down = layer.ffn.down;
+  if (next != nullptr) {
+    if (next->attention.qkv.tensors.size() != 1) return false;
+    args.next_gain = next->input_norm.gain;
+    args.next = next->attention.qkv.tensors[0];
+  } else if (is_last()) {
+    args.next_gain = weight_.norm.gain;
+  }
+  args.eps = config_.rms_norm_eps;
+  args.gated = gated_.Slice(0, tokens);
+  args.normed = norm_.Slice(0, tokens);
+  args.out = qkv_.Slice(0, tokens);
+  return ops_.FusedLayer(args);
 }
 
 void Llama::Ffn(const FfnWeight& weight, const Tensor& norm, const Tensor& residual) {
