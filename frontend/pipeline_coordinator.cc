@@ -394,7 +394,9 @@ void PipelineCoordinator::BeginEpoch(absl::Time now) {
     }
     check_.SetVocabulary(info_.config.vocab_size);
   }
-  epoch_ = epoch_ == 0 ? options_.first_epoch : epoch_ + 1;
+  // Workers may have served another front end, and know of its epochs.
+  for (const StageInfo& stage : stage_infos_) epoch_ = std::max(epoch_, stage.last_epoch);
+  ++epoch_;
   check_.Clear();
   watch_.BeginEpoch(next_plan_);
   if (recorder_ != nullptr) recorder_->BeginEpoch();

@@ -16,10 +16,6 @@ struct PipelineOptions {
   std::vector<std::string> devices;  // one a stage, in order; empty: stage.device for all
   std::vector<LayerRange> layers = {LayerRange{}};  // one a stage, in order; count() 0: all
 
-  // Of the pipeline's epochs, which count up from it. Workers that have served another front end
-  // refuse an epoch that is not above all of that one's.
-  uint32_t first_epoch = 1;
-
   // A stage may take for a plan what the whole pipeline is predicted to take, so many times, and
   // never less than min_plan_limit. An infinite one: there is no limit.
   int64_t plan_limit_factor = 20;

@@ -4,20 +4,12 @@
 #include <thread>
 #include <utility>
 
-#include "absl/time/clock.h"
 #include "core/sched/layer_split.h"
 #include "frontend/worker_dialer.h"
 #include "frontend/worker_launcher.h"
 
 namespace penstock {
 namespace {
-
-// Above all epochs of an earlier front end: epochs do not begin more often than once a second for
-// long (they cost a recovery each).
-uint32_t EpochOfNow() {
-  constexpr absl::Time kZero = absl::FromUnixSeconds(1'767'225'600);  // 2026
-  return static_cast<uint32_t>(std::max<int64_t>(1, absl::ToInt64Seconds(absl::Now() - kZero)));
-}
 
 absl::Status UseDialer(const StageSetup& setup, RuntimeOptions* runtime) {
   WorkerDialOptions options;
@@ -32,7 +24,6 @@ absl::Status UseDialer(const StageSetup& setup, RuntimeOptions* runtime) {
   }
   runtime->num_stages = count;
   runtime->stages_are_elsewhere = true;
-  runtime->pipeline.first_epoch = EpochOfNow();
   runtime->make_stages = [options]() -> absl::StatusOr<std::unique_ptr<StageProvider>> {
     PENSTOCK_ASSIGN_OR_RETURN(std::unique_ptr<WorkerDialer> dialer, WorkerDialer::Make(options));
     return dialer;

@@ -189,6 +189,7 @@ void EncodeStageInfo(const StageInfo& info, worker::v1::LoadResponse* message) {
   message->set_block_bytes(info.block_bytes);
   message->set_address(info.address);
   message->set_gemm_table_hash(info.gemm_table_hash);
+  message->set_last_epoch(info.last_epoch);
 }
 
 absl::StatusOr<StageInfo> DecodeStageInfo(const worker::v1::LoadResponse& message) {
@@ -218,6 +219,7 @@ absl::StatusOr<StageInfo> DecodeStageInfo(const worker::v1::LoadResponse& messag
   check.Integer("load_ns", message.load_ns(), 0, INT64_MAX);
   check.Integer("block_bytes", message.block_bytes(), 0, kMaxBytes);
   CheckLength("address", message.address(), &check);
+  check.Integer("last_epoch", message.last_epoch(), 0, INT32_MAX);
   info.layers = DecodeLayers(message.layers(), &check);
   PENSTOCK_RETURN_IF_ERROR(check.status());
   info.num_blocks = message.num_blocks();
@@ -227,6 +229,7 @@ absl::StatusOr<StageInfo> DecodeStageInfo(const worker::v1::LoadResponse& messag
   info.block_bytes = message.block_bytes();
   info.address = message.address();
   info.gemm_table_hash = message.gemm_table_hash();
+  info.last_epoch = message.last_epoch();
   return info;
 }
 
@@ -241,7 +244,7 @@ void EncodeEpochStart(const EpochStart& start, worker::v1::EpochStart* message) 
 
 absl::StatusOr<EpochStart> DecodeEpochStart(const worker::v1::EpochStart& message) {
   RangeCheck check("EpochStart");
-  check.Integer("epoch", message.epoch(), 1, UINT32_MAX);
+  check.Integer("epoch", message.epoch(), 1, INT32_MAX);
   // Of plan numbers only 0 is none.
   check.Integer("first_plan", message.first_plan() == 0 ? 0 : 1, 1, INT64_MAX);
   check.Integer("num_blocks", message.num_blocks(), 1, INT32_MAX);

@@ -212,8 +212,9 @@ class WorkerService::ControlStream final
 
   void Load(const worker::v1::LoadRequest& request) {
     ControlResponse response;
-    const absl::StatusOr<StageInfo> info = LoadStage(request);
+    absl::StatusOr<StageInfo> info = LoadStage(request);
     if (info.ok()) {
+      info->last_epoch = service_.last_epoch_;
       EncodeStageInfo(*info, response.mutable_loaded());
     } else {
       EncodeError(info.status(), response.mutable_error());
@@ -254,6 +255,7 @@ class WorkerService::ControlStream final
     }
     last_epoch_ = std::max(last_epoch_, request.epoch());
     const absl::StatusOr<EpochStart> start = DecodeEpochStart(request);
+    if (start.ok()) service_.last_epoch_ = std::max(service_.last_epoch_, start->epoch);
     absl::Status status = start.status();
     if (status.ok() && !loaded_) status = absl::FailedPreconditionError("nothing is loaded");
     if (status.ok()) status = stage_->BeginEpoch(*start);
@@ -399,7 +401,7 @@ class WorkerService::ControlStream final
   // The control thread's own.
   bool load_tried_ = false;
   bool loaded_ = false;
-  uint32_t last_epoch_ = 0;  // the highest that was heard of
+  uint32_t last_epoch_ = 0;  // the highest that this stream has named
 
   ControlRequest request_;    // belongs to gRPC while a read is in flight
   ControlResponse response_;  // belongs to gRPC while writing_

@@ -1,7 +1,7 @@
 // WorkerService: one stage as the gRPC service penstock.worker.v1.Worker. One front end at a time
 // owns the worker: its control stream brings a stage into being, loads it, begins epochs and sends
 // plans, and takes the stage with it when it ends, however it ends. Another front end is refused
-// until that is done.
+// until that is done; it is told of the last epoch that the worker has had, and begins above it.
 //
 // gRPC's callbacks only enqueue. One thread loads, begins epochs and hands plans to the stage, in
 // the order of the requests; the stage answers on its own. Beats come from a third, which no plan
@@ -64,6 +64,8 @@ class WorkerService final : public worker::v1::Worker::CallbackService {
 
   const MakeStage make_stage_;
   const WorkerServiceOptions options_;
+
+  uint32_t last_epoch_ = 0;  // the highest that any stream has begun; the control thread's own
 
   std::mutex mutex_;
   std::condition_variable changed_;

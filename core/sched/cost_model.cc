@@ -140,6 +140,7 @@ void StageCost::Refit() {
       right[i] += kInertia * count / present[i];
     }
     for (int sweep = 0; sweep < kSweeps; ++sweep) {
+      const Parts before = scales_;
       for (size_t i = 0; i < kParts; ++i) {
         double rest = right[i];
         for (size_t j = 0; j < kParts; ++j) {
@@ -147,6 +148,7 @@ void StageCost::Refit() {
         }
         scales_[i] = std::clamp(rest / left[i][i], kLeastScale, kMostScale);
       }
+      if (scales_ == before) break;  // and so would all other sweeps leave them
     }
   }
 }

@@ -87,6 +87,9 @@ struct StageInfo {
   int64_t block_bytes = 0;       // of one KV block of this stage's layers
   uint64_t gemm_table_hash = 0;  // of the table that its matrix products follow; 0: none
   std::string address;  // where other stages send to (worker/transport/transport.h); may be empty
+  // The highest that the worker was told of, by any front end: its ends of lanes take senders of
+  // this one or an earlier one for late. 0: none.
+  uint32_t last_epoch = 0;
 };
 
 // A new epoch: all slots and mailboxes are empty, the pipeline is connected anew.

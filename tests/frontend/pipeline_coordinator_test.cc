@@ -129,14 +129,26 @@ TEST_F(PipelineCoordinatorTest, LoadsEveryStageThenBeginsTheFirstEpoch) {
   }
 }
 
-TEST_F(PipelineCoordinatorTest, EpochsCountUpFromTheFirst) {
-  options_.first_epoch = 7000;
-  Start(2);
-  EXPECT_EQ(pipeline_->start(1).epoch, 7000u);
-  pipeline_->Die(0);
-  Pass(absl::Seconds(1));
+TEST_F(PipelineCoordinatorTest, EpochsAreAboveAllThatTheWorkersHaveHad) {
+  Make(2);
+  pipeline_->SetInfo(0, [](StageInfo& info) { info.last_epoch = 41; });
+  pipeline_->SetInfo(1, [](StageInfo& info) { info.last_epoch = 6999; });
   UntilReady();
-  EXPECT_EQ(pipeline_->start(1).epoch, 7001u);
+  const auto epochs = [&] {
+    return std::pair(pipeline_->start(0).epoch, pipeline_->start(1).epoch);
+  };
+  EXPECT_EQ(epochs(), std::pair(7000u, 7000u));
+  const auto lose_first = [&] {
+    pipeline_->Die(0);
+    Pass(absl::Seconds(1));
+    UntilReady();
+  };
+  lose_first();
+  EXPECT_EQ(epochs(), std::pair(7001u, 7001u));
+  // The one that takes its place has served others meanwhile.
+  pipeline_->SetInfo(0, [](StageInfo& info) { info.last_epoch = 8000; });
+  lose_first();
+  EXPECT_EQ(epochs(), std::pair(8001u, 8001u));
 }
 
 TEST_F(PipelineCoordinatorTest, AStageThatWillNotLoadIsAnErrorAndNotTriedAgain) {

@@ -2,10 +2,14 @@
 
 #include <gtest/gtest.h>
 
+#include <condition_variable>
 #include <filesystem>
 #include <fstream>
+#include <mutex>
 
+#include "absl/time/clock.h"
 #include "frontend/embedded_worker.h"
+#include "frontend/pipeline_coordinator.h"
 #include "frontend/process_spawner.h"
 #include "tests/support/certificates.h"
 #include "tests/support/processes.h"
@@ -93,13 +97,94 @@ TEST(WorkerDialerTest, AWorkerServesOneFrontEndAfterTheOther) {
   const auto dialer =
       WorkerDialer::Make({.addresses = {workers[0].address(), workers[1].address()}});
   ASSERT_TRUE(IsOk(dialer));
-  for (int i = 0; i < 2; ++i) {
+  for (uint32_t i = 0; i < 2; ++i) {
     WorkerPipeline pipeline(**dialer, 2);
     pipeline.LoadAll();
     // With port 0 the worker does not know where others find it; the front end does.
     EXPECT_EQ(pipeline.info(1).address, workers[1].address());
-    pipeline.BeginEpoch(1 + 1000 * static_cast<uint32_t>(i));  // PipelineOptions::first_epoch
+    EXPECT_EQ(pipeline.info(1).last_epoch, i);
+    pipeline.BeginEpoch(pipeline.info(1).last_epoch + 1);
     EXPECT_EQ(pipeline.Generate(kPrompt, 10), expected);
+  }
+}
+
+// Two stages of which the second hears of an epoch late: once the first, which sends to it, has
+// failed to enter it, or has had time to come to it.
+class SenderFirst final : public StageProvider {
+ public:
+  explicit SenderFirst(StageProvider& provider, std::vector<std::string>* failures)
+      : provider_(provider), failures_(*failures) {}
+
+  std::unique_ptr<StageConnection> Connect(int32_t stage, EventCallback events) override {
+    const auto watch = [this, events = std::move(events)](StageEvent event) {
+      if (const auto* const failed = std::get_if<EpochFailed>(&event)) {
+        std::lock_guard<std::mutex> lock(mutex_);
+        failures_.push_back(failed->status.ToString());
+        failed_.notify_all();
+      }
+      events(std::move(event));
+    };
+    return std::make_unique<Connection>(*this, stage, provider_.Connect(stage, watch));
+  }
+
+ private:
+  class Connection final : public StageConnection {
+   public:
+    Connection(SenderFirst& owner, int32_t stage, std::unique_ptr<StageConnection> connection)
+        : owner_(owner), stage_(stage), connection_(std::move(connection)) {}
+    void Load(const StageOptions& options) override { connection_->Load(options); }
+    void BeginEpoch(const EpochStart& start) override {
+      if (stage_ == 1) owner_.WaitForSender();
+      connection_->BeginEpoch(start);
+    }
+    void Submit(const StepPlan& plan) override { connection_->Submit(plan); }
+    void Kill() override { connection_->Kill(); }
+
+   private:
+    SenderFirst& owner_;
+    const int32_t stage_;
+    const std::unique_ptr<StageConnection> connection_;
+  };
+
+  void WaitForSender() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    failed_.wait_for(lock, std::chrono::milliseconds(500), [this] { return !failures_.empty(); });
+  }
+
+  StageProvider& provider_;
+  std::mutex mutex_;
+  std::condition_variable failed_;
+  std::vector<std::string>& failures_;  // guarded by mutex_
+};
+
+// Each front end counted epochs from 1, or from the second in which it began: a worker that had
+// that epoch of the one before took this one's sender for late.
+TEST(WorkerDialerTest, ASenderThatComesBeforeItsReceiverIsNotOfTheLastFrontEnd) {
+  const Worker workers[2];
+  const auto dialer =
+      WorkerDialer::Make({.addresses = {workers[0].address(), workers[1].address()}});
+  ASSERT_TRUE(IsOk(dialer));
+  PipelineOptions options;
+  options.stage.model = "dummy:tiny";
+  options.stage.kv_memory_bytes = 1 << 20;
+  options.stage.max_step_tokens = 64;
+  options.stage.max_sequences = 4;
+  options.stage.threads = 1;
+  options.layers = {{0, 2}, {2, 4}};
+  options.hang_limit = absl::Minutes(1);  // a busy machine is no reason
+  options.connect_limit = absl::Minutes(1);
+  for (uint32_t epoch = 1; epoch <= 3; ++epoch) {
+    std::vector<std::string> failures;
+    {
+      PipelineCoordinator coordinator(std::make_unique<SenderFirst>(**dialer, &failures), options);
+      coordinator.Start(absl::Now());
+      EXPECT_TRUE(Eventually([&] {
+        coordinator.Advance(absl::Now());
+        return coordinator.state() == PipelineState::kReady;
+      })) << coordinator.status();
+      EXPECT_EQ(coordinator.epoch(), epoch);
+    }
+    EXPECT_EQ(failures, std::vector<std::string>());
   }
 }
 

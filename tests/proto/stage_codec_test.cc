@@ -65,6 +65,7 @@ StageInfo ExampleInfo() {
   info.block_bytes = 4096;
   info.address = "unix:/tmp/\xff";
   info.gemm_table_hash = ~uint64_t{1};
+  info.last_epoch = 78;
   return info;
 }
 
@@ -149,6 +150,7 @@ TEST(StageCodecTest, ValuesArriveInTheirFields) {
   EXPECT_EQ(info->block_bytes, 4096);
   EXPECT_EQ(info->address, "unix:/tmp/\xff");
   EXPECT_EQ(info->gemm_table_hash, ~uint64_t{1});
+  EXPECT_EQ(info->last_epoch, 78u);
 
   for (const auto doing : {StageBeat::Doing::kIdle, StageBeat::Doing::kWaitsForInput,
                            StageBeat::Doing::kComputes, StageBeat::Doing::kSends}) {
@@ -220,6 +222,7 @@ TEST(StageCodecTest, RefusesMalformedLoads) {
   info.Expect("num_blocks", [](Response* m) { m->set_num_blocks(0); });
   info.Expect("block_bytes", [](Response* m) { m->set_block_bytes(-1); });
   info.Expect("layers.first", [](Response* m) { m->mutable_layers()->set_first(-1); });
+  info.Expect("last_epoch", [](Response* m) { m->set_last_epoch(uint32_t{1} << 31); });
   info.Expect("address.size", [](Response* m) { m->set_address(std::string(4097, 'a')); });
 }
 
@@ -227,6 +230,7 @@ TEST(StageCodecTest, RefusesMalformedEpochsBeatsAndHellos) {
   using Start = worker::v1::EpochStart;
   const Spoiler start(&EncodeEpochStart, &DecodeEpochStart, EpochStart{7, 9, 12, "a", "b", 5});
   start.Expect("EpochStart.epoch", [](Start* m) { m->set_epoch(0); });
+  start.Expect("EpochStart.epoch", [](Start* m) { m->set_epoch(uint32_t{1} << 31); });
   start.Expect("first_plan", [](Start* m) { m->set_first_plan(0); });
   start.Expect("num_blocks", [](Start* m) { m->set_num_blocks(0); });
   start.Expect("connect_ns", [](Start* m) { m->set_connect_ns(-1); });

@@ -85,27 +85,28 @@ class PagedBatch {
                   std::vector<double>& out) const {
     const int64_t first = window == kNoWindow ? 0 : std::max<int64_t>(position + 1 - window, 0);
     const auto* rows = static_cast<const float*>(histories_[row].raw());
+    const int64_t head_dim = heads_.head_dim;
     const int64_t kv_head = head / (heads_.num_heads / heads_.num_kv_heads);
-    const float* q = rows + position * heads_.width() + head * heads_.head_dim;
+    const float* q = rows + position * heads_.width() + head * head_dim;
     std::vector<double> weights;
     for (int64_t p = first; p <= position; ++p) {
-      const float* k = rows + p * heads_.width() + heads_.q_size() + kv_head * heads_.head_dim;
+      const float* k = rows + p * heads_.width() + heads_.q_size() + kv_head * head_dim;
       double dot = 0;
-      for (int64_t i = 0; i < heads_.head_dim; ++i) dot += static_cast<double>(q[i]) * k[i];
-      weights.push_back(dot / std::sqrt(static_cast<double>(heads_.head_dim)));
+      for (int64_t i = 0; i < head_dim; ++i) dot += static_cast<double>(q[i]) * k[i];
+      weights.push_back(dot / std::sqrt(static_cast<double>(head_dim)));
     }
     const double top = *std::max_element(weights.begin(), weights.end());
     double total = 0;
     for (double& weight : weights) total += weight = std::exp(weight - top);
-    std::vector<double> sum(static_cast<size_t>(heads_.head_dim));
+    std::vector<double> sums(static_cast<size_t>(head_dim));
+    double* const sum = sums.data();  // under a sanitizer operator[] is a call
     for (int64_t p = first; p <= position; ++p) {
-      const float* v = rows + p * heads_.width() + heads_.q_size() + heads_.kv_size() +
-                       kv_head * heads_.head_dim;
-      for (int64_t i = 0; i < heads_.head_dim; ++i) {
-        sum[static_cast<size_t>(i)] += weights[static_cast<size_t>(p - first)] / total * v[i];
-      }
+      const float* v =
+          rows + p * heads_.width() + heads_.q_size() + heads_.kv_size() + kv_head * head_dim;
+      const double weight = weights[static_cast<size_t>(p - first)] / total;
+      for (int64_t i = 0; i < head_dim; ++i) sum[i] += weight * v[i];
     }
-    out.insert(out.end(), sum.begin(), sum.end());
+    out.insert(out.end(), sums.begin(), sums.end());
   }
 
   HeadLayout heads_;

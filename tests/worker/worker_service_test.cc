@@ -225,6 +225,40 @@ TEST_F(WorkerServiceTest, HasOneOwnerAtATime) {
   EXPECT_EQ(freed_, 1);
 }
 
+TEST_F(WorkerServiceTest, TellsTheNextFrontEndTheLastEpoch) {
+  StageEvents events[4];
+  auto connection = Connect(events[0]);
+  connection->Load({});
+  EXPECT_EQ(events[0].Next<StageInfo>().last_epoch, 0u);
+  connection->BeginEpoch(kEpoch1);
+  connection->BeginEpoch(kEpoch2);
+  for (const uint32_t epoch : {1u, 2u}) EXPECT_EQ(events[0].Next<EpochEntered>().epoch, epoch);
+  connection.reset();
+  connection = Connect(events[1]);
+  connection->Load({});
+  EXPECT_EQ(events[1].Next<StageInfo>().last_epoch, 2u);
+  // One that it has not been in counts: senders may have come with it.
+  control_->SetEpochStatus(absl::UnavailableError("no way"));
+  EpochStart start = kEpoch1;
+  start.epoch = 9;
+  connection->BeginEpoch(start);
+  EXPECT_EQ(events[1].Next<EpochFailed>().epoch, 9u);
+  // What is no start does not; nor does a lower one.
+  start.epoch = 0;
+  connection->BeginEpoch(start);
+  EXPECT_EQ(events[1].Next<EpochFailed>().epoch, 0u);
+  connection.reset();
+  connection = Connect(events[2]);
+  connection->Load({});
+  EXPECT_EQ(events[2].Next<StageInfo>().last_epoch, 9u);
+  connection->BeginEpoch(kEpoch1);
+  EXPECT_EQ(events[2].Next<EpochFailed>().epoch, 1u);
+  connection.reset();
+  connection = Connect(events[3]);
+  connection->Load({});
+  EXPECT_EQ(events[3].Next<StageInfo>().last_epoch, 9u);
+}
+
 TEST_F(WorkerServiceTest, BeginsEpochsAndAnswersPlansInOrder) {
   StageEvents events;
   const auto connection = ConnectReady(events);
