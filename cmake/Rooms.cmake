@@ -1,13 +1,5 @@
 # kernel(<stem>), penstock_test(<file>), penstock_python_test(<file>): the ways into the build.
 
-# Where arrays are all there is. What these checks of pointers would find the address sanitizer finds
-# once memory is touched, and they make vector code five times as dear to build and loops twice as
-# dear to run.
-set(PENSTOCK_KERNEL_CHECKS "")
-if(PENSTOCK_SANITIZE)
-  set(PENSTOCK_KERNEL_CHECKS -fno-sanitize=null,pointer-overflow,object-size)
-endif()
-
 # A kernel is four files of one stem: contract, CPU twin, device code, test.
 function(kernel stem)
   set(root ${PROJECT_SOURCE_DIR})
@@ -24,9 +16,10 @@ function(kernel stem)
   endif()
   target_sources(penstock_core PRIVATE ${sources})
   # Nearly all of the tests' time: optimized also where the rest is built to be built fast. Fuzz
-  # targets read and never compute.
+  # targets read and never compute. What these checks of pointers would find the address sanitizer
+  # finds once memory is touched, and they make vector code five times as dear to build.
   if(PENSTOCK_SANITIZE)
-    set(options -O2 ${PENSTOCK_KERNEL_CHECKS})
+    set(options -O2 -fno-sanitize=null,pointer-overflow,object-size)
     if(PENSTOCK_FUZZ)
       list(APPEND options -fno-sanitize=fuzzer-no-link)
     endif()
@@ -60,7 +53,7 @@ endif()
 # Tests are compiled to be built fast: their time is spent in the libraries. But for kernels' tests,
 # which compute each result a second time, and simulations, where all but the engine is the test's.
 set(PENSTOCK_TEST_OPTIONS $<$<CONFIG:Release>:-Og>)
-set(PENSTOCK_KERNEL_TEST_OPTIONS -O1 ${PENSTOCK_KERNEL_CHECKS})
+set(PENSTOCK_KERNEL_TEST_OPTIONS -O1)
 
 # penstock_test(<path below tests/, without .cc> [LIBS ...] [LABELS ...]): one program, one ctest.
 function(penstock_test path)

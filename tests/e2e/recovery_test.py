@@ -1,7 +1,7 @@
 """A worker that dies or hangs loses no stream: the answers go on, and are the same to the byte.
 
 PENSTOCK_TEST_KILLS (default 2) kills of each stage, PENSTOCK_TEST_STOPS (default 1) stops of each;
-of PENSTOCK_TEST_STREAMS streams (default 6) of PENSTOCK_TEST_TOKENS tokens (default 100) the
+of PENSTOCK_TEST_STREAMS streams (default 6) of PENSTOCK_TEST_TOKENS tokens (default 150) the
 longest gap after each is printed. PENSTOCK_TEST_SERVE has flags more for the server,
 such as "--transport peer", or "--device cuda --precision bf16 --invariant --transport peer".
 """
@@ -19,7 +19,7 @@ SLOW = PATIENCE > 1  # a sanitizer's programs: less of everything
 KILLS = int(os.environ.get("PENSTOCK_TEST_KILLS", "1" if SLOW else "2"))
 STOPS = int(os.environ.get("PENSTOCK_TEST_STOPS", "1"))
 STREAMS = int(os.environ.get("PENSTOCK_TEST_STREAMS", "2" if SLOW else "6"))
-TOKENS = os.environ.get("PENSTOCK_TEST_TOKENS", "50" if SLOW else "100")
+TOKENS = os.environ.get("PENSTOCK_TEST_TOKENS", "50" if SLOW else "150")
 # The crash loop's limit is of no use where stages are killed on purpose.
 SERVER = ("--stages", "2", "--min-plan-limit", str(PATIENCE), "--hang-limit",
           str(2 * PATIENCE), *os.environ.get("PENSTOCK_TEST_SERVE", "").split())
