@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "core/base/check.h"
+#include "core/base/spin_wait.h"
 #include "core/base/thread_pool.h"
 #include "cuda/cuda_check.h"
 #include "cuda/kernels/launchers.h"
@@ -17,25 +18,6 @@ constexpr size_t kAhead = 2;         // weights that wait to be read
 constexpr int64_t kStagedParts = 4;  // that are turned at once
 // Elements: parts of a multiple of it begin at a multiple of 64 bytes, whatever the type.
 constexpr int64_t kStep = 16384;
-constexpr int kSpins = 4000;  // looks before a thread sleeps: longer than a copy takes
-
-void Pause() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#endif
-}
-
-// Until the value is at least that.
-void WaitFor(const std::atomic<int64_t>& value, int64_t least) {
-  int64_t now = value.load();
-  for (int spin = 0; now < least; now = value.load()) {
-    if (++spin < kSpins) {
-      Pause();
-    } else {
-      value.wait(now);
-    }
-  }
-}
 
 }  // namespace
 
@@ -108,7 +90,7 @@ void WeightUpload::ReadParts() {
     lock.unlock();
     if (is_last) changed_.notify_all();
 
-    WaitFor(room_, part + 1);
+    SpinThenWait(room_, [&](int64_t room) { return room > part; });
     Buffer& buffer = BufferOf(part);
     weight->host.read(first, count, buffer.pinned);
     buffer.weight = weight;
@@ -139,14 +121,15 @@ void WeightUpload::SendParts() {
       room_.store(copied + static_cast<int64_t>(buffers_.size()));
       room_.notify_all();
     }
-    const bool is_end = all_read_.load();
+    // In this order: the end's word must come behind the count that is waited on below.
     const int64_t read = read_.load();
+    const bool is_end = all_read_.load();
     if (Buffer& buffer = BufferOf(sent); buffer.parts.load() == sent + 1) {
       Send(buffer);
       ++sent;
     } else if (copied == sent) {
       if (is_end) return;
-      WaitFor(read_, read + 1);
+      SpinThenWait(read_, [&](int64_t now_read) { return now_read > read; });
     }
     while (now < sent && BufferOf(now).copied.IsDone()) BufferOf(now++).weight.reset();
   }

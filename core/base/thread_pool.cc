@@ -5,19 +5,10 @@
 #include <algorithm>
 
 #include "core/base/check.h"
+#include "core/base/spin_wait.h"
 
 namespace penstock {
 namespace {
-
-// About 50 us of looking for work before a thread sleeps: longer than the gap between two kernels
-// of a step, shorter than anyone notices on an idle machine.
-constexpr int kSpins = 4000;
-
-void Pause() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#endif
-}
 
 constexpr uint64_t Ticket(uint32_t generation, uint32_t chunk) {
   return static_cast<uint64_t>(generation) << 32 | chunk;
@@ -66,14 +57,7 @@ void ThreadPool::Run(int64_t count, int64_t grain, Trampoline call, const void* 
 
   Help(generation);
   // Every chunk is claimed now; wait for those that others still run.
-  int64_t done = done_.load();
-  for (int spin = 0; done != chunks; done = done_.load()) {
-    if (++spin < kSpins) {
-      Pause();
-    } else {
-      done_.wait(done);
-    }
-  }
+  SpinThenWait(done_, [&](int64_t done) { return done == chunks; });
 }
 
 void ThreadPool::Help(uint32_t generation) {
@@ -96,14 +80,8 @@ void ThreadPool::Help(uint32_t generation) {
 void ThreadPool::WorkerMain() {
   uint32_t seen = 0;
   while (true) {
-    uint32_t generation = generation_.load();
-    for (int spin = 0; generation == seen; generation = generation_.load()) {
-      if (++spin < kSpins) {
-        Pause();
-      } else {
-        generation_.wait(seen);
-      }
-    }
+    const uint32_t generation =
+        SpinThenWait(generation_, [&](uint32_t now) { return now != seen; });
     seen = generation;
     if (stop_.load()) return;
     Help(generation);
