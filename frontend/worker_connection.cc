@@ -159,25 +159,24 @@ class WorkerConnection::Core : public std::enable_shared_from_this<Core> {
   }
 
   void OnCallDone(const grpc::Status& status) {
-    bool again = false;
     bool grace = false;
     absl::Status why;
     {
       std::lock_guard<std::mutex> lock(mutex_);
       last_failure_ = status.error_message();
       const bool ended = !process_end_.empty();
-      again = !greeted_ && !over_ && !ended && status.error_code() == grpc::StatusCode::UNAVAILABLE;
-      grace = process_ != nullptr && !over_ && !ended;
-      why = ended ? ProcessReason() : Reason(status);
-      if (!again) over_ = true;
-      if (again) {
+      if (!greeted_ && !over_ && !ended && status.error_code() == grpc::StatusCode::UNAVAILABLE) {
+        calling_ = false;  // before the alarm is set, which may start the next call at once
         SetAlarmLocked(&retry_alarm_, retry_after_, [](Core& core) { core.StartCall(); });
         retry_after_ = std::min(retry_after_ * 2, kLastRetry);
-      } else if (grace) {
-        SetAlarmLocked(&retry_alarm_, kEndGrace, [why](Core& core) { core.Lose(why); });
+        return;
       }
+      grace = process_ != nullptr && !over_ && !ended;
+      why = ended ? ProcessReason() : Reason(status);
+      over_ = true;
+      if (grace) SetAlarmLocked(&retry_alarm_, kEndGrace, [why](Core& core) { core.Lose(why); });
     }
-    if (!again && !grace) Lose(why);
+    if (!grace) Lose(why);
     // Last: whoever waits for it may destroy what the event goes to.
     std::lock_guard<std::mutex> lock(mutex_);
     calling_ = false;

@@ -73,9 +73,9 @@ class Server:
         until = time.monotonic() + TIMEOUT
         while not port_file.exists():
             if self.process.poll() is not None or time.monotonic() > until:
-                log = self.log()
+                log, code = self.log(), self.process.poll()
                 self.close()
-                raise AssertionError(f"the server did not get ready:\n{log}")
+                raise AssertionError(f"the server did not get ready (exit code {code}):\n{log}")
             time.sleep(0.01)
         self.address = "127.0.0.1:" + port_file.read_text().strip()
         self.metrics = "http://127.0.0.1:" + metrics_file.read_text().strip()
