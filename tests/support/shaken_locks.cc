@@ -1,7 +1,7 @@
 // To be preloaded: a thread that has let go of a lock sleeps now and then, so that others get in
-// where they seldom do. It finds what goes wrong only when a thread is held up between two locks, as
-// on a busy machine. Noise at synchronization: Edelstein et al., "Multithreaded Java program test
-// generation", 2002. No two runs are alike.
+// where they seldom do. It finds what goes wrong only when a thread is held up between two locks,
+// as on a busy machine. Noise at synchronization: Edelstein et al., "Multithreaded Java program
+// test generation", 2002. No two runs are alike.
 #include <dlfcn.h>
 #include <pthread.h>
 #include <unistd.h>
