@@ -66,6 +66,13 @@ __device__ __forceinline__ uint64_t EvictFirst() {
   return policy;
 }
 
+// As loads without a policy.
+__device__ __forceinline__ uint64_t EvictNormal() {
+  uint64_t policy;
+  asm volatile("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+
 // Copies `bytes` from device memory, and counts them on the barrier. REQUIRES: all multiples of 16.
 __device__ __forceinline__ void BulkLoad(void* shared, const void* global, unsigned bytes,
                                          uint64_t* barrier, uint64_t policy) {
@@ -89,6 +96,16 @@ __device__ __forceinline__ void TensorLoad(void* shared, const void* map, int co
       "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes "
       "[%0], [%1, {%3, %4}], [%2];" ::"r"(SharedAddress(shared)),
       "l"(map), "r"(SharedAddress(barrier)), "r"(column), "r"(row)
+      : "memory");
+}
+
+// The same, with level 2's policy for the bytes.
+__device__ __forceinline__ void TensorLoad(void* shared, const void* map, int column, int row,
+                                           uint64_t* barrier, uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+      "[%0], [%1, {%3, %4}], [%2], %5;" ::"r"(SharedAddress(shared)),
+      "l"(map), "r"(SharedAddress(barrier)), "r"(column), "r"(row), "l"(policy)
       : "memory");
 }
 

@@ -11,6 +11,7 @@
 #include "cuda/blas.h"
 #include "cuda/cuda_check.h"
 #include "cuda/lt_algorithm.h"
+#include "cuda/read_once.h"
 #include "cuda/sum_chain.h"
 
 namespace penstock::cuda {
@@ -18,6 +19,8 @@ namespace {
 
 // The most that cuBLASLt distinguishes.
 constexpr uint32_t kMaxAlignment = 256;
+// With more, a weight is read by several tiles of tokens.
+constexpr int64_t kReadOnceTokens = 256;
 
 cublasLtMatrixLayoutOpaque_t Layout(DataType type, int64_t rows, int64_t columns, int64_t stride) {
   cublasLtMatrixLayoutOpaque_t layout;
@@ -200,6 +203,10 @@ void LtLinear::Run(cublasLtHandle_t handle, cudaStream_t stream, const Tensor& x
       algorithm = proposed[0];
     }
     found = algorithms_.emplace(key, *algorithm).first;
+  }
+  std::optional<ReadOnce> read_once;
+  if ((ReadOnceBits() & 2) != 0 && x.dim(0) <= kReadOnceTokens) {
+    read_once.emplace(stream, weight.raw(), weight.bytes());
   }
   BLAS_CHECK(
       Enqueue(handle, stream, x, weight, out, adds, workspace, workspace_bytes, found->second));

@@ -39,6 +39,7 @@ struct SegmentProblem {
   int slots;            // that `partials` has
   unsigned* counters;   // [rows * num_kv_heads * chunks] arrivals, zero between launches
   float* partials;      // [slots][SegmentSlotFloats()]
+  bool read_once;       // experiment
 
   __device__ __forceinline__ const float* Angles(int row) const {
     return rope == nullptr ? nullptr : rope + row * rope_stride;
@@ -296,10 +297,13 @@ struct SegmentLoader {
   Shared& shared;
   const CacheMaps& maps;
   int lane = threadIdx.x % 32;
+  uint64_t policy;
   SegmentPlace place;
 
   __device__ SegmentLoader(const Line& l, Shared& s, const CacheMaps& m)
-      : line(l), shared(s), maps(m), place(Line::WarpOfBlock(), Shared::kSlabs, line.BusyWarps()) {}
+      : line(l), shared(s), maps(m), place(Line::WarpOfBlock(), Shared::kSlabs, line.BusyWarps()) {
+    policy = line.problem.read_once ? EvictFirst() : EvictNormal();
+  }
 
   __device__ void Run() {
     bool has_inputs = false;
@@ -364,10 +368,10 @@ struct SegmentLoader {
     uint64_t* full = &shared.full[place.Slab()];
     uint8_t* to = shared.ring[place.Slab()].bytes;
     ArriveExpecting(full, (end - begin) * kEightBytes);
-    if (end - begin == kEights) return TensorLoad(to, &maps.page, column, row, full);
+    if (end - begin == kEights) return TensorLoad(to, &maps.page, column, row, full, policy);
 #pragma unroll 1
     for (int i = begin; i < end; ++i) {
-      TensorLoad(to + i * kEightBytes, &maps.eight, column, row + i * 8, full);
+      TensorLoad(to + i * kEightBytes, &maps.eight, column, row + i * 8, full, policy);
     }
   }
 };

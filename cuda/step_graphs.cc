@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdio>
 #include <vector>
 
 #include "cuda/cuda_check.h"
@@ -43,6 +44,25 @@ cudaGraphExec_t StepGraphs::Capture(cudaStream_t stream, const std::function<voi
   CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
   CUDA_CHECK(cudaGraphInstantiate(&ready, graph, 0));
   programmatic_edges_ += ProgrammaticEdges(graph);
+  {
+    size_t count = 0;
+    CUDA_CHECK(cudaGraphGetNodes(graph, nullptr, &count));
+    std::vector<cudaGraphNode_t> nodes(count);
+    CUDA_CHECK(cudaGraphGetNodes(graph, nodes.data(), &count));
+    int windows = 0;
+    int kernels = 0;
+    for (cudaGraphNode_t node : nodes) {
+      cudaGraphNodeType type;
+      CUDA_CHECK(cudaGraphNodeGetType(node, &type));
+      if (type != cudaGraphNodeTypeKernel) continue;
+      ++kernels;
+      cudaKernelNodeAttrValue value = {};
+      CUDA_CHECK(cudaGraphKernelNodeGetAttribute(
+          node, cudaLaunchAttributeAccessPolicyWindow, &value));
+      windows += value.accessPolicyWindow.num_bytes > 0;
+    }
+    fprintf(stderr, "graph: %d kernels, %d with a window\n", kernels, windows);
+  }
   CUDA_CHECK(cudaGraphDestroy(graph));
   CUDA_CHECK(cudaGraphUpload(ready, stream));
   return ready;

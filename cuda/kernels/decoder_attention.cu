@@ -4,6 +4,7 @@
 #include "cuda/kernels/fused_launchers.h"
 #include "cuda/kernels/launchers.h"
 #include "cuda/plain_attention.cuh"
+#include "cuda/read_once.h"
 #include "cuda/segment_decode.cuh"
 #include "cuda/skinny_linear.h"
 
@@ -206,6 +207,7 @@ void LaunchAttention(cudaStream_t stream, const AttentionArgs& args, const Tenso
         problem.slots = static_cast<int>(SegmentSlots(heads, order));
         problem.counters = counters;
         problem.partials = reinterpret_cast<float*>(parts);
+        problem.read_once = ReadOnceBits() & 1;
         if (fixed) return LaunchSegments<true>(stream, args, problem);
         return LaunchSegments<false>(stream, args, problem);
       }
