@@ -9,21 +9,14 @@
 #include <cstdint>
 #include <ctime>
 
+#include "tests/fuzz/random.h"
+
 namespace {
 
 // One lock of so many is followed by a sleep, of 1 us to 33 ms: each power of two as likely as the
 // next.
-constexpr uint64_t kOneIn = 3;
-constexpr uint64_t kPowers = 16;
-
-// Splitmix64, Steele et al., 2014.
-uint64_t Next() {
-  thread_local auto state = static_cast<uint64_t>(gettid()) ^ static_cast<uint64_t>(time(nullptr));
-  uint64_t mixed = state += 0x9e3779b97f4a7c15;
-  mixed = (mixed ^ (mixed >> 30)) * 0xbf58476d1ce4e5b9;
-  mixed = (mixed ^ (mixed >> 27)) * 0x94d049bb133111eb;
-  return mixed ^ (mixed >> 31);
-}
+constexpr size_t kOneIn = 3;
+constexpr size_t kPowers = 16;
 
 }  // namespace
 
@@ -31,8 +24,10 @@ extern "C" int pthread_mutex_unlock(pthread_mutex_t* mutex) {
   using Unlock = int (*)(pthread_mutex_t*);
   static const auto unlock = reinterpret_cast<Unlock>(dlsym(RTLD_NEXT, "pthread_mutex_unlock"));
   const int result = unlock(mutex);
-  if (Next() % kOneIn == 0) {
-    const timespec pause = {0, int64_t{1000} << (Next() % kPowers)};
+  thread_local penstock::fuzz::Random random(static_cast<uint64_t>(gettid()) ^
+                                             static_cast<uint64_t>(time(nullptr)));
+  if (random.OneIn(kOneIn)) {
+    const timespec pause = {0, int64_t{1000} << random.Below(kPowers)};
     nanosleep(&pause, nullptr);
   }
   return result;

@@ -328,8 +328,8 @@ TEST_P(PipelineStageTest, TimesSayWhatAStageWaitedFor) {
   pipeline->BeginEpoch(1, 1);
   pipeline->SubmitTo(1, Plan(1, 1));
   WaitFor(pipeline->stage(1), 1, StageBeat::Doing::kWaitsForInput);
-  std::this_thread::sleep_for(std::chrono::milliseconds(50));
-  EXPECT_GE(pipeline->stage(1).beat().doing_ns, 50 * kMillisecond);
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  EXPECT_GE(pipeline->stage(1).beat().doing_ns, 100 * kMillisecond);
   pipeline->SubmitTo(0, Plan(1, 1));
   const auto first = pipeline->Next(0);
   const auto second = pipeline->Next(1);
@@ -337,7 +337,7 @@ TEST_P(PipelineStageTest, TimesSayWhatAStageWaitedFor) {
   ASSERT_TRUE(IsOk(second));
   EXPECT_EQ(first->times.wait_input_ns, 0);
   // Less by what it took from saying so to waiting.
-  EXPECT_GE(second->times.wait_input_ns, 20 * kMillisecond);
+  EXPECT_GE(second->times.wait_input_ns, 95 * kMillisecond);
   EXPECT_EQ(second->times.wait_plan_ns, 0) << "there was none before";
   EXPECT_GT(second->times.compute_ns, 0);
   EXPECT_GE(second->times.start_ns, first->times.start_ns + first->times.compute_ns);

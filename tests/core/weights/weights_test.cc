@@ -216,9 +216,9 @@ TEST(LlamaWeight, EveryTensorGoesToItsPlace) {
   std::vector<const void*> places;
   WeightLoader elsewhere = in_place;
   elsewhere.place = [&](const WeightStream& packed) -> absl::StatusOr<Tensor> {
-    WeightStream elsewhere = packed;
-    elsewhere.tensor = Tensor();
-    PENSTOCK_ASSIGN_OR_RETURN(Tensor copy, elsewhere.InMemory(Allocator(), nullptr));
+    WeightStream stream = packed;
+    stream.tensor = Tensor();
+    PENSTOCK_ASSIGN_OR_RETURN(Tensor copy, stream.InMemory(Allocator(), nullptr));
     places.push_back(std::as_const(copy).raw());
     return copy;
   };
