@@ -92,6 +92,16 @@ __device__ __forceinline__ void TensorLoad(void* shared, const void* map, int co
       : "memory");
 }
 
+// The same, by EvictFirst()'s policy.
+__device__ __forceinline__ void TensorLoad(void* shared, const void* map, int column, int row,
+                                           uint64_t* barrier, uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+      "[%0], [%1, {%3, %4}], [%2], %5;" ::"r"(SharedAddress(shared)),
+      "l"(map), "r"(SharedAddress(barrier)), "r"(column), "r"(row), "l"(policy)
+      : "memory");
+}
+
 // Between a thread's ordinary writes to shared memory and what reads them by another path: bulk
 // copies, a warpgroup's products. Others' threads synchronise after it.
 __device__ __forceinline__ void FenceSharedWrites() {

@@ -14,6 +14,8 @@ absl::StatusOr<std::unique_ptr<CudaOps>> CudaOps::Make(const HeadLayout& heads, 
   PENSTOCK_ASSIGN_OR_RETURN(
       ops->decoder_workspace_,
       Tensor::Make(DataType::kU8, {DecoderAttentionWorkspace(heads, max_rows, order)}, memory));
+  PENSTOCK_ASSIGN_OR_RETURN(ops->squares_,
+                            Tensor::Make(DataType::kF32, {AddNormWorkspace() / 4}, memory));
   CUDA_CHECK(cudaMemsetAsync(ops->decoder_workspace_.raw(), 0,
                              static_cast<size_t>(ops->decoder_workspace_.bytes()),
                              ops->stream_.get()));
@@ -74,6 +76,17 @@ void CudaOps::GatedLinear(const Tensor& x, const Tensor& weight, const Tensor& g
                           const Tensor& out) {
   if (LaunchGatedLinear(blas_, stream_.get(), x, weight, out)) return;
   Ops::GatedLinear(x, weight, gate_up, out);
+}
+
+void CudaOps::AddNormLinear(const AddNormArgs& add, const Tensor& weight, const Tensor& out) {
+  if (LaunchAddNormLinear(order_, stream_.get(), add, squares_, weight, out)) return;
+  Ops::AddNormLinear(add, weight, out);
+}
+
+void CudaOps::AddNormGatedLinear(const AddNormArgs& add, const Tensor& weight,
+                                 const Tensor& gate_up, const Tensor& out) {
+  if (LaunchAddNormGatedLinear(order_, stream_.get(), add, squares_, weight, out)) return;
+  Ops::AddNormGatedLinear(add, weight, gate_up, out);
 }
 
 void CudaOps::RopeConcatKv(const BiasRopeArgs& rope, const Tensor& kv_slots, const Tensor& kv) {

@@ -42,6 +42,9 @@ class CudaOps final : public Ops {
   void Swiglu(const Tensor& gate_up, const Tensor& out) override;
   void GatedLinear(const Tensor& x, const Tensor& weight, const Tensor& gate_up,
                    const Tensor& out) override;
+  void AddNormLinear(const AddNormArgs& add, const Tensor& weight, const Tensor& out) override;
+  void AddNormGatedLinear(const AddNormArgs& add, const Tensor& weight, const Tensor& gate_up,
+                          const Tensor& out) override;
   void RopeConcatKv(const BiasRopeArgs& rope, const Tensor& kv_slots, const Tensor& kv) override;
   void RopeDecoderAttention(const BiasRopeArgs& rope, const AttentionArgs& args) override;
   void TopK(const Tensor& x, const Tensor& values, const Tensor& indices) override;
@@ -73,6 +76,7 @@ class CudaOps final : public Ops {
   Blas blas_;
   std::unique_ptr<SamplingBuffer> sampling_;
   Tensor decoder_workspace_;  // u8
+  Tensor squares_;            // f32, of a deferred norm
 };
 
 }  // namespace penstock::cuda

@@ -16,8 +16,8 @@ constexpr double kLeastFill = 0.85;
 int RowsOfX(int64_t tokens) { return static_cast<int>((tokens + 7) / 8 * 8); }
 
 int Slots(const GatedPlan& plan, int64_t tokens) {
-  const int slot = (plan.rows + RowsOfX(tokens)) * GatedSlab::kRowBytes;
-  return std::min({kGatedRoom / slot, kGatedSlots, plan.slots});
+  const int slot = (plan.rows + RowsOfX(tokens)) * BatchSlab::kRowBytes;
+  return std::min({kBatchRoom / slot, kBatchSlots, plan.slots});
 }
 
 int Rounds(int64_t width, int rows, int multiprocessors) {
@@ -33,11 +33,11 @@ double Fill(int64_t width, int rows, int multiprocessors) {
 template <int N, int kTokenGroups, int kRowGroups = 1>
 void LaunchForm(cudaStream_t stream, const GatedProblem& problem, const CUtensorMap& weight_map,
                 const CUtensorMap& x_map) {
-  using Tile = GatedTile<N, kTokenGroups, kRowGroups>;
+  using Tile = BatchTile<N, kTokenGroups, kRowGroups>;
   const auto kernel = GatedLinearKernel<N, kTokenGroups, kRowGroups>;
-  const auto shared =
-      static_cast<size_t>(kGatedBarriers + 1024 +
-                          problem.slots * (Tile::kRows + problem.x_rows) * GatedSlab::kRowBytes);
+  const auto shared = static_cast<size_t>(kBatchBarriers + 1024 +
+                                          problem.ring.slots * (Tile::kRows + problem.ring.x_rows) *
+                                              BatchSlab::kRowBytes);
   AllowShared(kernel, shared);
   // Whole rounds of as few blocks as it takes.
   const int tiles = (2 * problem.width + Tile::kRows - 1) / Tile::kRows;
@@ -81,13 +81,13 @@ bool IsGated(const Tensor& x, const Tensor& weight, const Tensor& out) {
   const int64_t width = out.dim(1);
   return x.type() == DataType::kBF16 && weight.type() == DataType::kBF16 &&
          out.type() == DataType::kBF16 && x.dim(0) <= kGatedTokens &&
-         features % GatedSlab::kColumns == 0 && features <= INT32_MAX / 2 && width % 8 == 0 &&
+         features % BatchSlab::kColumns == 0 && features <= INT32_MAX / 2 && width % 8 == 0 &&
          width <= INT32_MAX / 4 && weight.is_contiguous() && x.is_contiguous() &&
          IsWide(x, features) && IsWide(weight, features) && IsWide(out, width);
 }
 
 void LaunchGatedBatch(cudaStream_t stream, const Tensor& x, const Tensor& weight, const Tensor& out,
-                      const GatedPlan& plan) {
+                      const GatedPlan& plan, const DeferredNorm& norm) {
   const int64_t tokens = x.dim(0);
   PENSTOCK_CHECK(IsGated(x, weight, out));
   PENSTOCK_CHECK(IsGatedPlan(plan, tokens));
@@ -95,19 +95,18 @@ void LaunchGatedBatch(cudaStream_t stream, const Tensor& x, const Tensor& weight
   PENSTOCK_CHECK_EQ(out.dim(0), tokens);
   PENSTOCK_CHECK_EQ(2 * out.dim(1), weight.dim(0));
   const int slots = Slots(plan, tokens);
-  const auto steps = static_cast<int>(x.dim(1) / GatedSlab::kColumns);
-  const GatedProblem problem = {Elements<Bf16>(out),
-                                out.stride(0),
-                                static_cast<int>(tokens),
-                                static_cast<int>(out.dim(1)),
-                                steps,
-                                RowsOfX(tokens),
-                                slots,
-                                std::min({kEarlySlots, slots, steps})};
+  const auto steps = static_cast<int>(x.dim(1) / BatchSlab::kColumns);
+  const GatedProblem problem = {
+      {static_cast<int>(tokens), RowsOfX(tokens), slots, std::min({kEarlySlots, slots, steps}), 1},
+      Elements<Bf16>(out),
+      out.stride(0),
+      static_cast<int>(out.dim(1)),
+      steps,
+      MakeRowFactors(norm, tokens)};
   const CUtensorMap weight_map =
       MakeGatedMap(Elements<const Bf16>(weight), out.dim(1), weight.dim(1), plan.rows);
   const CUtensorMap x_map = MakeTensorMap(Elements<const Bf16>(x), DataType::kBF16, tokens,
-                                          x.dim(1), problem.x_rows, GatedSlab::kColumns);
+                                          x.dim(1), problem.ring.x_rows, BatchSlab::kColumns);
   const auto launch = [&](auto form) { form(stream, problem, weight_map, x_map); };
   switch (plan.rows) {
     case 112:

@@ -19,6 +19,7 @@
 #pragma once
 
 #include "core/tensor/tensor.h"
+#include "cuda/deferred_norm.h"
 
 struct CUstream_st;
 
@@ -44,8 +45,9 @@ bool IsGated(const Tensor& x, const Tensor& weight, const Tensor& out);
 // the GPU in whole rounds.
 bool IsGatedFast(const Tensor& x, const Tensor& out);
 
-// REQUIRES: IsGated, IsGatedPlan.
+// REQUIRES: IsGated, IsGatedPlan. With a deferred norm both sums are multiplied by their row's
+// factor before they are rounded.
 void LaunchGatedBatch(CUstream_st* stream, const Tensor& x, const Tensor& weight, const Tensor& out,
-                      const GatedPlan& plan);
+                      const GatedPlan& plan, const DeferredNorm& norm = {});
 
 }  // namespace penstock::cuda

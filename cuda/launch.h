@@ -40,6 +40,7 @@ struct LaunchShape {
   dim3 grid;
   dim3 block;
   size_t shared_bytes = 0;
+  unsigned cluster = 1;  // blocks behind each other that run beside each other
 };
 
 // How many parts of `size` hold `count`; a grid's dimension.
@@ -58,16 +59,18 @@ inline dim3 RowGrid(int64_t rows, int64_t columns) {
 template <typename... Parameters, typename... Arguments>
 void Launch(cudaStream_t stream, const LaunchShape& shape, void (*kernel)(Parameters...),
             Arguments&&... arguments) {
-  cudaLaunchAttribute attribute = {};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchAttribute attributes[2] = {};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {shape.cluster, 1, 1};
   cudaLaunchConfig_t config = {};
   config.gridDim = shape.grid;
   config.blockDim = shape.block;
   config.dynamicSmemBytes = shape.shared_bytes;
   config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
+  config.attrs = attributes;
+  config.numAttrs = shape.cluster > 1 ? 2 : 1;
   const cudaError_t error = cudaLaunchKernelEx(
       &config, kernel, static_cast<Parameters>(std::forward<Arguments>(arguments))...);
   if (error != cudaSuccess) [[unlikely]] {

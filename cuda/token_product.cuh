@@ -12,12 +12,18 @@ namespace penstock::cuda {
 #define PENSTOCK_C8(i)                                                                        \
   "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3]), "+f"(c[i + 4]), "+f"(c[i + 5]), \
       "+f"(c[i + 6]), "+f"(c[i + 7])
-#define PENSTOCK_C48 \
-  PENSTOCK_C8(0), PENSTOCK_C8(8), PENSTOCK_C8(16), PENSTOCK_C8(24), PENSTOCK_C8(32), PENSTOCK_C8(40)
-#define PENSTOCK_R48                                                                 \
+#define PENSTOCK_C32 PENSTOCK_C8(0), PENSTOCK_C8(8), PENSTOCK_C8(16), PENSTOCK_C8(24)
+#define PENSTOCK_R32                                                                 \
   "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, " \
-  "%18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, " \
-  "%34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
+  "%18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define PENSTOCK_C40 PENSTOCK_C32, PENSTOCK_C8(32)
+#define PENSTOCK_R40 \
+  PENSTOCK_R32       \
+  ", %32, %33, %34, %35, %36, %37, %38, %39"
+#define PENSTOCK_C48 PENSTOCK_C40, PENSTOCK_C8(40)
+#define PENSTOCK_R48 \
+  PENSTOCK_R40       \
+  ", %40, %41, %42, %43, %44, %45, %46, %47"
 #define PENSTOCK_C56 PENSTOCK_C48, PENSTOCK_C8(48)
 #define PENSTOCK_R56 \
   PENSTOCK_R48       \
@@ -37,7 +43,11 @@ namespace penstock::cuda {
       : "l"(a), "l"(b))
 template <int N>
 __device__ __forceinline__ void MultiplyTokens(float (&c)[N / 2], uint64_t a, uint64_t b) {
-  if constexpr (N == 96) {
+  if constexpr (N == 64) {
+    PENSTOCK_PRODUCT("64", PENSTOCK_R32, PENSTOCK_C32, "%32", "%33");
+  } else if constexpr (N == 80) {
+    PENSTOCK_PRODUCT("80", PENSTOCK_R40, PENSTOCK_C40, "%40", "%41");
+  } else if constexpr (N == 96) {
     PENSTOCK_PRODUCT("96", PENSTOCK_R48, PENSTOCK_C48, "%48", "%49");
   } else if constexpr (N == 112) {
     PENSTOCK_PRODUCT("112", PENSTOCK_R56, PENSTOCK_C56, "%56", "%57");
@@ -53,6 +63,10 @@ __device__ __forceinline__ void MultiplyTokens(float (&c)[N / 2], uint64_t a, ui
 #undef PENSTOCK_C56
 #undef PENSTOCK_R48
 #undef PENSTOCK_C48
+#undef PENSTOCK_R40
+#undef PENSTOCK_C40
+#undef PENSTOCK_R32
+#undef PENSTOCK_C32
 #undef PENSTOCK_C8
 
 }  // namespace penstock::cuda

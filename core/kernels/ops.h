@@ -15,6 +15,16 @@
 
 namespace penstock {
 
+// residual += x weight^T, then norm = rms_norm(residual).
+struct AddNormArgs {
+  Tensor x;         // [num_tokens, in]
+  Tensor weight;    // [hidden, in]
+  Tensor residual;  // [num_tokens, hidden] f32
+  Tensor gain;      // [hidden]
+  float eps;
+  Tensor norm;  // [num_tokens, hidden]
+};
+
 class Ops {
  public:
   virtual ~Ops() = default;
@@ -33,13 +43,22 @@ class Ops {
   virtual void FlashAttention(const AttentionArgs& args) = 0;
   virtual void DecoderAttention(const AttentionArgs& args) = 0;
   virtual void Swiglu(const Tensor& gate_up, const Tensor& out) = 0;
-  // Two kernels behind each other, of which a backend may make one, with the same bits. What lies
-  // between them, gate_up and the turned qkv, is undefined afterwards, but for RopeConcatKv's
-  // queries.
+  // Kernels behind each other, of which a backend may make fewer: with the same bits, but for
+  // AddNorm's where the order of sums is free. What lies between them, gate_up, the turned qkv and
+  // the norm, is undefined afterwards, but for RopeConcatKv's queries.
   virtual void GatedLinear(const Tensor& x, const Tensor& weight, const Tensor& gate_up,
                            const Tensor& out) {
     Linear(x, weight, gate_up);
     Swiglu(gate_up, out);
+  }
+  virtual void AddNormLinear(const AddNormArgs& add, const Tensor& weight, const Tensor& out) {
+    AddNorm(add);
+    Linear(add.norm, weight, out);
+  }
+  virtual void AddNormGatedLinear(const AddNormArgs& add, const Tensor& weight,
+                                  const Tensor& gate_up, const Tensor& out) {
+    AddNorm(add);
+    GatedLinear(add.norm, weight, gate_up, out);
   }
   virtual void RopeConcatKv(const BiasRopeArgs& rope, const Tensor& kv_slots, const Tensor& kv) {
     BiasRope(rope);
@@ -78,6 +97,12 @@ class Ops {
                      const Tensor& c) = 0;
   virtual void Conv2d(const Tensor& in, const Tensor& weight, const Tensor& bias,
                       const Conv2dOptions& options, const Tensor& out) = 0;
+
+ protected:
+  void AddNorm(const AddNormArgs& add) {
+    LinearAdd(add.x, add.weight, add.residual);
+    RmsNorm(add.residual, add.gain, add.eps, add.norm);
+  }
 };
 
 }  // namespace penstock

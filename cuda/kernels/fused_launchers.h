@@ -2,6 +2,7 @@
 // are those of the two behind each other.
 #pragma once
 
+#include "core/kernels/ops.h"
 #include "cuda/kernels/launchers.h"
 
 namespace penstock::cuda {
@@ -10,6 +11,16 @@ namespace penstock::cuda {
 // nothing and returns false where there is no such kernel for these tensors, or for `blas`'s order.
 bool LaunchGatedLinear(const Blas& blas, StreamHandle stream, const Tensor& x, const Tensor& weight,
                        const Tensor& out);
+
+// linear_add, rms_norm and the product of its rows, the norm's last step deferred into that
+// (deferred_norm.h): not the bits of the three behind each other. They too do nothing and return
+// false where there are no such kernels for these tensors or this order of sums. `workspace`:
+// f32, AddNormWorkspace() bytes.
+int64_t AddNormWorkspace();
+bool LaunchAddNormLinear(SumOrder order, StreamHandle stream, const AddNormArgs& add,
+                         const Tensor& workspace, const Tensor& weight, const Tensor& out);
+bool LaunchAddNormGatedLinear(SumOrder order, StreamHandle stream, const AddNormArgs& add,
+                              const Tensor& workspace, const Tensor& weight, const Tensor& out);
 
 // bias_rope, then concat_kv: queries turn in qkv, keys and values stay there as the product left
 // them.

@@ -1,4 +1,5 @@
 #include "core/kernels/linear.h"
+#include "cuda/batch_linear.h"
 #include "cuda/blas.h"
 #include "cuda/gated_linear.h"
 #include "cuda/kernels/fused_launchers.h"
@@ -34,7 +35,46 @@ void Multiply(Blas& blas, cudaStream_t stream, const Tensor& x, const Tensor& we
   blas.Linear(stream, x, weight, out, adds);
 }
 
+bool TakesBatch(SumOrder order, const AddNormArgs& add, const Tensor& out) {
+  return order == SumOrder::kFastest && IsBatch(add.x, add.weight) &&
+         add.gain.type() == DataType::kBF16 && add.norm.type() == DataType::kBF16 &&
+         add.norm.is_contiguous() && IsWide(add.residual, add.residual.dim(1)) &&
+         IsWide(add.norm, add.norm.dim(1)) && IsWide(out, out.dim(1));
+}
+
+// residual and norm, the norm's last step not done.
+DeferredNorm AddAndNorm(cudaStream_t stream, const AddNormArgs& add, const Tensor& workspace) {
+  const int64_t features = add.weight.dim(0);
+  const int64_t tokens = add.x.dim(0);
+  const int64_t parts = ChooseBatchPlan(features).Parts(features);
+  const Tensor squares = workspace.Slice(0, tokens * parts).Reshape({tokens, parts});
+  LaunchBatchAddAndNorm(stream, add.x, add.weight, add.residual, add.gain, add.norm, squares);
+  return {squares, features, add.eps};
+}
+
 }  // namespace
+
+int64_t AddNormWorkspace() {
+  return kBatchTokens * MaxBatchParts() * static_cast<int64_t>(sizeof(float));
+}
+
+bool LaunchAddNormLinear(SumOrder order, cudaStream_t stream, const AddNormArgs& add,
+                         const Tensor& workspace, const Tensor& weight, const Tensor& out) {
+  if (!TakesBatch(order, add, out) || !IsBatch(add.norm, weight)) return false;
+  LaunchBatchLinear(stream, add.norm, weight, out, AddAndNorm(stream, add, workspace));
+  return true;
+}
+
+bool LaunchAddNormGatedLinear(SumOrder order, cudaStream_t stream, const AddNormArgs& add,
+                              const Tensor& workspace, const Tensor& weight, const Tensor& out) {
+  if (!TakesBatch(order, add, out) || !IsGated(add.norm, weight, out) ||
+      !IsGatedFast(add.norm, out)) {
+    return false;
+  }
+  LaunchGatedBatch(stream, add.norm, weight, out, ChooseGatedPlan(out.dim(0), out.dim(1)),
+                   AddAndNorm(stream, add, workspace));
+  return true;
+}
 
 void LaunchLinear(Blas& blas, cudaStream_t stream, const Tensor& x, const Tensor& weight,
                   const Tensor& out) {

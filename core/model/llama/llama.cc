@@ -38,7 +38,10 @@ class Llama final : public Model {
   void ContextAttention(const StepBatch& batch, const AttentionWeight& weight, const Tensor& kv);
   void DecoderSelfAttention(const StepBatch& batch, const AttentionWeight& weight,
                             const Tensor& kv);
-  void Ffn(const FfnWeight& weight, const Tensor& norm, const Tensor& residual);
+  // What stands between one block's mixing and the next one's: the product that ends the one, the
+  // norm, the product that begins the other.
+  void Ffn(const LayerWeight& layer, const Tensor& mixed, const Tensor& x);
+  void NextQkv(const LayerWeight& layer, const LayerWeight& next, const Tensor& x);
   void Linear(const Tensor& x, const PackedWeight& weight, const Tensor& out);
 
   const ModelConfig config_;
@@ -101,23 +104,23 @@ void Llama::Forward(const StepBatch& batch, const KvCache& cache) {
   const float eps = config_.rms_norm_eps;
   const Tensor x = Residual(tokens);                 // [num_tokens, hidden]
   const Tensor norm = norm_.Slice(0, tokens);        // [num_tokens, hidden]
-  const Tensor qkv = qkv_.Slice(0, tokens);          // [num_tokens, q + k + v]
   const Tensor mixed = attention_.Slice(0, tokens);  // [num_tokens, q]
 
   ops_.RopeTable(frequencies_, batch.positions, rope_.Slice(0, tokens));
   if (is_first()) ops_.Embedding(batch.token_ids, weight_.embedding.table, x);
-  for (size_t i = 0; i < weight_.layers.size(); ++i) {
-    const LayerWeight& layer = weight_.layers[i];
+  const std::vector<LayerWeight>& layers = weight_.layers;
+  ops_.RmsNorm(x, layers[0].input_norm.gain, eps, norm);
+  Linear(norm, layers[0].attention.qkv, qkv_.Slice(0, tokens));
+  for (size_t i = 0; i < layers.size(); ++i) {
     const Tensor& kv = cache.layer(static_cast<int64_t>(i));
-
-    ops_.RmsNorm(x, layer.input_norm.gain, eps, norm);
-    Linear(norm, layer.attention.qkv, qkv);
-    ContextAttention(batch, layer.attention, kv);
-    DecoderSelfAttention(batch, layer.attention, kv);
-    ops_.LinearAdd(mixed, layer.attention.output, x);
-
-    ops_.RmsNorm(x, layer.post_attention_norm.gain, eps, norm);
-    Ffn(layer.ffn, norm, x);
+    ContextAttention(batch, layers[i].attention, kv);
+    DecoderSelfAttention(batch, layers[i].attention, kv);
+    Ffn(layers[i], mixed, x);
+    if (i + 1 < layers.size()) {
+      NextQkv(layers[i], layers[i + 1], x);
+    } else {
+      ops_.LinearAdd(gated_.Slice(0, tokens), layers[i].ffn.down, x);
+    }
   }
   if (is_last()) ops_.RmsNorm(x, weight_.norm.gain, eps, norm);
 }
@@ -166,16 +169,38 @@ void Llama::DecoderSelfAttention(const StepBatch& batch, const AttentionWeight& 
        config_.sliding_window});
 }
 
-void Llama::Ffn(const FfnWeight& weight, const Tensor& norm, const Tensor& residual) {
-  const Tensor gate_up = gate_up_.Slice(0, norm.dim(0));  // [num_tokens, 2 * intermediate]
-  const Tensor gated = gated_.Slice(0, norm.dim(0));      // [num_tokens, intermediate]
-  if (weight.gate_up.tensors.size() == 1) {
-    ops_.GatedLinear(norm, weight.gate_up.tensors[0], gate_up, gated);
-  } else {
-    Linear(norm, weight.gate_up, gate_up);
-    ops_.Swiglu(gate_up, gated);
+// Attention's output and the first products of the FFN: gated.
+void Llama::Ffn(const LayerWeight& layer, const Tensor& mixed, const Tensor& x) {
+  const int64_t tokens = x.dim(0);
+  const Tensor gate_up = gate_up_.Slice(0, tokens);  // [num_tokens, 2 * intermediate]
+  const Tensor gated = gated_.Slice(0, tokens);      // [num_tokens, intermediate]
+  const AddNormArgs add = {mixed,
+                           layer.attention.output,
+                           x,
+                           layer.post_attention_norm.gain,
+                           config_.rms_norm_eps,
+                           norm_.Slice(0, tokens)};
+  const PackedWeight& weight = layer.ffn.gate_up;
+  if (weight.tensors.size() == 1) {
+    return ops_.AddNormGatedLinear(add, weight.tensors[0], gate_up, gated);
   }
-  ops_.LinearAdd(gated, weight.down, residual);
+  ops_.LinearAdd(add.x, add.weight, add.residual);
+  ops_.RmsNorm(add.residual, add.gain, add.eps, add.norm);
+  Linear(add.norm, weight, gate_up);
+  ops_.Swiglu(gate_up, gated);
+}
+
+// The FFN's last product and the next layer's first: qkv.
+void Llama::NextQkv(const LayerWeight& layer, const LayerWeight& next, const Tensor& x) {
+  const int64_t tokens = x.dim(0);
+  const AddNormArgs add = {gated_.Slice(0, tokens), layer.ffn.down,       x,
+                           next.input_norm.gain,    config_.rms_norm_eps, norm_.Slice(0, tokens)};
+  const PackedWeight& weight = next.attention.qkv;
+  const Tensor qkv = qkv_.Slice(0, tokens);  // [num_tokens, q + k + v]
+  if (weight.tensors.size() == 1) return ops_.AddNormLinear(add, weight.tensors[0], qkv);
+  ops_.LinearAdd(add.x, add.weight, add.residual);
+  ops_.RmsNorm(add.residual, add.gain, add.eps, add.norm);
+  Linear(add.norm, weight, qkv);
 }
 
 // One product a tensor: a single one but in files of mixed quantization.
