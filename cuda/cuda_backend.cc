@@ -15,6 +15,7 @@
 #include "cuda/cuda_check.h"
 #include "cuda/cuda_ops.h"
 #include "cuda/device_mail.h"
+#include "cuda/feed_tokens.h"
 #include "cuda/gemm_tuner.h"
 #include "cuda/kernels/launchers.h"
 #include "cuda/lt_linear.h"
@@ -77,6 +78,11 @@ class CudaBackend final : public Backend {
     if (thread_ != std::this_thread::get_id()) StayNear();  // a stage's is not the loading one
     upload_.reset();
     inputs_.CopyToDevice(ops_->stream().get(), used);
+    ops_->stream().Record(inputs_taken_);
+  }
+  void AwaitInputs() override { inputs_taken_.Synchronize(); }
+  void FeedTokens(const Tensor& from, const Tensor& tokens, const Tensor& token_ids) override {
+    cuda::LaunchFeedTokens(ops_->stream().get(), from, tokens, token_ids);
   }
   void ReturnInputs(std::span<const Tensor> written) override {
     inputs_.CopyToHost(ops_->stream().get(), written);
@@ -102,6 +108,9 @@ class CudaBackend final : public Backend {
     graphs_.Run(ops_->stream().get(), rows, enqueue);
   }
   void FetchOutputs() override { ops_->stream().Synchronize(); }
+  void EndStep(int place) override { ops_->stream().Record(ends_[static_cast<size_t>(place)]); }
+  bool IsDone(int place) const override { return ends_[static_cast<size_t>(place)].IsDone(); }
+  void AwaitStep(int place) override { ends_[static_cast<size_t>(place)].Synchronize(); }
 
   DeviceMail* mail() override { return mail_.get(); }
 
@@ -158,6 +167,8 @@ class CudaBackend final : public Backend {
   std::thread::id thread_;  // whose cores are chosen
   cuda::MirroredMemory inputs_;
   cuda::PinnedMemory outputs_;
+  CudaEvent inputs_taken_;
+  std::array<CudaEvent, 2> ends_;             // of steps, by place
   std::optional<cuda::WeightUpload> upload_;  // while loading
   std::unique_ptr<cuda::CudaOps> ops_;
   std::unique_ptr<DeviceMail> mail_;

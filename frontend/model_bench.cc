@@ -1,6 +1,7 @@
 #include "frontend/model_bench.h"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <numeric>
@@ -126,12 +127,28 @@ absl::StatusOr<StepTimes> ModelBench::Run(const StepCase& step, int64_t steps) {
   if (!step.is_prefill) PENSTOCK_RETURN_IF_ERROR(FeedPrompts(step, 0).status());
   std::vector<double> seconds;
   std::vector<SampledToken> first;
+  const bool runs_ahead = stage_.runs_ahead();
+  std::array<StepPlan, 2> plans;  // the step at hand, and the next
+  size_t at = 0;
+  std::chrono::steady_clock::time_point start;
+  bool is_begun = false;
   for (int64_t i = -kWarmSteps; i < steps; ++i) {
-    StepPlan plan = step.is_prefill ? PromptPlan(step) : DecodePlan(step);
-    plan.number = ++number_;
-    const auto start = std::chrono::steady_clock::now();
-    PENSTOCK_ASSIGN_OR_RETURN(const StepResult result, stage_.Execute(plan));
-    const std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
+    if (!is_begun) {
+      plans[at] = NextPlan(step);
+      start = std::chrono::steady_clock::now();
+      if (runs_ahead) PENSTOCK_RETURN_IF_ERROR(stage_.Begin(plans[at]));
+    }
+    is_begun = false;
+    if (runs_ahead && !step.is_prefill && i + 1 < steps) {
+      plans[1 - at] = NextPlan(step);
+      PENSTOCK_RETURN_IF_ERROR(stage_.Begin(plans[1 - at]));
+      is_begun = true;
+    }
+    PENSTOCK_ASSIGN_OR_RETURN(const StepResult result,
+                              runs_ahead ? stage_.Finish() : stage_.Execute(plans[at]));
+    at = 1 - at;
+    const auto end = std::chrono::steady_clock::now();
+    const std::chrono::duration<double> time = end - std::exchange(start, end);
     if (first.empty()) first = result.samples;
     if (static_cast<int64_t>(first.size()) != step.batch || !SameTokens(first, result.samples)) {
       return absl::DataLossError(absl::StrCat(
@@ -142,6 +159,12 @@ absl::StatusOr<StepTimes> ModelBench::Run(const StepCase& step, int64_t steps) {
   std::sort(seconds.begin(), seconds.end());
   const size_t count = seconds.size();
   return StepTimes{seconds[count / 2], seconds[count * 9 / 10], steps};
+}
+
+StepPlan ModelBench::NextPlan(const StepCase& step) {
+  StepPlan plan = step.is_prefill ? PromptPlan(step) : DecodePlan(step);
+  plan.number = ++number_;
+  return plan;
 }
 
 // Two ways to the same numbers: all tokens of a prompt at once, and its last one over the keys and

@@ -67,7 +67,8 @@ class ModelBench {
         max_step_tokens_(max_step_tokens),
         tolerance_(tolerance) {}
 
-  // Checks, warms up and times `steps` of them by the host's clock, from plan to result.
+  // Checks, warms up and times `steps` of them by the host's clock, from plan to result; decodes
+  // from result to result where the stage runs ahead, as it does for a server.
   // REQUIRES: the stage has the case's room. Errors: the stage's; DATA_LOSS if the results are
   // wrong: the last token of each sequence fed alone must give what the whole prompt gave (the
   // token, or one as likely within the tolerance), and the same step the same tokens each time.
@@ -83,6 +84,7 @@ class ModelBench {
   // The last token of each sequence, whose others have been fed.
   StepPlan DecodePlan(const StepCase& step) const;
   StepPlan PromptPlan(const StepCase& step);
+  StepPlan NextPlan(const StepCase& step);
   absl::Status Compare(const SampledToken& prompt, const SampledToken& decode) const;
   absl::Status Check(const StepCase& step);
 

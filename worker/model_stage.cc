@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <deque>
 #include <optional>
 #include <thread>
 #include <vector>
@@ -39,6 +40,11 @@ class ModelStage final : public StageExecutor {
                                  const ProgressCallback& progress) override;
   absl::Status BeginEpoch(const EpochStart& start) override;
   absl::StatusOr<StepResult> Execute(const StepPlan& plan) override;
+  bool runs_ahead() const override { return is_first_ && is_last_; }
+  bool CanBegin(const StepPlan& plan) const override;
+  absl::Status Begin(const StepPlan& plan) override;
+  bool IsDone() const override { return begun_.empty() || backend_->IsDone(begun_.front().place); }
+  absl::StatusOr<StepResult> Finish() override;
   Tensor Rows(int64_t num_tokens) override { return rows_.Slice(0, num_tokens); }
   Tensor TokenRows(int64_t num_samples) override { return token_rows_.Slice(0, num_samples); }
   absl::Status TakeTokens(uint32_t epoch, uint64_t plan, int64_t num_samples) override {
@@ -67,7 +73,24 @@ class ModelStage final : public StageExecutor {
   absl::Status MakeRoom(const StageOptions& options, const ModelConfig& config, int64_t num_blocks);
   absl::Status Warm();
   absl::Status WarmStep(int64_t tokens, int64_t each);
+  // A plan between Begin and Finish.
+  struct BegunStep {
+    const StepPlan* plan = nullptr;
+    int place = 0;  // of its outputs, 0 or 1
+    int64_t start_ns = 0;
+    StepBatch batch;  // as kernels see it
+    bool has_logits = false;
+    bool has_targets = false;
+    StageSampler::Asked asked;
+    std::vector<SampledToken> voids;  // samples of rows that were known to be void
+    std::vector<const PlanRow*> fed;  // rows that feed what the step before samples
+  };
+
   void LookUpTokens(const StepPlan& plan);
+  int32_t PlaceOfSample(const StepPlan& plan, const PlanRow& row) const;
+  void Enqueue(const StepPlan& plan, BegunStep* step);
+  void ListSamples(const BegunStep& step);
+  void Sampled(const BegunStep& step, StepResult* result);
   void OrderMail(const StepPlan& plan);
   absl::Status TakeMail(StageTimes* times);
   DeviceMail* device_mail() const { return backend_ != nullptr ? backend_->mail() : nullptr; }
@@ -94,8 +117,13 @@ class ModelStage final : public StageExecutor {
   std::vector<Tensor> used_;  // of inputs, by the plan at hand
   Tensor token_rows_;         // [max_sequences, kTokenRowSize] i64
   StageMail mail_;
-  MailOrder order_;           // the last one; its memory is used again
-  std::vector<int32_t> fed_;  // by row of the plan at hand (StepBatcher::Build)
+  MailOrder order_;            // the last one; its memory is used again
+  std::vector<int32_t> fed_;   // by row of the plan at hand (StepBatcher::Build)
+  std::vector<int32_t> from_;  // the same
+  std::deque<BegunStep> begun_;
+  // Of the first that is begun: by slot, the place among its samples, or -1.
+  std::vector<int32_t> sample_of_slot_;
+  int64_t last_done_ns_ = 0;
   std::atomic<int64_t> voids_ = 0;
   int64_t ready_bytes_ = 0;  // of the device in use once it was ready; 0: not known
 };
@@ -206,6 +234,7 @@ absl::Status ModelStage::MakeRoom(const StageOptions& options, const ModelConfig
   PENSTOCK_ASSIGN_OR_RETURN(batcher_, StepBatcher::Make(limits_, backend_->inputs()));
   batcher_->PadDecodes(backend_->DecodeSizes(std::min(limits_.max_sequences, limits_.max_tokens)));
   slots_.emplace(options.max_sequences, /*samples=*/is_last_);
+  sample_of_slot_.assign(static_cast<size_t>(options.max_sequences), -1);
   if (is_last_) {
     PENSTOCK_ASSIGN_OR_RETURN(sampler_, StageSampler::Make(limits_, backend_->outputs()));
   }
@@ -264,6 +293,7 @@ absl::Status ModelStage::BeginEpoch(const EpochStart& start) {
         "plans of epoch ", start.epoch, " are to name ", start.num_blocks,
         " KV blocks, but this stage has ", cache_->num_blocks(), ": give all stages the least"));
   }
+  PENSTOCK_CHECK(begun_.empty());
   batcher_->LimitBlocks(start.num_blocks);
   slots_->Reset();
   if (mailbox_) mailbox_->Reset();
@@ -272,46 +302,152 @@ absl::Status ModelStage::BeginEpoch(const EpochStart& start) {
 }
 
 absl::StatusOr<StepResult> ModelStage::Execute(const StepPlan& plan) {
+  PENSTOCK_RETURN_IF_ERROR(Begin(plan));
+  return Finish();
+}
+
+// What is sampled now and needs the tokens before it on the host cannot be begun before these are
+// there. Nor can a slot have a new sequence while the old one's token is on its way.
+bool ModelStage::CanBegin(const StepPlan& plan) const {
+  if (begun_.empty()) return true;
+  const BegunStep& before = begun_.front();
+  if (begun_.size() > 1 || before.has_targets || plan.epoch != before.plan->epoch) return false;
+  const auto slots = static_cast<int64_t>(sample_of_slot_.size());
+  for (const Admission& admission : plan.admissions) {
+    if (admission.slot < 0 || admission.slot >= slots) return false;
+    if (sample_of_slot_[static_cast<size_t>(admission.slot)] >= 0) return false;
+  }
+  return std::all_of(plan.rows.begin(), plan.rows.end(), [&](const PlanRow& row) {
+    if (row.token_from != before.plan->number) return true;
+    return PlaceOfSample(plan, row) >= 0 && !slots_->At(row.slot).sampling.needs_history();
+  });
+}
+
+// Among what the step before samples: of what the row feeds; -1: it is not there.
+int32_t ModelStage::PlaceOfSample(const StepPlan& plan, const PlanRow& row) const {
+  if (begun_.empty() || row.token_from != begun_.front().plan->number) return -1;
+  if (plan.epoch != begun_.front().plan->epoch) return -1;
+  if (row.slot < 0 || row.slot >= static_cast<int64_t>(sample_of_slot_.size())) return -1;
+  const int32_t place = sample_of_slot_[static_cast<size_t>(row.slot)];
+  if (place < 0) return -1;
+  const SampledToken& sample = begun_.front().asked.samples[static_cast<size_t>(place)];
+  const bool is_the_rows = sample.generation == row.generation && sample.position == row.position;
+  return is_the_rows ? place : -1;
+}
+
+absl::Status ModelStage::Begin(const StepPlan& plan) {
   if (model_ == nullptr) return absl::FailedPreconditionError("no model has been loaded");
-  const int64_t start = NowNs();
+  BegunStep step;
+  step.plan = &plan;
+  step.start_ns = NowNs();
+  step.place = begun_.empty() ? 0 : 1 - begun_.front().place;
+  if (!begun_.empty()) backend_->AwaitInputs();
   LookUpTokens(plan);
-  PENSTOCK_ASSIGN_OR_RETURN(StepBatch batch, batcher_->Build(plan, fed_));
+  PENSTOCK_ASSIGN_OR_RETURN(step.batch, batcher_->Build(plan, fed_, from_));
   PENSTOCK_RETURN_IF_ERROR(slots_->Admit(plan, fed_));
   voids_ += static_cast<int64_t>(batcher_->voids().size());
+  for (size_t i = 0; i < from_.size(); ++i) {
+    if (from_[i] >= 0) step.fed.push_back(&plan.rows[i]);
+  }
   SendInputs(plan);
-  ViewInputs(&batch);
+  ViewInputs(&step.batch);
+  if (!step.fed.empty()) {
+    backend_->FeedTokens(backend_->KernelView(batcher_->token_from()),
+                         sampler_->Tokens(*backend_, begun_.front().place), step.batch.token_ids);
+  }
+  Enqueue(plan, &step);
+  begun_.push_back(std::move(step));
+  return absl::OkStatus();
+}
+
+// From inputs to outputs.
+void ModelStage::Enqueue(const StepPlan& plan, BegunStep* step) {
+  const StepBatch& batch = step->batch;
   DeviceMail* const mail = device_mail();
   if (mail != nullptr) OrderMail(plan);
-  const bool has_logits = is_last_ && batcher_->is_padded();
+  step->has_logits = is_last_ && batcher_->is_padded();
+  step->has_targets = batcher_->num_targets() > 0;
   const auto enqueue = [&] {
     const Tensor rows = rows_.empty() ? rows_ : Rows(batch.token_ids.dim(0));
     if (mail != nullptr && is_first_) mail->ReceiveTokens(batch.token_ids);
     if (mail != nullptr && !is_first_) mail->ReceiveRows(rows);
     model_->Forward(batch, *cache_);
     if (mail != nullptr && !is_last_) mail->SendRows(rows);
-    if (has_logits) static_cast<void>(model_->Logits(batch.sample_tokens));
+    if (step->has_logits) static_cast<void>(model_->Logits(batch.sample_tokens));
   };
   if (batcher_->is_padded()) {
     backend_->RunDecodes(batch.num_rows(), enqueue);
   } else {
     enqueue();
   }
-
-  StepResult result;
-  result.number = plan.number;
-  result.epoch = plan.epoch;
   if (is_last_) {
-    sampler_->Run({plan, *batcher_, batch, has_logits, *model_, *backend_}, *slots_, &result);
-  } else {
+    sampler_->Begin({plan, *batcher_, batch, step->has_logits, *model_, *backend_}, *slots_,
+                    step->place, &step->asked);
+    for (const PlanRow* row : batcher_->voids()) {
+      if (!row->sample) continue;
+      SampledToken& sample = step->voids.emplace_back();
+      sample.slot = row->slot;
+      sample.generation = row->generation;
+      sample.position = row->position + 1;
+      sample.token = kVoidToken;
+    }
+  } else if (!rows_stay_) {
     const Tensor rows = Rows(plan.num_tokens());
-    if (!rows_stay_) backend_->ReturnInputs({&rows, 1});
-    backend_->FetchOutputs();
+    backend_->ReturnInputs({&rows, 1});
   }
-  result.times.start_ns = start;
-  result.times.compute_ns = NowNs() - start;
-  if (mail != nullptr) PENSTOCK_RETURN_IF_ERROR(TakeMail(&result.times));
+  backend_->EndStep(step->place);
+  if (begun_.empty()) ListSamples(*step);
+}
+
+// For who runs ahead of the step.
+void ModelStage::ListSamples(const BegunStep& step) {
+  std::fill(sample_of_slot_.begin(), sample_of_slot_.end(), -1);
+  for (size_t i = 0; i < step.asked.samples.size(); ++i) {
+    sample_of_slot_[static_cast<size_t>(step.asked.samples[i].slot)] = static_cast<int32_t>(i);
+  }
+}
+
+absl::StatusOr<StepResult> ModelStage::Finish() {
+  PENSTOCK_CHECK(!begun_.empty());
+  const BegunStep step = std::move(begun_.front());
+  begun_.pop_front();
+  if (!begun_.empty()) ListSamples(begun_.front());
+  StepResult result;
+  result.number = step.plan->number;
+  result.epoch = step.plan->epoch;
+  backend_->AwaitStep(step.place);
+  if (is_last_) Sampled(step, &result);
+  const int64_t now = NowNs();
+  result.times.start_ns = std::max(step.start_ns, std::exchange(last_done_ns_, now));
+  result.times.compute_ns = now - result.times.start_ns;
+  if (device_mail() != nullptr) PENSTOCK_RETURN_IF_ERROR(TakeMail(&result.times));
   if (is_last_) PENSTOCK_RETURN_IF_ERROR(LeaveTokens(result));
   return result;
+}
+
+// What the host makes of the step's outputs.
+void ModelStage::Sampled(const BegunStep& step, StepResult* result) {
+  sampler_->Finish(step.asked, step.place, result);
+  for (const PlanRow* row : step.fed) {
+    if (mailbox_->Take(step.plan->epoch, *row) != kVoidToken) continue;
+    ++voids_;
+    const auto sample =
+        std::find_if(result->samples.begin(), result->samples.end(),
+                     [row](const SampledToken& each) { return each.slot == row->slot; });
+    if (sample == result->samples.end()) continue;
+    sample->token = kVoidToken;
+    sample->logprob = 0;
+    sample->top.clear();
+  }
+  for (const SampledToken& sample : result->samples) {
+    StageSlots::Slot& slot = slots_->At(sample.slot);
+    if (sample.token >= 0 && slot.sampling.needs_history()) slot.history.Append(sample.token);
+  }
+  result->samples.insert(result->samples.end(), step.voids.begin(), step.voids.end());
+  if (step.has_targets) {
+    sampler_->TellPrompts({*step.plan, *batcher_, step.batch, step.has_logits, *model_, *backend_},
+                          *slots_, result);
+  }
 }
 
 // What the step's kernels take from the mail and give to it.
@@ -367,16 +503,22 @@ absl::Status ModelStage::TakeMail(StageTimes* times) {
 // between them computes with what it is given.
 void ModelStage::LookUpTokens(const StepPlan& plan) {
   fed_.clear();
+  from_.clear();
   if (!mailbox_) return;
   // What feeds the first stage's rows is in the mail, and whether they are void the last one knows.
   const bool is_known = device_mail() == nullptr || is_last_;
+  bool is_ahead = false;
   for (const PlanRow& row : plan.rows) {
+    const int32_t place = row.token_from == 0 ? -1 : PlaceOfSample(plan, row);
+    from_.push_back(place);
+    is_ahead = is_ahead || place >= 0;
     if (row.token_from == 0) {
       fed_.push_back(kNoToken);
     } else {
-      fed_.push_back(is_known ? mailbox_->Take(plan.epoch, row) : 0);
+      fed_.push_back(is_known && place < 0 ? mailbox_->Take(plan.epoch, row) : 0);
     }
   }
+  if (!is_ahead) from_.clear();
 }
 
 // The batch, and the rows of the stage before, if the host has them.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <thread>
 #include <utility>
 
 #include "core/tensor/device_mail.h"
@@ -195,6 +196,7 @@ absl::Status PipelineStage::ConnectMail(const EpochStart& start) {
 void PipelineStage::EndEpoch() {
   taking_plans_ = false;
   CancelLanes();
+  stream_.Enqueue([this] { FinishBegun(); });
   stream_.Fence();
   Lanes old;
   {
@@ -241,7 +243,15 @@ void PipelineStage::Submit(const StepPlan& plan, ResultCallback callback) {
   absl::Status fits = order_.Take(plan);
   if (fits.ok()) fits = CheckPlan(plan, limits_);
   taking_plans_ = fits.ok();
-  stream_.Enqueue([this, job] { Start(*job); });
+  if (fits.ok() && executor_->runs_ahead()) {
+    ++waiting_;
+    stream_.Enqueue([this, job] { Advance(job); });
+    return;
+  }
+  stream_.Enqueue([this, job] {
+    FinishBegun();
+    Start(*job);
+  });
   if (fits.ok() && by_mail()) {
     stream_.Enqueue([this, job] { Compute(*job); });
   } else if (fits.ok()) {
@@ -324,6 +334,50 @@ void PipelineStage::Compute(Job& job) {
   }
 }
 
+// A stage alone on its device: the plan is begun while the one before it runs, so that the device
+// goes from one to the next; then who is done first is waited for, it or the next plan.
+void PipelineStage::Advance(const std::shared_ptr<Job>& job) {
+  --waiting_;
+  {
+    std::lock_guard<std::mutex> lock(beat_mutex_);
+    --beat_.queued;
+  }
+  if (begun_ != nullptr && stream_.status().ok() && !executor_->CanBegin(job->plan)) FinishBegun();
+  if (!stream_.status().ok()) {
+    FinishBegun();
+    return Finish(*job);
+  }
+  if (begun_ == nullptr) {
+    if (last_end_ns_ != 0) job->times.wait_plan_ns = NowNs() - last_end_ns_;
+    SetCurrent(*job);
+  }
+  const absl::Status begun = executor_->Begin(job->plan);
+  FinishBegun();
+  if (!begun.ok()) {
+    stream_.Fail(begun);
+    return Finish(*job);
+  }
+  SetCurrent(*job);
+  begun_ = job;
+  while (waiting_ == 0 && !executor_->IsDone()) std::this_thread::yield();
+  if (executor_->IsDone()) FinishBegun();
+}
+
+void PipelineStage::FinishBegun() {
+  if (begun_ == nullptr) return;
+  const std::shared_ptr<Job> job = std::exchange(begun_, nullptr);
+  absl::StatusOr<StepResult> result = executor_->Finish();
+  job->sending_since = NowNs();
+  if (result.ok()) {
+    job->times.start_ns = result->times.start_ns;
+    job->times.compute_ns = result->times.compute_ns;
+    job->result = *std::move(result);
+  } else {
+    stream_.Fail(result.status());
+  }
+  Finish(*job);
+}
+
 // With mail: the place where the output goes is this stage's until the kernels are done.
 absl::StatusOr<StepResult> PipelineStage::ExecuteByMail(const Job& job) {
   MailSender& out = *lanes_.mail_out;
@@ -371,6 +425,14 @@ void PipelineStage::Finish(Job& job) {
   } else if (!std::exchange(failed_, true)) {
     job.callback(status);
   }
+}
+
+void PipelineStage::SetCurrent(const Job& job) {
+  std::lock_guard<std::mutex> lock(beat_mutex_);
+  if (beat_.current == job.plan.number) return;
+  beat_.current = job.plan.number;
+  beat_.doing = StageBeat::Doing::kComputes;
+  doing_since_ = NowNs();
 }
 
 void PipelineStage::SetDoing(StageBeat::Doing doing) {

@@ -6,6 +6,7 @@
 // into the stage.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <deque>
 #include <memory>
@@ -86,9 +87,12 @@ class PipelineStage final : public StageHost {
   // On the stream.
   void Start(Job& job);
   void Compute(Job& job);
+  void Advance(const std::shared_ptr<Job>& job);
+  void FinishBegun();
   absl::StatusOr<StepResult> ExecuteByMail(const Job& job);
   void Finish(Job& job);
   void SetDoing(StageBeat::Doing doing);
+  void SetCurrent(const Job& job);
 
   // Null both: rows go as tokens do.
   std::unique_ptr<PeerTransport> peer_transport_;
@@ -118,8 +122,10 @@ class PipelineStage final : public StageHost {
   int64_t enqueued_at_ = 0;          // ns; of a step that waits for mail, then computes; 0: none
 
   // The stream's own.
-  int64_t last_end_ns_ = 0;  // of the epoch's plan before; 0: none
-  bool failed_ = false;      // the epoch's failure has been told
+  int64_t last_end_ns_ = 0;           // of the epoch's plan before; 0: none
+  bool failed_ = false;               // the epoch's failure has been told
+  std::shared_ptr<Job> begun_;        // executor_->runs_ahead(): begun and not finished, or null
+  std::atomic<int64_t> waiting_ = 0;  // plans that Advance has not seen
 
   CpuStream stream_;  // last: its tasks use the rest
 };

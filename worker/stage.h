@@ -43,6 +43,21 @@ class StageExecutor {
   // generation, a block or position out of range): the epoch ends. With mail those of
   // DeviceMail::Take too, and then the times are the device's.
   virtual absl::StatusOr<StepResult> Execute(const StepPlan& plan) = 0;
+
+  // Execute in two parts, where a plan may be begun while the one before it runs: a stage alone on
+  // its device, which then goes from one to the next without the host. Known once it has loaded.
+  virtual bool runs_ahead() const { return false; }
+  // Whether the plan can be begun now: always if none has, else if nothing that the host needs for
+  // it comes from the one that has. At most two are begun.
+  virtual bool CanBegin(const StepPlan& /*plan*/) const { return false; }
+  // The plan stays until its Finish. Errors: Execute's; it is not begun then. REQUIRES: CanBegin.
+  virtual absl::Status Begin(const StepPlan& /*plan*/) { return NotAhead(); }
+  // Whether Finish has nothing to wait for.
+  virtual bool IsDone() const { return true; }
+  // The result of the plan that was begun first. Its times are those on the device: it starts when
+  // it has been begun and the one before is done. Errors: Execute's. REQUIRES: one is begun.
+  virtual absl::StatusOr<StepResult> Finish() { return NotAhead(); }
+
   // With options.device_mail: for the next Execute.
   virtual void SetMail(const StageMail& /*mail*/) {}
   // What waits for mail comes back, until the next BeginEpoch; and whether something does. Any
@@ -72,6 +87,11 @@ class StageExecutor {
   virtual int64_t voids() const { return 0; }
   // Any thread, once it has loaded.
   virtual DeviceMemory device_memory() const { return {}; }
+
+ private:
+  static absl::Status NotAhead() {
+    return absl::UnimplementedError("this stage runs no plan ahead: call Execute");
+  }
 };
 
 // The real one, on the backend that the options of Load name.

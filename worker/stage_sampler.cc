@@ -12,43 +12,22 @@ absl::StatusOr<StageSampler> StageSampler::Make(const PlanLimits& limits,
   StageSampler sampler;
   const int64_t rows = SampleRows(limits.max_sequences);
   const int64_t columns = std::min<int64_t>(kMaxLogprobs, limits.vocab_size);
-  SamplingOutput& out = sampler.out_;
-  PENSTOCK_RETURN_IF_ERROR(MakeTogether({{&out.tokens, DataType::kI32, {rows}},
-                                         {&out.logprobs, DataType::kF32, {rows}},
-                                         {&out.top_tokens, DataType::kI32, {rows, columns}},
-                                         {&out.top_logprobs, DataType::kF32, {rows, columns}}},
-                                        allocator));
+  for (SamplingOutput& out : sampler.outs_) {
+    PENSTOCK_RETURN_IF_ERROR(MakeTogether({{&out.tokens, DataType::kI32, {rows}},
+                                           {&out.logprobs, DataType::kF32, {rows}},
+                                           {&out.top_tokens, DataType::kI32, {rows, columns}},
+                                           {&out.top_logprobs, DataType::kF32, {rows, columns}}},
+                                          allocator));
+  }
   sampler.vocab_size_ = limits.vocab_size;
   sampler.rows_.reserve(static_cast<size_t>(rows));
   sampler.wanted_.reserve(static_cast<size_t>(rows));
   return sampler;
 }
 
-void StageSampler::Run(const Step& step, StageSlots& slots, StepResult* result) {
-  const bool samples = !step.batcher.sampled().empty();
-  if (samples) Sample(step, slots, result);
-  for (const PlanRow* row : step.batcher.voids()) {
-    if (!row->sample) continue;
-    SampledToken& sample = result->samples.emplace_back();
-    sample.slot = row->slot;
-    sample.generation = row->generation;
-    sample.position = row->position + 1;
-    sample.token = kVoidToken;
-  }
-  if (!samples) SendTokens(step.backend);
-  if (step.batcher.num_targets() > 0) {
-    TellPrompts(step, slots, result);
-  } else if (!samples) {
-    step.backend.FetchOutputs();
-  }
-}
-
-// Also where there are none: the first stage may wait for this plan.
-void StageSampler::SendTokens(Backend& backend) {
-  if (backend.mail() != nullptr) backend.mail()->SendTokens(backend.KernelView(out_.tokens));
-}
-
-void StageSampler::Sample(const Step& step, StageSlots& slots, StepResult* result) {
+void StageSampler::Begin(const Step& step, const StageSlots& slots, int place, Asked* asked) {
+  asked->samples.clear();
+  asked->tops.clear();
   rows_.clear();
   for (const PlanRow* row : step.batcher.sampled()) {
     const StageSlots::Slot& slot = slots.At(row->slot);
@@ -59,35 +38,46 @@ void StageSampler::Sample(const Step& step, StageSlots& slots, StepResult* resul
     how.history = slot.history.tokens();
     how.counts = slot.history.counts();
     how.top = slot.sampling.logprobs;
+    SampledToken& sample = asked->samples.emplace_back();
+    sample.slot = row->slot;
+    sample.generation = row->generation;
+    sample.position = how.position;
+    asked->tops.push_back(how.top);
   }
-  RunSampling(step.backend, step.has_logits
-                                ? step.model.LogitRows(static_cast<int64_t>(rows_.size()))
-                                : step.model.Logits(step.batch.sample_tokens));
-  SendTokens(step.backend);
-  step.backend.FetchOutputs();
-  const auto* tokens = static_cast<const int32_t*>(std::as_const(out_.tokens).raw());
-  const auto* logprobs = static_cast<const float*>(std::as_const(out_.logprobs).raw());
-  for (size_t i = 0; i < rows_.size(); ++i) {
-    const PlanRow& row = *step.batcher.sampled()[i];
-    SampledToken& sample = result->samples.emplace_back();
-    sample.slot = row.slot;
-    sample.generation = row.generation;
-    sample.position = rows_[i].position;
+  const SamplingOutput& out = outs_[static_cast<size_t>(place)];
+  if (!rows_.empty()) {
+    RunSampling(step.backend,
+                step.has_logits ? step.model.LogitRows(static_cast<int64_t>(rows_.size()))
+                                : step.model.Logits(step.batch.sample_tokens),
+                out);
+  }
+  SendTokens(step.backend, out);
+}
+
+// Also where there are none: the first stage may wait for this plan.
+void StageSampler::SendTokens(Backend& backend, const SamplingOutput& out) {
+  if (backend.mail() != nullptr) backend.mail()->SendTokens(backend.KernelView(out.tokens));
+}
+
+void StageSampler::Finish(const Asked& asked, int place, StepResult* result) {
+  const SamplingOutput& out = outs_[static_cast<size_t>(place)];
+  const auto* tokens = static_cast<const int32_t*>(out.tokens.raw());
+  const auto* logprobs = static_cast<const float*>(out.logprobs.raw());
+  for (size_t i = 0; i < asked.samples.size(); ++i) {
+    SampledToken& sample = result->samples.emplace_back(asked.samples[i]);
     sample.token = tokens[i];
     if (sample.token == kNoToken) continue;
     sample.logprob = logprobs[i];
-    sample.top = Top(i);
-    StageSlots::Slot& slot = slots.At(row.slot);
-    if (slot.sampling.needs_history()) slot.history.Append(sample.token);
+    sample.top = Top(out, i, asked.tops[i]);
   }
 }
 
-// The logits' rows are rows_; out_ has the result once it is fetched.
-void StageSampler::RunSampling(Backend& backend, const Tensor& logits) {
+// The logits' rows are rows_; `out` has the result once it is fetched.
+void StageSampler::RunSampling(Backend& backend, const Tensor& logits, const SamplingOutput& out) {
   backend.ops().Sampling(
       logits, rows_,
-      {backend.KernelView(out_.tokens), backend.KernelView(out_.logprobs),
-       backend.KernelView(out_.top_tokens), backend.KernelView(out_.top_logprobs)});
+      {backend.KernelView(out.tokens), backend.KernelView(out.logprobs),
+       backend.KernelView(out.top_tokens), backend.KernelView(out.top_logprobs)});
 }
 
 void StageSampler::TellPrompts(const Step& step, const StageSlots& slots, StepResult* result) {
@@ -110,7 +100,7 @@ void StageSampler::TellPrompts(const Step& step, const StageSlots& slots, StepRe
       how.top = slot.sampling.prompt_logprobs;
       how.target = row.targets[i];
       wanted_.push_back({row.slot, row.generation, how.position, {}, {}});
-      if (static_cast<int64_t>(rows_.size()) == out_.tokens.dim(0)) flush();
+      if (static_cast<int64_t>(rows_.size()) == outs_[0].tokens.dim(0)) flush();
     }
   }
   if (!rows_.empty()) flush();
@@ -118,28 +108,30 @@ void StageSampler::TellPrompts(const Step& step, const StageSlots& slots, StepRe
 
 // The logits at `places`, whose rows are rows_ and wanted_.
 void StageSampler::TellTile(const Step& step, const Tensor& places, StepResult* result) {
-  RunSampling(step.backend, step.model.Logits(step.backend.KernelView(places)));
+  const SamplingOutput& out = outs_[0];
+  RunSampling(step.backend, step.model.Logits(step.backend.KernelView(places)), out);
   step.backend.FetchOutputs();
-  const auto* tokens = static_cast<const int32_t*>(std::as_const(out_.tokens).raw());
-  const auto* logprobs = static_cast<const float*>(std::as_const(out_.logprobs).raw());
+  const auto* tokens = static_cast<const int32_t*>(out.tokens.raw());
+  const auto* logprobs = static_cast<const float*>(out.logprobs.raw());
   for (size_t i = 0; i < rows_.size(); ++i) {
     PromptLogprob& told = result->prompt_logprobs.emplace_back(std::move(wanted_[i]));
     told.token.token = tokens[i];
     if (tokens[i] == kNoToken) continue;
     told.token.logprob = logprobs[i];
-    told.top = Top(i);
+    told.top = Top(out, i, rows_[i].top);
   }
 }
 
-// What the row at hand tells of the likeliest tokens.
-std::vector<TokenLogprob> StageSampler::Top(size_t row) const {
-  const auto count = std::min<int64_t>(rows_[row].top, vocab_size_);
-  const auto begin = static_cast<int64_t>(row) * out_.top_tokens.dim(1);
-  const auto* tokens = static_cast<const int32_t*>(out_.top_tokens.raw()) + begin;
-  const auto* logprobs = static_cast<const float*>(out_.top_logprobs.raw()) + begin;
+// What a row of the outputs tells of the likeliest tokens.
+std::vector<TokenLogprob> StageSampler::Top(const SamplingOutput& out, size_t row,
+                                            int32_t count) const {
+  const auto told = std::min<int64_t>(count, vocab_size_);
+  const auto begin = static_cast<int64_t>(row) * out.top_tokens.dim(1);
+  const auto* tokens = static_cast<const int32_t*>(out.top_tokens.raw()) + begin;
+  const auto* logprobs = static_cast<const float*>(out.top_logprobs.raw()) + begin;
   std::vector<TokenLogprob> top;
-  top.reserve(static_cast<size_t>(count));
-  for (int64_t i = 0; i < count; ++i) top.push_back({tokens[i], logprobs[i]});
+  top.reserve(static_cast<size_t>(told));
+  for (int64_t i = 0; i < told; ++i) top.push_back({tokens[i], logprobs[i]});
   return top;
 }
 

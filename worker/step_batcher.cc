@@ -22,6 +22,7 @@ absl::StatusOr<StepBatcher> StepBatcher::Make(const PlanLimits& limits, BaseAllo
                     {&batcher.token_ids_, DataType::kI32, {tokens}},
                     {&batcher.positions_, DataType::kI32, {tokens}},
                     {&batcher.kv_slots_, DataType::kI64, {tokens}},
+                    {&batcher.token_from_, DataType::kI32, {tokens}},
                     {&batcher.target_tokens_, DataType::kI32, {tokens}}},
                    allocator));
   batcher.extents_.reserve(static_cast<size_t>(rows));
@@ -29,7 +30,8 @@ absl::StatusOr<StepBatcher> StepBatcher::Make(const PlanLimits& limits, BaseAllo
   return batcher;
 }
 
-absl::StatusOr<StepBatch> StepBatcher::Build(const StepPlan& plan, std::span<const int32_t> fed) {
+absl::StatusOr<StepBatch> StepBatcher::Build(const StepPlan& plan, std::span<const int32_t> fed,
+                                             std::span<const int32_t> from) {
   PENSTOCK_RETURN_IF_ERROR(CheckPlan(plan, limits_));
   const auto num_rows = static_cast<int64_t>(plan.rows.size());
   rows_.clear();
@@ -46,6 +48,7 @@ absl::StatusOr<StepBatch> StepBatcher::Build(const StepPlan& plan, std::span<con
   const TensorWrapper<int32_t> ids(token_ids_);
   const TensorWrapper<int32_t> positions(positions_);
   const TensorWrapper<int64_t> slots(kv_slots_);
+  const TensorWrapper<int32_t> froms(token_from_);
   const TensorWrapper<int32_t> starts(row_starts_);
   const TensorWrapper<int32_t> lens(context_lens_);
   const TensorWrapper<int32_t> tables(block_tables_);
@@ -67,6 +70,7 @@ absl::StatusOr<StepBatch> StepBatcher::Build(const StepPlan& plan, std::span<con
     for (size_t i = 0; i < row.tokens.size(); ++i, ++token) {
       const int64_t position = row.position + static_cast<int64_t>(i);
       ids[token] = row.token_from == 0 ? row.tokens[i] : std::max(from_mailbox, 0);
+      froms[token] = from.empty() ? -1 : from[place];
       positions[token] = static_cast<int32_t>(position);
       slots[token] = row.blocks[static_cast<size_t>(position / kBlockSize)] * kBlockSize +
                      position % kBlockSize;
@@ -88,6 +92,7 @@ absl::StatusOr<StepBatch> StepBatcher::Build(const StepPlan& plan, std::span<con
                            : num_rows;
   for (int64_t r = num_rows; r < size; ++r, ++token) {
     ids[token] = 0;
+    froms[token] = -1;
     positions[token] = 0;
     slots[token] = 0;
     starts[r] = static_cast<int32_t>(token);
@@ -120,6 +125,8 @@ absl::StatusOr<StepBatch> StepBatcher::Build(const StepPlan& plan, std::span<con
            batch.token_ids,  batch.positions,
            batch.kv_slots,   batch.block_tables.Columns(0, static_cast<int64_t>(table_width))};
   if (num_samples > 0) used_.push_back(batch.sample_tokens);
+  from_ = from.empty() ? Tensor() : token_from_.Slice(0, token);
+  if (!from_.empty()) used_.push_back(from_);
   if (num_targets_ > 0) used_.push_back(target_tokens_.Slice(0, num_targets_));
   return batch;
 }

@@ -28,8 +28,13 @@ class StepBatcher {
   // The batch of a plan, valid until the next call. `fed`, by row of the plan: what a row with
   // token_from feeds, kVoidToken if it is void. A void row keeps its place, so that every stage
   // runs the same batch, but feeds token 0 and is not sampled. Empty on a stage that does not know:
-  // those rows feed token 0, and nobody looks. Errors: CheckPlan's.
-  absl::StatusOr<StepBatch> Build(const StepPlan& plan, std::span<const int32_t> fed = {});
+  // those rows feed token 0, and nobody looks. `from`, by row of the plan, or empty: the place in
+  // the last step's samples of the token that the row feeds, -1 if it is known. Errors:
+  // CheckPlan's.
+  absl::StatusOr<StepBatch> Build(const StepPlan& plan, std::span<const int32_t> fed = {},
+                                  std::span<const int32_t> from = {});
+  // `from` by token of the last batch, for Backend::FeedTokens; empty if it was.
+  const Tensor& token_from() const { return from_; }
 
   // Whether the last batch has such a size, and which parts of the tensors it uses. They borrow.
   bool is_padded() const { return is_padded_; }
@@ -56,6 +61,8 @@ class StepBatcher {
   Tensor token_ids_;      // [max_tokens] i32
   Tensor positions_;      // [max_tokens] i32
   Tensor kv_slots_;       // [max_tokens] i64
+  Tensor token_from_;     // [max_tokens] i32
+  Tensor from_;           // its part that the last batch uses
   Tensor row_starts_;     // [max_sequences + 1] i32
   Tensor context_lens_;   // [max_sequences] i32
   Tensor block_tables_;   // [max_sequences, max_row_blocks] i32

@@ -38,9 +38,14 @@ class Backend {
   // REQUIRES: a dense part of a tensor of one of these two.
   virtual Tensor KernelView(const Tensor& shared) const = 0;
   // These parts of inputs, as they are now, are what the kernels called from now on see; the rows
-  // of a part may be strided. The host may change inputs after the next FetchOutputs(). Also the
-  // first call of a step.
+  // of a part may be strided. The host may change inputs after the next AwaitInputs() or
+  // FetchOutputs(). Also the first call of a step.
   virtual void SendInputs(std::span<const Tensor> used) = 0;
+  // Waits until what was sent is where kernels see it.
+  virtual void AwaitInputs() {}
+  // token_ids[i] = tokens[from[i]], or 0 where that is no token; where from[i] < 0 what was sent
+  // stays. By the kernels' views: i32, `from` and token_ids of one size.
+  virtual void FeedTokens(const Tensor& from, const Tensor& tokens, const Tensor& token_ids) = 0;
   // These dense parts of inputs, as the kernels called so far leave them, are what the host reads
   // after the next FetchOutputs().
   virtual void ReturnInputs(std::span<const Tensor> written) = 0;
@@ -59,6 +64,11 @@ class Backend {
   virtual void RunDecodes(int64_t rows, const std::function<void()>& enqueue) = 0;
   // Waits until all kernels so far are done, and their outputs are where the host reads them.
   virtual void FetchOutputs() = 0;
+  // The same for one of two steps: what was called so far is the end of the one in `place`, 0 or 1.
+  // So a step can be enqueued while the one before it runs.
+  virtual void EndStep(int /*place*/) {}
+  virtual bool IsDone(int /*place*/) const { return true; }
+  virtual void AwaitStep(int /*place*/) { FetchOutputs(); }
 
   // Of a stage whose kernels hand rows and tokens to those of its neighbours; null where they go by
   // the host.

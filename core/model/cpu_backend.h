@@ -2,11 +2,13 @@
 // returns. One thread at a time.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <utility>
 
 #include "core/kernels/cpu_ops.h"
 #include "core/model/backend.h"
+#include "core/tensor/tensor_wrapper.h"
 
 namespace penstock {
 
@@ -26,6 +28,14 @@ class CpuBackend final : public Backend {
   BaseAllocator& outputs() override { return allocator_; }
   Tensor KernelView(const Tensor& shared) const override { return shared; }
   void SendInputs(std::span<const Tensor> /*used*/) override {}
+  void FeedTokens(const Tensor& from, const Tensor& tokens, const Tensor& token_ids) override {
+    const TensorWrapper<const int32_t> places(from);
+    const TensorWrapper<const int32_t> values(tokens);
+    const TensorWrapper<int32_t> ids(token_ids);
+    for (int64_t i = 0; i < from.dim(0); ++i) {
+      if (places[i] >= 0) ids[i] = std::max(values[places[i]], 0);
+    }
+  }
   void ReturnInputs(std::span<const Tensor> /*written*/) override {}
   std::vector<int64_t> WarmSizes(int64_t /*most*/) const override { return {}; }
   std::vector<int64_t> DecodeSizes(int64_t /*most*/) const override { return {}; }
