@@ -8,6 +8,7 @@
 #include "core/tokenizer/tokenizer.h"
 #include "tests/support/drive.h"
 #include "tests/support/gpu.h"
+#include "tests/support/replay_ahead.h"
 #include "tests/support/run_ahead.h"
 #include "tests/support/tiny_model.h"
 
@@ -206,6 +207,51 @@ TEST_F(GpuStageTest, SeveralStagesGiveTheBitsOfOne) {
       if (cuts.empty()) whole = answers;
       EXPECT_EQ(answers, whole) << Name(type) << ", " << cuts.size() + 1 << " stages, mailboxes of "
                                 << mailbox_bytes << (device_mail ? ", kernel to kernel" : "");
+    }
+  }
+}
+
+// Alone on its GPU a stage begins a plan while the one before it runs, and its rows feed tokens
+// that the host does not know. The same tokens, ends and voids as when each plan is waited for.
+TEST_F(GpuStageTest, PlansThatAreBegunAheadGiveTheSameBits) {
+  const TempFile file(TinyModel(2, false, 4).Build());
+  for (const DataType type : {DataType::kF32, DataType::kBF16}) {
+    for (const bool graphs : {false, true}) {
+      StageOptions options = Options(file.path(), "cuda:0", type);
+      options.graphs = graphs;
+      options.plans_ahead = 2;
+      std::vector<Driven> sequences = TinySequences();
+      for (Driven& sequence : sequences) sequence.sampling.repetition_penalty = 1;
+      LocalPipeline pipeline(options, Split(4, {}));
+      ASSERT_FALSE(HasFailure());
+      const int64_t bytes = GpuCall::BytesInUse();
+      std::vector<Driven> first = sequences;
+      RunAhead probe(/*depth=*/2);
+      ASSERT_NO_FATAL_FAILURE(probe.Run(pipeline, first, 40, kTinyContext, 1, 1));
+      // Some of them end early, while rows that feed what comes then are on their way.
+      for (const size_t i : {size_t{1}, size_t{4}}) {
+        sequences[i].sampling.stop_ids = {first[i].answer.tokens[5]};
+      }
+      RunAhead run(/*depth=*/2);
+      ASSERT_NO_FATAL_FAILURE(
+          run.Run(pipeline, sequences, 40, kTinyContext, 2, probe.plans().back().number + 1));
+      EXPECT_GT(run.voids(), 0);
+      EXPECT_EQ(GpuCall::BytesInUse() - bytes, 0);
+
+      const auto waited = Loaded(options);
+      ASSERT_NE(waited, nullptr);
+      for (size_t n = 0; n < run.plans().size(); ++n) {
+        const absl::StatusOr<StepResult> result = waited->Execute(run.plans()[n]);
+        ASSERT_TRUE(IsOk(result));
+        ExpectSame({*result}, {run.results()[n]});
+      }
+      const auto begun = Loaded(options);
+      ASSERT_NE(begun, nullptr);
+      Replay replay;
+      ASSERT_NO_FATAL_FAILURE(ReplayAhead(*begun, run.plans(), &replay));
+      ExpectSame(replay.results, run.results());
+      EXPECT_GT(replay.fed, 0);
+      EXPECT_EQ(begun->voids(), run.voids());
     }
   }
 }

@@ -4,6 +4,7 @@
 
 #include "tests/support/families.h"
 #include "tests/support/nccl_endpoint.h"
+#include "tests/support/replay_ahead.h"
 #include "tests/support/run_ahead.h"
 #include "tests/support/tiny_model.h"
 
@@ -283,6 +284,34 @@ TEST_F(StopTest, OneStageReplaysThePlansOfAPipeline) {
   EXPECT_EQ(stage->voids(), run.voids());
 }
 
+// The same plans, each begun before the one before it is finished where that can be: what a GPU
+// does all the time. Rows behind a stop id are begun before it is known, and void all the same. Who
+// has penalties is waited for.
+TEST_F(StopTest, PlansThatAreBegunAheadGiveTheSame) {
+  for (const bool penalties : {false, true}) {
+    for (Driven& sequence : sequences_) {
+      if (penalties) break;
+      sequence.sampling.repetition_penalty = 1;
+      sequence.sampling.frequency_penalty = 0;
+      sequence.sampling.bad_words.clear();
+    }
+    Runs runs(Options(file_.path()), Split(4, {}));
+    RunAhead run(2, 1, true);
+    static_cast<void>(runs.Run(sequences_, run));
+    const auto stage = MakeModelStage();
+    ASSERT_TRUE(IsOk(stage->Load(Options(file_.path()))));
+    Replay replay;
+    ASSERT_NO_FATAL_FAILURE(ReplayAhead(*stage, run.plans(), &replay));
+    ExpectSame(replay.results, run.results());
+    EXPECT_EQ(stage->voids(), run.voids());
+    EXPECT_GT(run.voids(), 0);
+    EXPECT_GT(replay.ahead, 0);
+    EXPECT_GT(replay.fed, 0);
+    sequences_ = Sequences(kTinyVocab);
+    sequences_[1].sampling.stop_ids = Sorted({full_[1].tokens[2]});
+  }
+}
+
 // A row whose numbers fail ends its sequence in the same way, and no other.
 TEST(Pipeline, RowsBehindAFailedOneAreVoidAndChangeNobodysBits) {
   const TempFile file(ModelWithABrokenToken(4));
@@ -300,6 +329,13 @@ TEST(Pipeline, RowsBehindAFailedOneAreVoidAndChangeNobodysBits) {
       RunAhead run(depth);
       EXPECT_EQ(runs.Run(sequences, run), expected);
       EXPECT_EQ(run.voids(), depth - 1);
+      if (!cut.empty() || depth == 1) continue;
+      const auto stage = MakeModelStage();
+      ASSERT_TRUE(IsOk(stage->Load(Options(file.path()))));
+      Replay replay;
+      ASSERT_NO_FATAL_FAILURE(ReplayAhead(*stage, run.plans(), &replay));
+      ExpectSame(replay.results, run.results());
+      EXPECT_EQ(stage->voids(), run.voids());
     }
   }
 }
