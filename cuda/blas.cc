@@ -62,6 +62,14 @@ void Blas::Linear(cudaStream_t stream, const Tensor& x, const Tensor& weight, co
   }
 }
 
+Tensor Blas::LinearHalves(cudaStream_t stream, const Tensor& x, const Tensor& weight) {
+  const Shape shape({2, x.dim(0), weight.dim(0)});
+  Tensor out = Tensor::Borrow(workspace_, DataType::kF32, shape, Device::kCuda);
+  if (out.bytes() > static_cast<int64_t>(kWorkspaceBytes)) return {};
+  const auto handle = reinterpret_cast<cublasLtHandle_t>(handle_);
+  return linear_.RunHalves(handle, stream, x, weight, out) ? out : Tensor();
+}
+
 std::vector<GemmAlgorithm> Blas::Candidates(const Tensor& x, const Tensor& weight,
                                             const Tensor& out, int most) const {
   return linear_.Candidates(reinterpret_cast<cublasLtHandle_t>(handle_), x, weight, out,

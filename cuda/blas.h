@@ -31,6 +31,9 @@ class Blas {
   // lt_linear.h's product.
   void Linear(cudaStream_t stream, const Tensor& x, const Tensor& weight, const Tensor& out,
               bool adds = false);
+  // lt_linear.h's halves, into the workspace, where they are until the next product: [2,
+  // num_tokens, out_features] f32. Empty if there is no room, or no algorithm.
+  Tensor LinearHalves(cudaStream_t stream, const Tensor& x, const Tensor& weight);
   // lt_linear.h's, with this handle and workspace.
   void UseTable(GemmTable table) { linear_.UseTable(std::move(table)); }
   std::vector<GemmAlgorithm> Candidates(const Tensor& x, const Tensor& weight, const Tensor& out,

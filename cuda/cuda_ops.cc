@@ -78,6 +78,10 @@ void CudaOps::GatedLinear(const Tensor& x, const Tensor& weight, const Tensor& g
   Ops::GatedLinear(x, weight, gate_up, out);
 }
 
+void CudaOps::AddNorm(const AddNormArgs& add) {
+  if (!LaunchAddNorm(blas_, stream_.get(), add)) Ops::AddNorm(add);
+}
+
 void CudaOps::AddNormLinear(const AddNormArgs& add, const Tensor& weight, const Tensor& out) {
   if (LaunchAddNormLinear(order_, stream_.get(), add, squares_, weight, out)) return;
   Ops::AddNormLinear(add, weight, out);

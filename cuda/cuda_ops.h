@@ -71,6 +71,8 @@ class CudaOps final : public Ops {
  private:
   explicit CudaOps(SumOrder order) : order_(order) { blas_.set_sum_order(order); }
 
+  void AddNorm(const AddNormArgs& add) override;
+
   const SumOrder order_;
   CudaStream stream_;
   Blas blas_;

@@ -205,6 +205,46 @@ void LtLinear::Run(cublasLtHandle_t handle, cudaStream_t stream, const Tensor& x
       Enqueue(handle, stream, x, weight, out, adds, workspace, workspace_bytes, found->second));
 }
 
+bool LtLinear::RunHalves(cublasLtHandle_t handle, cudaStream_t stream, const Tensor& x,
+                         const Tensor& weight, const Tensor& out) {
+  const int64_t features = weight.dim(1);
+  const Tensor first = out.Slice(0, 1).Reshape({out.dim(1), out.dim(2)});
+  const auto make = [&](int64_t tokens) {
+    Problem problem(x, weight, first, tokens);
+    const auto batch = [](cublasLtMatrixLayoutOpaque_t& layout, int64_t rows, int64_t stride) {
+      const int32_t count = 2;
+      const auto set = [&layout](cublasLtMatrixLayoutAttribute_t attribute, const auto& value) {
+        BLAS_CHECK(cublasLtMatrixLayoutSetAttribute(&layout, attribute, &value, sizeof(value)));
+      };
+      set(CUBLASLT_MATRIX_LAYOUT_ROWS, static_cast<uint64_t>(rows));
+      set(CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, count);
+      set(CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, stride);
+    };
+    batch(problem.weight, features / 2, features / 2);
+    batch(problem.x, features / 2, features / 2);
+    batch(problem.out, out.dim(2), out.dim(1) * out.dim(2));
+    return problem;
+  };
+  const Key key = KeyOf(x, weight, first);
+  auto found = halves_.find(key);
+  if (found == halves_.end()) {
+    Problem problem = make(TokenBucket(x.dim(0)));
+    const auto proposed = Ask(handle, problem, CommonAlignment(x, weight, first), 0,
+                              CUBLASLT_REDUCTION_SCHEME_NONE, 1);
+    found = halves_.emplace(key, std::nullopt).first;
+    if (!proposed.empty()) found->second = proposed[0];
+  }
+  if (!found->second) return false;
+  Problem problem = make(x.dim(0));
+  const float one = 1;
+  const float zero = 0;
+  BLAS_CHECK(cublasLtMatmul(handle, &problem.operation, &one, weight.raw(), &problem.weight,
+                            x.raw(), &problem.x, &zero, out.raw(), &problem.out,
+                            const_cast<void*>(out.raw()), &problem.out, &*found->second, nullptr, 0,
+                            stream));
+  return true;
+}
+
 bool LtLinear::RunChain(cublasLtHandle_t handle, cudaStream_t stream, const Tensor& x,
                         const Tensor& weight, const Tensor& out, bool adds, void* workspace,
                         size_t workspace_bytes) {

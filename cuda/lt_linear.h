@@ -37,6 +37,12 @@ class LtLinear {
   void Run(cublasLtHandle_t handle, cudaStream_t stream, const Tensor& x, const Tensor& weight,
            const Tensor& out, bool adds, void* workspace, size_t workspace_bytes);
 
+  // The products of both halves of k, apart, where one alone would leave multiprocessors without
+  // work: out [2, num_tokens, out_features] f32, dense. By the library's first proposal. False if
+  // it has none. REQUIRES: in is even; x dense.
+  bool RunHalves(cublasLtHandle_t handle, cudaStream_t stream, const Tensor& x,
+                 const Tensor& weight, const Tensor& out);
+
   // The same in the order of sum_chain.h. False if no algorithm has it: nothing was run then. The
   // first product of its kind takes longer, waits, and leaves `workspace` with other bytes.
   bool RunChain(cublasLtHandle_t handle, cudaStream_t stream, const Tensor& x, const Tensor& weight,
@@ -62,6 +68,7 @@ class LtLinear {
 
   absl::flat_hash_map<Key, cublasLtMatmulAlgo_t> algorithms_;
   absl::flat_hash_map<Key, std::optional<cublasLtMatmulAlgo_t>> chains_;
+  absl::flat_hash_map<Key, std::optional<cublasLtMatmulAlgo_t>> halves_;
   GemmTable table_;
 };
 

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cmath>
 #include <numeric>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/numbers.h"
@@ -17,9 +18,10 @@ namespace penstock {
 namespace {
 
 constexpr std::string_view kPrefill = "prefill:";
-// The prompts that fill the contexts have brought a GPU to its power's limit, which slows the next
-// 10 to 15 steps down.
-constexpr int64_t kWarmSteps = 20;
+constexpr int64_t kWarmSteps = 5;
+// The prompts that fill the contexts bring a GPU to the limit of its power, which slows down what
+// comes next, the more the longer they were: steps are timed after a rest.
+constexpr std::chrono::seconds kRest(1);
 constexpr int64_t kLongestStep = 2048;  // tokens, of the steps that fill contexts
 constexpr int32_t kLogprobs = 8;
 
@@ -125,6 +127,7 @@ BenchRoom RoomFor(const std::vector<StepCase>& cases) {
 absl::StatusOr<StepTimes> ModelBench::Run(const StepCase& step, int64_t steps) {
   PENSTOCK_RETURN_IF_ERROR(Check(step));
   if (!step.is_prefill) PENSTOCK_RETURN_IF_ERROR(FeedPrompts(step, 0).status());
+  if (stage_.device_memory().allocations > 0) std::this_thread::sleep_for(kRest);
   std::vector<double> seconds;
   std::vector<SampledToken> first;
   const bool runs_ahead = stage_.runs_ahead();

@@ -99,7 +99,7 @@ class Ops {
                       const Conv2dOptions& options, const Tensor& out) = 0;
 
  protected:
-  void AddNorm(const AddNormArgs& add) {
+  virtual void AddNorm(const AddNormArgs& add) {
     LinearAdd(add.x, add.weight, add.residual);
     RmsNorm(add.residual, add.gain, add.eps, add.norm);
   }

@@ -22,6 +22,15 @@ bool LaunchAddNormLinear(SumOrder order, StreamHandle stream, const AddNormArgs&
 bool LaunchAddNormGatedLinear(SumOrder order, StreamHandle stream, const AddNormArgs& add,
                               const Tensor& workspace, const Tensor& weight, const Tensor& out);
 
+// x [num_tokens, hidden] f32 += halves[0] + halves[1], then out = rms_norm(x): linear_add whose
+// product came in two halves of k, and rms_norm.
+void LaunchSumNorm(StreamHandle stream, const Tensor& x, const Tensor& halves, const Tensor& weight,
+                   float eps, const Tensor& out);
+
+// linear_add, then rms_norm, of batches whose product leaves too few tiles to fill the GPU: in
+// halves. Else does nothing and returns false.
+bool LaunchAddNorm(Blas& blas, StreamHandle stream, const AddNormArgs& add);
+
 // bias_rope, then concat_kv: queries turn in qkv, keys and values stay there as the product left
 // them.
 void LaunchRopeConcatKv(StreamHandle stream, const BiasRopeArgs& args, const Tensor& kv_slots,

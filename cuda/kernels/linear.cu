@@ -15,6 +15,12 @@ namespace {
 // the rows are long (tests/bench/results/2026-11-24_h200_h100_linear.md).
 bool SkinnyWins(const Tensor& x) { return x.dim(0) <= 8 || x.dim(1) <= 8192; }
 
+// A product that is halved, and both halves added by the norm behind it: as cuBLASLt would, whose
+// split of k adds them in a kernel of its own (tests/bench/results/2026-12-01_deferred_norms.md).
+constexpr int64_t kLeastHalved = 129;  // tokens
+constexpr int64_t kMostHalved = 256;
+constexpr int64_t kHalvedMultiple = 128;  // of k's
+
 void Multiply(Blas& blas, cudaStream_t stream, const Tensor& x, const Tensor& weight,
               const Tensor& out, bool adds) {
   PENSTOCK_CHECK_EQ(weight.dim(1), x.dim(1));
@@ -56,6 +62,21 @@ DeferredNorm AddAndNorm(cudaStream_t stream, const AddNormArgs& add, const Tenso
 
 int64_t AddNormWorkspace() {
   return kBatchTokens * MaxBatchParts() * static_cast<int64_t>(sizeof(float));
+}
+
+bool LaunchAddNorm(Blas& blas, cudaStream_t stream, const AddNormArgs& add) {
+  const int64_t tokens = add.x.dim(0);
+  const bool is_long = add.x.dim(1) >= 2 * add.weight.dim(0);
+  if (blas.sum_order() != SumOrder::kFastest || tokens < kLeastHalved || tokens > kMostHalved ||
+      !is_long || add.x.type() != DataType::kBF16 || !add.x.is_contiguous() ||
+      add.x.dim(1) % kHalvedMultiple != 0 || !IsWide(add.x, add.x.dim(1)) ||
+      !IsWide(add.weight, add.x.dim(1))) {
+    return false;
+  }
+  const Tensor halves = blas.LinearHalves(stream, add.x, add.weight);
+  if (halves.empty()) return false;
+  LaunchSumNorm(stream, add.residual, halves, add.gain, add.eps, add.norm);
+  return true;
 }
 
 bool LaunchAddNormLinear(SumOrder order, cudaStream_t stream, const AddNormArgs& add,

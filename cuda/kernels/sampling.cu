@@ -174,16 +174,55 @@ struct LogitChange {
   }
 };
 
-// The key of the best token of a row; `finite`: whether all of it is.
+// Sums of exp(logit - top), a thread and part, while the top is not known: each is relative to the
+// largest logit that it has met (Milakov and Gimelshein, 2018, arXiv:1805.02867). Its bits depend
+// on its own logits alone.
 template <typename Team>
-__device__ uint64_t ScanRow(Team& team, const float* row, int64_t vocab, bool* finite) {
-  uint64_t best = 0;
+struct RowSums {
+  float top[Team::kOwnParts];
+  float sums[Team::kOwnParts] = {};
+
+  __device__ RowSums() {
+#pragma unroll
+    for (float& each : top) each = -INFINITY;
+  }
+  __device__ __forceinline__ void Add(float logit, int part) {
+#pragma unroll
+    for (int own = 0; own < Team::kOwnParts; ++own) {
+      if (own != part) continue;  // `part` is a constant of the loop
+      if (logit > top[own]) {
+        sums[own] *= expf(top[own] - logit);
+        top[own] = logit;
+      }
+      sums[own] += expf(logit - top[own]);
+    }
+  }
+  __device__ double Total(Team& team, float of_row) {
+#pragma unroll
+    for (int own = 0; own < Team::kOwnParts; ++own) sums[own] *= expf(top[own] - of_row);
+    return team.AddParts(sums);
+  }
+};
+struct NoSums {
+  __device__ void Add(float, int) const {}
+};
+
+// The key of the best token of a row; `finite`: whether all of it is.
+template <typename Team, typename Sums>
+__device__ uint64_t ScanRow(Team& team, const float* row, int64_t vocab, bool* finite,
+                            Sums&& sums) {
+  float most = -INFINITY;
+  int32_t at = INT32_MAX;  // rising, so the first of equals
   bool sound = true;
-  team.ForEach(row, vocab, [&](int64_t i, float logit, int) {
-    const uint64_t key = Key(Ordered(logit), static_cast<int32_t>(i));
-    best = best > key ? best : key;
+  team.ForEach(row, vocab, [&](int64_t i, float logit, int part) {
+    if (logit > most) {
+      most = logit;
+      at = static_cast<int32_t>(i);
+    }
     sound = sound && isfinite(logit);
+    sums.Add(logit, part);
   });
+  const uint64_t best = Key(Ordered(most), at);
   int all_sound = __syncthreads_and(sound ? 1 : 0);
   if constexpr (Team::kBlocks > 1) {
     all_sound = team.template OverBlocks<int>(all_sound, [](int a, int b) { return a & b; });
@@ -218,7 +257,7 @@ __device__ int32_t SampleRow(Team& team, float* row, uint64_t best, const Sampli
     bool finite;
     if (team.rank() == 0) change.Run();
     team.Sync();
-    best = ScanRow(team, row, rows.vocab, &finite);
+    best = ScanRow(team, row, rows.vocab, &finite, NoSums());
   }
   const float top = Unordered(static_cast<uint32_t>(best >> 32));
   int32_t token = kNoToken;
@@ -235,7 +274,7 @@ __device__ int32_t SampleRow(Team& team, float* row, uint64_t best, const Sampli
   return token;
 }
 
-// A team of blocks a row, which it reads from level 2, where the LM head has just left it: twice
+// A team of blocks a row, which it reads from level 2, where the LM head has just left it: once
 // for a greedy token, once or twice more for a draw, and again for the likeliest tokens.
 template <int kBlocks>
 __global__ void __cluster_dims__(kBlocks) __launch_bounds__(kSamplingThreads)
@@ -255,13 +294,16 @@ __global__ void __cluster_dims__(kBlocks) __launch_bounds__(kSamplingThreads)
   const int thread = static_cast<int>(threadIdx.x);
   if (thread < kWords) word = reinterpret_cast<const uint32_t*>(rows.tasks + r)[thread];
   bool finite;
-  const uint64_t best = ScanRow(team, row, rows.vocab, &finite);
+  RowSums<RowTeam<kBlocks>> sums;
+  const uint64_t best = ScanRow(team, row, rows.vocab, &finite, sums);
   if (thread < kWords) reinterpret_cast<uint32_t*>(&of_row)[thread] = word;
   __syncthreads();
   const SamplingTask task = of_row;
   const float top = Unordered(static_cast<uint32_t>(best >> 32));
   int32_t token = kNoToken;
+  double log_sum = 0;
   if (finite) {
+    log_sum = static_cast<double>(top) + log(sums.Total(team, top));
     token = task.target;
     if (token == kNoToken) token = SampleRow(team, row, best, rows, task, shared);
     DeviceCheck(token == kNoToken || (token >= 0 && token < rows.vocab));
@@ -274,7 +316,6 @@ __global__ void __cluster_dims__(kBlocks) __launch_bounds__(kSamplingThreads)
     return team.Sync();  // what others may still read goes with a block
   }
   const Scores model = {row, rows.vocab, top, 1.0f};
-  const double log_sum = static_cast<double>(top) + log(SumExpOfRow(team, model));
   if (tells && threadIdx.x == 0) {
     rows.tokens[r] = token;
     rows.logprobs[r] = static_cast<float>(static_cast<double>(row[token]) - log_sum);

@@ -1,5 +1,6 @@
 #include "cuda/batch_linear.h"
 
+#include "cuda/blas.h"
 #include "cuda/kernels/fused_launchers.h"
 #include "cuda/kernels/launchers.h"
 #include "tests/support/backends.h"
@@ -90,6 +91,11 @@ std::vector<double> SquareSums(const std::vector<double>& values, size_t feature
     sums.push_back(sum);
   }
   return sums;
+}
+
+std::vector<double> Doubles(const Tensor& tensor) {
+  const std::vector<float> values = ToVector(tensor);
+  return {values.begin(), values.end()};
 }
 
 std::string Name(int64_t tokens, const Size& size) {
@@ -319,13 +325,44 @@ TEST_F(BatchLinear, AddNormIsTheThreeBehindEachOther) {
         const Tensor sum_apart = Poisoned({tokens, size.out});
         const Tensor apart = Poisoned({tokens, out.dim(1)}, kType);
         run(true, gated, sum_apart, apart);
-        const auto doubles = [](const Tensor& tensor) {
-          const std::vector<float> values = ToVector(tensor);
-          return std::vector<double>(values.begin(), values.end());
-        };
-        EXPECT_LE(RelativeError(sum, doubles(sum_apart)), kFloatTolerance) << tokens;
-        EXPECT_LE(RelativeError(out, doubles(apart)), Tolerance(kType)) << tokens;
+        EXPECT_LE(RelativeError(sum, Doubles(sum_apart)), kFloatTolerance) << tokens;
+        EXPECT_LE(RelativeError(out, Doubles(apart)), Tolerance(kType)) << tokens;
       }
+    }
+  }
+}
+
+// linear_add and rms_norm with the product in halves, against the two behind each other; and where
+// it is not taken.
+TEST_F(BatchLinear, AddNormInHalvesIsTheTwoBehindEachOther) {
+  const Size size = {1024, 3584};
+  for (const int64_t tokens : {128, 129, 200, 256, 257}) {
+    const Joint joint(tokens, size);
+    for (const SumOrder order : {SumOrder::kFastest, SumOrder::kFixed}) {
+      const Tensor sum = Poisoned({tokens, size.out});
+      const Tensor norm = Poisoned({tokens, size.out}, kType);
+      const Tensor sum_apart = Poisoned({tokens, size.out});
+      const Tensor norm_apart = Poisoned({tokens, size.out}, kType);
+      for (const Tensor& each : {sum, sum_apart}) {
+        std::memcpy(Tensor(each).raw(), joint.residual.raw(), static_cast<size_t>(each.bytes()));
+      }
+      bool is_taken = false;
+      {
+        cuda::Blas blas;
+        blas.set_sum_order(order);
+        const GpuCall gpu;
+        const Tensor x = gpu.In(joint.x);
+        const Tensor weight = gpu.In(joint.weight);
+        const Tensor gain = gpu.In(joint.gain);
+        is_taken = cuda::LaunchAddNorm(blas, gpu.stream(),
+                                       {x, weight, gpu.Out(sum), gain, kEps, gpu.Out(norm)});
+        cuda::LaunchLinearAdd(gpu.blas(), gpu.stream(), x, weight, gpu.Out(sum_apart));
+        cuda::LaunchRmsNorm(gpu.stream(), gpu.Out(sum_apart), gain, kEps, gpu.Out(norm_apart));
+      }
+      ASSERT_EQ(is_taken, order == SumOrder::kFastest && tokens >= 129 && tokens <= 256) << tokens;
+      if (!is_taken) continue;
+      EXPECT_LE(RelativeError(sum, Doubles(sum_apart)), kFloatTolerance) << tokens;
+      EXPECT_LE(RelativeError(norm, Doubles(norm_apart)), Tolerance(kType)) << tokens;
     }
   }
 }
