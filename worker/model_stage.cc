@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <deque>
 #include <optional>
 #include <thread>
 #include <vector>
@@ -22,6 +21,7 @@
 #include "worker/stage_sampler.h"
 #include "worker/stage_slots.h"
 #include "worker/step_batcher.h"
+#include "worker/steps_ahead.h"
 #include "worker/token_mailbox.h"
 
 namespace penstock {
@@ -41,9 +41,11 @@ class ModelStage final : public StageExecutor {
   absl::Status BeginEpoch(const EpochStart& start) override;
   absl::StatusOr<StepResult> Execute(const StepPlan& plan) override;
   bool runs_ahead() const override { return is_first_ && is_last_; }
-  bool CanBegin(const StepPlan& plan) const override;
+  bool CanBegin(const StepPlan& plan) const override { return begun_->CanBegin(plan, *slots_); }
   absl::Status Begin(const StepPlan& plan) override;
-  bool IsDone() const override { return begun_.empty() || backend_->IsDone(begun_.front().place); }
+  bool IsDone() const override {
+    return begun_->empty() || backend_->IsDone(begun_->front().place);
+  }
   absl::StatusOr<StepResult> Finish() override;
   Tensor Rows(int64_t num_tokens) override { return rows_.Slice(0, num_tokens); }
   Tensor TokenRows(int64_t num_samples) override { return token_rows_.Slice(0, num_samples); }
@@ -73,24 +75,9 @@ class ModelStage final : public StageExecutor {
   absl::Status MakeRoom(const StageOptions& options, const ModelConfig& config, int64_t num_blocks);
   absl::Status Warm();
   absl::Status WarmStep(int64_t tokens, int64_t each);
-  // A plan between Begin and Finish.
-  struct BegunStep {
-    const StepPlan* plan = nullptr;
-    int place = 0;  // of its outputs, 0 or 1
-    int64_t start_ns = 0;
-    StepBatch batch;  // as kernels see it
-    bool has_logits = false;
-    bool has_targets = false;
-    StageSampler::Asked asked;
-    std::vector<SampledToken> voids;  // samples of rows that were known to be void
-    std::vector<const PlanRow*> fed;  // rows that feed what the step before samples
-  };
-
   void LookUpTokens(const StepPlan& plan);
-  int32_t PlaceOfSample(const StepPlan& plan, const PlanRow& row) const;
-  void Enqueue(const StepPlan& plan, BegunStep* step);
-  void ListSamples(const BegunStep& step);
-  void Sampled(const BegunStep& step, StepResult* result);
+  void Enqueue(const StepPlan& plan, StepsAhead::Step* step);
+  void Sampled(const StepsAhead::Step& step, StepResult* result);
   void OrderMail(const StepPlan& plan);
   absl::Status TakeMail(StageTimes* times);
   DeviceMail* device_mail() const { return backend_ != nullptr ? backend_->mail() : nullptr; }
@@ -120,9 +107,7 @@ class ModelStage final : public StageExecutor {
   MailOrder order_;            // the last one; its memory is used again
   std::vector<int32_t> fed_;   // by row of the plan at hand (StepBatcher::Build)
   std::vector<int32_t> from_;  // the same
-  std::deque<BegunStep> begun_;
-  // Of the first that is begun: by slot, the place among its samples, or -1.
-  std::vector<int32_t> sample_of_slot_;
+  std::optional<StepsAhead> begun_;
   int64_t last_done_ns_ = 0;
   std::atomic<int64_t> voids_ = 0;
   int64_t ready_bytes_ = 0;  // of the device in use once it was ready; 0: not known
@@ -234,7 +219,7 @@ absl::Status ModelStage::MakeRoom(const StageOptions& options, const ModelConfig
   PENSTOCK_ASSIGN_OR_RETURN(batcher_, StepBatcher::Make(limits_, backend_->inputs()));
   batcher_->PadDecodes(backend_->DecodeSizes(std::min(limits_.max_sequences, limits_.max_tokens)));
   slots_.emplace(options.max_sequences, /*samples=*/is_last_);
-  sample_of_slot_.assign(static_cast<size_t>(options.max_sequences), -1);
+  begun_.emplace(options.max_sequences);
   if (is_last_) {
     PENSTOCK_ASSIGN_OR_RETURN(sampler_, StageSampler::Make(limits_, backend_->outputs()));
   }
@@ -293,7 +278,7 @@ absl::Status ModelStage::BeginEpoch(const EpochStart& start) {
         "plans of epoch ", start.epoch, " are to name ", start.num_blocks,
         " KV blocks, but this stage has ", cache_->num_blocks(), ": give all stages the least"));
   }
-  PENSTOCK_CHECK(begun_.empty());
+  PENSTOCK_CHECK(begun_->empty());
   batcher_->LimitBlocks(start.num_blocks);
   slots_->Reset();
   if (mailbox_) mailbox_->Reset();
@@ -306,42 +291,13 @@ absl::StatusOr<StepResult> ModelStage::Execute(const StepPlan& plan) {
   return Finish();
 }
 
-// What is sampled now and needs the tokens before it on the host cannot be begun before these are
-// there. Nor can a slot have a new sequence while the old one's token is on its way.
-bool ModelStage::CanBegin(const StepPlan& plan) const {
-  if (begun_.empty()) return true;
-  const BegunStep& before = begun_.front();
-  if (begun_.size() > 1 || before.has_targets || plan.epoch != before.plan->epoch) return false;
-  const auto slots = static_cast<int64_t>(sample_of_slot_.size());
-  for (const Admission& admission : plan.admissions) {
-    if (admission.slot < 0 || admission.slot >= slots) return false;
-    if (sample_of_slot_[static_cast<size_t>(admission.slot)] >= 0) return false;
-  }
-  return std::all_of(plan.rows.begin(), plan.rows.end(), [&](const PlanRow& row) {
-    if (row.token_from != before.plan->number) return true;
-    return PlaceOfSample(plan, row) >= 0 && !slots_->At(row.slot).sampling.needs_history();
-  });
-}
-
-// Among what the step before samples: of what the row feeds; -1: it is not there.
-int32_t ModelStage::PlaceOfSample(const StepPlan& plan, const PlanRow& row) const {
-  if (begun_.empty() || row.token_from != begun_.front().plan->number) return -1;
-  if (plan.epoch != begun_.front().plan->epoch) return -1;
-  if (row.slot < 0 || row.slot >= static_cast<int64_t>(sample_of_slot_.size())) return -1;
-  const int32_t place = sample_of_slot_[static_cast<size_t>(row.slot)];
-  if (place < 0) return -1;
-  const SampledToken& sample = begun_.front().asked.samples[static_cast<size_t>(place)];
-  const bool is_the_rows = sample.generation == row.generation && sample.position == row.position;
-  return is_the_rows ? place : -1;
-}
-
 absl::Status ModelStage::Begin(const StepPlan& plan) {
   if (model_ == nullptr) return absl::FailedPreconditionError("no model has been loaded");
-  BegunStep step;
+  StepsAhead::Step step;
   step.plan = &plan;
   step.start_ns = NowNs();
-  step.place = begun_.empty() ? 0 : 1 - begun_.front().place;
-  if (!begun_.empty()) backend_->AwaitInputs();
+  step.place = begun_->NextPlace();
+  if (!begun_->empty()) backend_->AwaitInputs();
   LookUpTokens(plan);
   PENSTOCK_ASSIGN_OR_RETURN(step.batch, batcher_->Build(plan, fed_, from_));
   PENSTOCK_RETURN_IF_ERROR(slots_->Admit(plan, fed_));
@@ -353,15 +309,15 @@ absl::Status ModelStage::Begin(const StepPlan& plan) {
   ViewInputs(&step.batch);
   if (!step.fed.empty()) {
     backend_->FeedTokens(backend_->KernelView(batcher_->token_from()),
-                         sampler_->Tokens(*backend_, begun_.front().place), step.batch.token_ids);
+                         sampler_->Tokens(*backend_, begun_->front().place), step.batch.token_ids);
   }
   Enqueue(plan, &step);
-  begun_.push_back(std::move(step));
+  begun_->Push(std::move(step));
   return absl::OkStatus();
 }
 
 // From inputs to outputs.
-void ModelStage::Enqueue(const StepPlan& plan, BegunStep* step) {
+void ModelStage::Enqueue(const StepPlan& plan, StepsAhead::Step* step) {
   const StepBatch& batch = step->batch;
   DeviceMail* const mail = device_mail();
   if (mail != nullptr) OrderMail(plan);
@@ -396,22 +352,10 @@ void ModelStage::Enqueue(const StepPlan& plan, BegunStep* step) {
     backend_->ReturnInputs({&rows, 1});
   }
   backend_->EndStep(step->place);
-  if (begun_.empty()) ListSamples(*step);
-}
-
-// For who runs ahead of the step.
-void ModelStage::ListSamples(const BegunStep& step) {
-  std::fill(sample_of_slot_.begin(), sample_of_slot_.end(), -1);
-  for (size_t i = 0; i < step.asked.samples.size(); ++i) {
-    sample_of_slot_[static_cast<size_t>(step.asked.samples[i].slot)] = static_cast<int32_t>(i);
-  }
 }
 
 absl::StatusOr<StepResult> ModelStage::Finish() {
-  PENSTOCK_CHECK(!begun_.empty());
-  const BegunStep step = std::move(begun_.front());
-  begun_.pop_front();
-  if (!begun_.empty()) ListSamples(begun_.front());
+  const StepsAhead::Step step = begun_->Pop();
   StepResult result;
   result.number = step.plan->number;
   result.epoch = step.plan->epoch;
@@ -426,7 +370,7 @@ absl::StatusOr<StepResult> ModelStage::Finish() {
 }
 
 // What the host makes of the step's outputs.
-void ModelStage::Sampled(const BegunStep& step, StepResult* result) {
+void ModelStage::Sampled(const StepsAhead::Step& step, StepResult* result) {
   sampler_->Finish(step.asked, step.place, result);
   for (const PlanRow* row : step.fed) {
     if (mailbox_->Take(step.plan->epoch, *row) != kVoidToken) continue;
@@ -509,7 +453,7 @@ void ModelStage::LookUpTokens(const StepPlan& plan) {
   const bool is_known = device_mail() == nullptr || is_last_;
   bool is_ahead = false;
   for (const PlanRow& row : plan.rows) {
-    const int32_t place = row.token_from == 0 ? -1 : PlaceOfSample(plan, row);
+    const int32_t place = row.token_from == 0 ? -1 : begun_->PlaceOfSample(plan, row);
     from_.push_back(place);
     is_ahead = is_ahead || place >= 0;
     if (row.token_from == 0) {
