@@ -211,9 +211,12 @@ class Stage {
   std::vector<int32_t> Step(const StepPlan& plan, bool graphs) {
     const StepBatch batch = Prepare(plan);
     Enqueue(batch, graphs);
+    StageSampler::Asked asked;
+    sampler_->Begin({plan, batcher_, batch, /*has_logits=*/true, *model_, *backend_}, slots_,
+                    /*place=*/0, &asked);
+    backend_->FetchOutputs();
     StepResult result;
-    sampler_->Run({plan, batcher_, batch, /*has_logits=*/true, *model_, *backend_}, slots_,
-                  &result);
+    sampler_->Finish(asked, /*place=*/0, &result);
     std::vector<int32_t> tokens;
     for (const SampledToken& sample : result.samples) tokens.push_back(sample.token);
     return tokens;
