@@ -9,6 +9,8 @@ namespace {
 using Bf16 = __nv_bfloat16;
 
 constexpr int kMaxSplit = 2;
+constexpr int kMaxRows = 96;  // of a tile
+static_assert(kBatchMultiple == kMaxSplit * BatchSlab::kColumns);
 // Below, too many multiprocessors have nothing to do.
 constexpr double kLeastFill = 0.85;
 
@@ -66,7 +68,7 @@ void LaunchProblem(cudaStream_t stream, BatchProblem problem, const Tensor& x,
 BatchPlan ChooseBatchPlan(int64_t out_features) {
   const int multiprocessors = NumMultiprocessors();
   for (const int split : {1, kMaxSplit}) {
-    for (const int rows : {64, 80, 96}) {
+    for (const int rows : {64, 80, kMaxRows}) {
       const int64_t blocks = out_features / rows * split;
       if (out_features % rows == 0 && blocks % 4 == 0 && blocks <= multiprocessors &&
           static_cast<double>(blocks) >= kLeastFill * multiprocessors) {
@@ -78,14 +80,15 @@ BatchPlan ChooseBatchPlan(int64_t out_features) {
 }
 
 int64_t MaxBatchParts() { return NumMultiprocessors(); }
+int64_t MaxBatchRows() { return int64_t{kMaxRows} * NumMultiprocessors(); }
 
 bool IsBatch(const Tensor& x, const Tensor& weight) {
   const int64_t features = weight.dim(1);
   return x.type() == DataType::kBF16 && weight.type() == DataType::kBF16 &&
          x.dim(0) > kSkinnyTokens && x.dim(0) <= kBatchTokens && x.dim(1) == features &&
-         features % (kMaxSplit * BatchSlab::kColumns) == 0 && features <= INT32_MAX / 2 &&
-         x.is_contiguous() && weight.is_contiguous() && IsWide(x, features) &&
-         IsWide(weight, features) && ChooseBatchPlan(weight.dim(0)).rows > 0;
+         features % kBatchMultiple == 0 && features <= INT32_MAX / 2 && x.is_contiguous() &&
+         weight.is_contiguous() && IsWide(x, features) && IsWide(weight, features) &&
+         ChooseBatchPlan(weight.dim(0)).rows > 0;
 }
 
 void LaunchBatchAddAndNorm(cudaStream_t stream, const Tensor& x, const Tensor& weight,

@@ -26,6 +26,7 @@ struct CUstream_st;
 namespace penstock::cuda {
 
 inline constexpr int64_t kBatchTokens = 64;
+inline constexpr int64_t kBatchMultiple = 128;  // of in_features
 
 struct BatchPlan {
   int rows = 0;   // of a tile: 64, 80 or 96; 0: no plan fills the GPU
@@ -36,8 +37,9 @@ struct BatchPlan {
 };
 
 BatchPlan ChooseBatchPlan(int64_t out_features);
-// Parts at most, for any out_features.
+// Parts at most, and rows of a weight that has a plan, for any out_features.
 int64_t MaxBatchParts();
+int64_t MaxBatchRows();
 
 // Whether x and weight are of the form above, with more tokens than skinny_linear's, and have a
 // plan.

@@ -16,6 +16,9 @@ absl::StatusOr<std::unique_ptr<CudaOps>> CudaOps::Make(const HeadLayout& heads, 
       Tensor::Make(DataType::kU8, {DecoderAttentionWorkspace(heads, max_rows, order)}, memory));
   PENSTOCK_ASSIGN_OR_RETURN(ops->squares_,
                             Tensor::Make(DataType::kF32, {AddNormWorkspace() / 4}, memory));
+  PENSTOCK_ASSIGN_OR_RETURN(ops->zeros_, Tensor::Make(DataType::kBF16, AddNormZeros(), memory));
+  CUDA_CHECK(cudaMemsetAsync(ops->zeros_.raw(), 0, static_cast<size_t>(ops->zeros_.bytes()),
+                             ops->stream_.get()));
   CUDA_CHECK(cudaMemsetAsync(ops->decoder_workspace_.raw(), 0,
                              static_cast<size_t>(ops->decoder_workspace_.bytes()),
                              ops->stream_.get()));
@@ -85,6 +88,16 @@ void CudaOps::AddNorm(const AddNormArgs& add) {
 void CudaOps::AddNormLinear(const AddNormArgs& add, const Tensor& weight, const Tensor& out) {
   if (LaunchAddNormLinear(order_, stream_.get(), add, squares_, weight, out)) return;
   Ops::AddNormLinear(add, weight, out);
+}
+
+void CudaOps::AddOfNormLinear(const AddNormArgs& add, const Tensor& weight) {
+  if (LaunchAddOfNormLinear(blas_, stream_.get(), add, squares_, weight)) return;
+  Ops::AddOfNormLinear(add, weight);
+}
+
+void CudaOps::NormLinearOfAdd(const AddNormArgs& add, const Tensor& weight, const Tensor& out) {
+  if (LaunchNormLinearOfAdd(order_, stream_.get(), add, squares_, zeros_, weight, out)) return;
+  Ops::NormLinearOfAdd(add, weight, out);
 }
 
 void CudaOps::AddNormGatedLinear(const AddNormArgs& add, const Tensor& weight,

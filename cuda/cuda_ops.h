@@ -42,7 +42,10 @@ class CudaOps final : public Ops {
   void Swiglu(const Tensor& gate_up, const Tensor& out) override;
   void GatedLinear(const Tensor& x, const Tensor& weight, const Tensor& gate_up,
                    const Tensor& out) override;
+  void AddNorm(const AddNormArgs& add) override;
   void AddNormLinear(const AddNormArgs& add, const Tensor& weight, const Tensor& out) override;
+  void AddOfNormLinear(const AddNormArgs& add, const Tensor& weight) override;
+  void NormLinearOfAdd(const AddNormArgs& add, const Tensor& weight, const Tensor& out) override;
   void AddNormGatedLinear(const AddNormArgs& add, const Tensor& weight, const Tensor& gate_up,
                           const Tensor& out) override;
   void RopeConcatKv(const BiasRopeArgs& rope, const Tensor& kv_slots, const Tensor& kv) override;
@@ -71,14 +74,13 @@ class CudaOps final : public Ops {
  private:
   explicit CudaOps(SumOrder order) : order_(order) { blas_.set_sum_order(order); }
 
-  void AddNorm(const AddNormArgs& add) override;
-
   const SumOrder order_;
   CudaStream stream_;
   Blas blas_;
   std::unique_ptr<SamplingBuffer> sampling_;
   Tensor decoder_workspace_;  // u8
   Tensor squares_;            // f32, of a deferred norm
+  Tensor zeros_;              // bf16
 };
 
 }  // namespace penstock::cuda

@@ -51,8 +51,23 @@ class Ops {
     Linear(x, weight, gate_up);
     Swiglu(gate_up, out);
   }
+  virtual void AddNorm(const AddNormArgs& add) {
+    LinearAdd(add.x, add.weight, add.residual);
+    RmsNorm(add.residual, add.gain, add.eps, add.norm);
+  }
   virtual void AddNormLinear(const AddNormArgs& add, const Tensor& weight, const Tensor& out) {
     AddNorm(add);
+    Linear(add.norm, weight, out);
+  }
+  // AddNormLinear in two, for two stages: together the same bits. The first leaves the residual,
+  // the second begins with it. Each is given the whole joint, with weights of its own stage in
+  // place of the other's, of which it looks at the shapes alone: `weight`, and add.x and
+  // add.weight.
+  virtual void AddOfNormLinear(const AddNormArgs& add, const Tensor& /*weight*/) {
+    LinearAdd(add.x, add.weight, add.residual);
+  }
+  virtual void NormLinearOfAdd(const AddNormArgs& add, const Tensor& weight, const Tensor& out) {
+    RmsNorm(add.residual, add.gain, add.eps, add.norm);
     Linear(add.norm, weight, out);
   }
   virtual void AddNormGatedLinear(const AddNormArgs& add, const Tensor& weight,
@@ -97,12 +112,6 @@ class Ops {
                      const Tensor& c) = 0;
   virtual void Conv2d(const Tensor& in, const Tensor& weight, const Tensor& bias,
                       const Conv2dOptions& options, const Tensor& out) = 0;
-
- protected:
-  virtual void AddNorm(const AddNormArgs& add) {
-    LinearAdd(add.x, add.weight, add.residual);
-    RmsNorm(add.residual, add.gain, add.eps, add.norm);
-  }
 };
 
 }  // namespace penstock

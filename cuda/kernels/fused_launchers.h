@@ -22,6 +22,16 @@ bool LaunchAddNormLinear(SumOrder order, StreamHandle stream, const AddNormArgs&
 bool LaunchAddNormGatedLinear(SumOrder order, StreamHandle stream, const AddNormArgs& add,
                               const Tensor& workspace, const Tensor& weight, const Tensor& out);
 
+// AddNormLinear in two (core/kernels/ops.h), with the bits of LaunchAddNormLinear or LaunchAddNorm.
+// The second is the same kernels too, with nothing added: a product of `zeros`, bf16 of shape
+// AddNormZeros().
+Shape AddNormZeros();
+bool LaunchAddOfNormLinear(Blas& blas, StreamHandle stream, const AddNormArgs& add,
+                           const Tensor& workspace, const Tensor& weight);
+bool LaunchNormLinearOfAdd(SumOrder order, StreamHandle stream, const AddNormArgs& add,
+                           const Tensor& workspace, const Tensor& zeros, const Tensor& weight,
+                           const Tensor& out);
+
 // x [num_tokens, hidden] f32 += halves[0] + halves[1], then out = rms_norm(x): linear_add whose
 // product came in two halves of k, and rms_norm.
 void LaunchSumNorm(StreamHandle stream, const Tensor& x, const Tensor& halves, const Tensor& weight,

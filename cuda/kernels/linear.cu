@@ -86,6 +86,30 @@ bool LaunchAddNormLinear(SumOrder order, cudaStream_t stream, const AddNormArgs&
   return true;
 }
 
+// A row for each of x's and each of the widest weight's that has a plan.
+Shape AddNormZeros() { return {kBatchTokens + MaxBatchRows(), kBatchMultiple}; }
+
+bool LaunchAddOfNormLinear(Blas& blas, cudaStream_t stream, const AddNormArgs& add,
+                           const Tensor& workspace, const Tensor& weight) {
+  if (TakesBatch(blas.sum_order(), add, add.norm) && IsBatch(add.norm, weight)) {
+    static_cast<void>(
+        AddAndNorm(stream, add, workspace));  // what is made beside the sum is not used
+    return true;
+  }
+  return LaunchAddNorm(blas, stream, add);
+}
+
+bool LaunchNormLinearOfAdd(SumOrder order, cudaStream_t stream, const AddNormArgs& add,
+                           const Tensor& workspace, const Tensor& zeros, const Tensor& weight,
+                           const Tensor& out) {
+  if (!TakesBatch(order, add, out) || !IsBatch(add.norm, weight)) return false;
+  AddNormArgs nothing = add;
+  nothing.x = zeros.Slice(0, add.x.dim(0));
+  nothing.weight = zeros.Slice(kBatchTokens, add.weight.dim(0));
+  LaunchBatchLinear(stream, add.norm, weight, out, AddAndNorm(stream, nothing, workspace));
+  return true;
+}
+
 bool LaunchAddNormGatedLinear(SumOrder order, cudaStream_t stream, const AddNormArgs& add,
                               const Tensor& workspace, const Tensor& weight, const Tensor& out) {
   if (!TakesBatch(order, add, out) || !IsGated(add.norm, weight, out) ||

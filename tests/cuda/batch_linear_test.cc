@@ -332,6 +332,52 @@ TEST_F(BatchLinear, AddNormIsTheThreeBehindEachOther) {
   }
 }
 
+// Two stages, of which one adds and the other goes on from the sum, give the bits of one.
+TEST_F(BatchLinear, AddNormLinearInTwoPartsHasTheSameBits) {
+  const Size size = {4096, 512};
+  if (cuda::ChooseBatchPlan(6144).rows == 0) GTEST_SKIP();
+  const Tensor qkv = As(kType, Random({6144, size.out}, 5, 0.05f));
+  const Tensor zeros = Poisoned(cuda::AddNormZeros(), kType);
+  std::memset(Tensor(zeros).raw(), 0, static_cast<size_t>(zeros.bytes()));
+  for (const int64_t tokens : {16, 17, 40, 64, 65}) {
+    const Joint joint(tokens, size);
+    Tensor sums[2];
+    Tensor outs[2];
+    bool taken[3] = {};
+    for (const bool in_two : {false, true}) {
+      const Tensor sum = Poisoned({tokens, size.out});
+      const Tensor out = Poisoned({tokens, 6144}, kType);
+      std::memcpy(Tensor(sum).raw(), joint.residual.raw(), static_cast<size_t>(sum.bytes()));
+      const Tensor norm = Poisoned({tokens, size.out}, kType);
+      const Tensor workspace = Poisoned({cuda::AddNormWorkspace() / 4});
+      cuda::Blas blas;
+      {
+        const GpuCall gpu;
+        const AddNormArgs add = {
+            gpu.In(joint.x), gpu.In(joint.weight), gpu.Out(sum), gpu.In(joint.gain), kEps,
+            gpu.Out(norm)};
+        const Tensor room = gpu.Out(workspace);
+        const Tensor weight = gpu.In(qkv);
+        const auto order = SumOrder::kFastest;
+        if (in_two) {
+          taken[1] = cuda::LaunchAddOfNormLinear(blas, gpu.stream(), add, room, weight);
+          taken[2] = cuda::LaunchNormLinearOfAdd(order, gpu.stream(), add, room, gpu.In(zeros),
+                                                 weight, gpu.Out(out));
+        } else {
+          taken[0] =
+              cuda::LaunchAddNormLinear(order, gpu.stream(), add, room, weight, gpu.Out(out));
+        }
+      }
+      sums[in_two] = sum;
+      outs[in_two] = out;
+    }
+    for (const bool is_taken : taken) EXPECT_EQ(is_taken, tokens > 16 && tokens <= 64) << tokens;
+    if (!taken[0]) continue;
+    EXPECT_EQ(ToVector(sums[1]), ToVector(sums[0])) << tokens;
+    EXPECT_EQ(ToVector(outs[1]), ToVector(outs[0])) << tokens;
+  }
+}
+
 // linear_add and rms_norm with the product in halves, against the two behind each other; and where
 // it is not taken.
 TEST_F(BatchLinear, AddNormInHalvesIsTheTwoBehindEachOther) {
@@ -363,6 +409,14 @@ TEST_F(BatchLinear, AddNormInHalvesIsTheTwoBehindEachOther) {
       if (!is_taken) continue;
       EXPECT_LE(RelativeError(sum, Doubles(sum_apart)), kFloatTolerance) << tokens;
       EXPECT_LE(RelativeError(norm, Doubles(norm_apart)), Tolerance(kType)) << tokens;
+      // A stage that goes on from the sum has the same norm.
+      const Tensor norm_of_sum = Poisoned({tokens, size.out}, kType);
+      {
+        const GpuCall gpu;
+        cuda::LaunchRmsNorm(gpu.stream(), gpu.In(sum), gpu.In(joint.gain), kEps,
+                            gpu.Out(norm_of_sum));
+      }
+      EXPECT_EQ(ToVector(norm_of_sum), ToVector(norm)) << tokens;
     }
   }
 }

@@ -42,6 +42,14 @@ class Llama final : public Model {
   // norm, the product that begins the other.
   void Ffn(const LayerWeight& layer, const Tensor& mixed, const Tensor& x);
   void NextQkv(const LayerWeight& layer, const LayerWeight& next, const Tensor& x);
+  // The parts of NextQkv at both ends of a stage.
+  void FirstQkv(const Tensor& x);
+  void LastAdd(const Tensor& x);
+  AddNormArgs QkvJoint(const LayerWeight& layer, const LayerWeight& next, const Tensor& x) const {
+    const int64_t tokens = x.dim(0);
+    return {gated_.Slice(0, tokens), layer.ffn.down,       x,
+            next.input_norm.gain,    config_.rms_norm_eps, norm_.Slice(0, tokens)};
+  }
   void Linear(const Tensor& x, const PackedWeight& weight, const Tensor& out);
 
   const ModelConfig config_;
@@ -109,8 +117,7 @@ void Llama::Forward(const StepBatch& batch, const KvCache& cache) {
   ops_.RopeTable(frequencies_, batch.positions, rope_.Slice(0, tokens));
   if (is_first()) ops_.Embedding(batch.token_ids, weight_.embedding.table, x);
   const std::vector<LayerWeight>& layers = weight_.layers;
-  ops_.RmsNorm(x, layers[0].input_norm.gain, eps, norm);
-  Linear(norm, layers[0].attention.qkv, qkv_.Slice(0, tokens));
+  FirstQkv(x);
   for (size_t i = 0; i < layers.size(); ++i) {
     const Tensor& kv = cache.layer(static_cast<int64_t>(i));
     ContextAttention(batch, layers[i].attention, kv);
@@ -119,7 +126,7 @@ void Llama::Forward(const StepBatch& batch, const KvCache& cache) {
     if (i + 1 < layers.size()) {
       NextQkv(layers[i], layers[i + 1], x);
     } else {
-      ops_.LinearAdd(gated_.Slice(0, tokens), layers[i].ffn.down, x);
+      LastAdd(x);
     }
   }
   if (is_last()) ops_.RmsNorm(x, weight_.norm.gain, eps, norm);
@@ -184,23 +191,42 @@ void Llama::Ffn(const LayerWeight& layer, const Tensor& mixed, const Tensor& x) 
   if (weight.tensors.size() == 1) {
     return ops_.AddNormGatedLinear(add, weight.tensors[0], gate_up, gated);
   }
-  ops_.LinearAdd(add.x, add.weight, add.residual);
-  ops_.RmsNorm(add.residual, add.gain, add.eps, add.norm);
+  ops_.AddNorm(add);
   Linear(add.norm, weight, gate_up);
   ops_.Swiglu(gate_up, gated);
 }
 
 // The FFN's last product and the next layer's first: qkv.
 void Llama::NextQkv(const LayerWeight& layer, const LayerWeight& next, const Tensor& x) {
-  const int64_t tokens = x.dim(0);
-  const AddNormArgs add = {gated_.Slice(0, tokens), layer.ffn.down,       x,
-                           next.input_norm.gain,    config_.rms_norm_eps, norm_.Slice(0, tokens)};
+  const AddNormArgs add = QkvJoint(layer, next, x);
   const PackedWeight& weight = next.attention.qkv;
-  const Tensor qkv = qkv_.Slice(0, tokens);  // [num_tokens, q + k + v]
+  const Tensor qkv = qkv_.Slice(0, x.dim(0));  // [num_tokens, q + k + v]
   if (weight.tensors.size() == 1) return ops_.AddNormLinear(add, weight.tensors[0], qkv);
-  ops_.LinearAdd(add.x, add.weight, add.residual);
-  ops_.RmsNorm(add.residual, add.gain, add.eps, add.norm);
+  ops_.AddNorm(add);
   Linear(add.norm, weight, qkv);
+}
+
+// Of the first layer, what is ahead of it is the embedding; of a stage's, the layer before.
+void Llama::FirstQkv(const Tensor& x) {
+  const LayerWeight& layer = weight_.layers.front();
+  const AddNormArgs add = QkvJoint(layer, layer, x);
+  const PackedWeight& weight = layer.attention.qkv;
+  const Tensor qkv = qkv_.Slice(0, x.dim(0));  // [num_tokens, q + k + v]
+  if (!is_first() && weight.tensors.size() == 1) {
+    return ops_.NormLinearOfAdd(add, weight.tensors[0], qkv);
+  }
+  ops_.RmsNorm(x, add.gain, add.eps, add.norm);
+  Linear(add.norm, weight, qkv);
+}
+
+void Llama::LastAdd(const Tensor& x) {
+  const LayerWeight& layer = weight_.layers.back();
+  const AddNormArgs add = QkvJoint(layer, layer, x);
+  const PackedWeight& weight = layer.attention.qkv;
+  if (!is_last() && weight.tensors.size() == 1) {
+    return ops_.AddOfNormLinear(add, weight.tensors[0]);
+  }
+  ops_.LinearAdd(add.x, add.weight, x);
 }
 
 // One product a tensor: a single one but in files of mixed quantization.
