@@ -1,5 +1,6 @@
 #include "cuda/cuda_ops.h"
 
+#include "cuda/add_norm.h"
 #include "cuda/cuda_check.h"
 #include "cuda/kernels/fused_launchers.h"
 #include "cuda/kernels/launchers.h"

@@ -1,7 +1,7 @@
 #include "cuda/batch_linear.h"
 
+#include "cuda/add_norm.h"
 #include "cuda/blas.h"
-#include "cuda/kernels/fused_launchers.h"
 #include "cuda/kernels/launchers.h"
 #include "tests/support/backends.h"
 #include "tests/support/gpu.h"
