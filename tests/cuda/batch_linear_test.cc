@@ -68,21 +68,6 @@ Result Add(const Joint& joint) {
   return result;
 }
 
-std::vector<double> Product(const Tensor& x, const Tensor& weight) {
-  const std::vector<float> in = ToVector(x);
-  const std::vector<float> rows = ToVector(weight);
-  const auto features = static_cast<size_t>(weight.dim(1));
-  std::vector<double> out;
-  for (size_t t = 0; t < in.size(); t += features) {
-    for (size_t n = 0; n < rows.size(); n += features) {
-      double sum = 0;
-      for (size_t k = 0; k < features; ++k) sum += double{in[t + k]} * rows[n + k];
-      out.push_back(sum);
-    }
-  }
-  return out;
-}
-
 std::vector<double> SquareSums(const std::vector<double>& values, size_t features) {
   std::vector<double> sums;
   for (size_t i = 0; i < values.size(); i += features) {
@@ -107,7 +92,7 @@ TEST_F(BatchLinear, AddsAndGainsAsFloat64Does) {
     for (const int64_t tokens : {17, 33, 64}) {
       if (size.in > 1000 && tokens != 33 && tokens != 55) continue;
       const Joint joint(tokens, size);
-      std::vector<double> sum = Product(joint.x, joint.weight);
+      std::vector<double> sum = ProductInFloat64(joint.x, joint.weight);
       const std::vector<float> residual = ToVector(joint.residual);
       const std::vector<float> gain = ToVector(joint.gain);
       std::vector<double> gained;
@@ -135,7 +120,7 @@ TEST_F(BatchLinear, MultipliesByTheFactorAsFloat64Does) {
     for (const int64_t tokens : {18, 55, 63}) {
       if (size.in > 1000 && tokens != 33 && tokens != 55) continue;
       const Joint joint(tokens, size);
-      const std::vector<double> product = Product(joint.x, joint.weight);
+      const std::vector<double> product = ProductInFloat64(joint.x, joint.weight);
       // Parts that are not alike, so that one left out shows.
       const Tensor parts = Random({tokens, 12}, 5);
       std::vector<float> values = ToVector(parts);

@@ -18,21 +18,6 @@ class SkinnyLinear : public ::testing::Test {
   }
 };
 
-std::vector<double> Float64(const Tensor& x, const Tensor& weight) {
-  const std::vector<float> in = ToVector(x);
-  const std::vector<float> rows = ToVector(weight);
-  const auto features = static_cast<size_t>(weight.dim(1));
-  std::vector<double> out;
-  for (size_t t = 0; t < in.size(); t += features) {
-    for (size_t n = 0; n < rows.size(); n += features) {
-      double sum = 0;
-      for (size_t k = 0; k < features; ++k) sum += double{in[t + k]} * rows[n + k];
-      out.push_back(sum);
-    }
-  }
-  return out;
-}
-
 void Multiply(const Tensor& x, const Tensor& weight, const Tensor& out, const Tensor& next) {
   const GpuCall gpu;
   cuda::LaunchSkinnyLinear(gpu.stream(), gpu.In(x), gpu.In(weight), gpu.Out(out), false,
@@ -54,11 +39,11 @@ TEST_F(SkinnyLinear, MatchesFloat64) {
       const Tensor weight = As(kType, Random({size.out, size.in}, 2));
       const Tensor out = Poisoned({tokens, size.out}, kType);
       Multiply(x, weight, out, tokens % 2 == 0 ? next : Tensor());
-      EXPECT_LE(RelativeError(out, Float64(x, weight)), Tolerance(kType))
+      EXPECT_LE(RelativeError(out, ProductInFloat64(x, weight)), Tolerance(kType))
           << tokens << " x " << size.out << " x " << size.in;
       const Tensor exact = Poisoned({tokens, size.out});
       Multiply(x, weight, exact, Tensor());
-      EXPECT_LE(RelativeError(exact, Float64(x, weight)), Tolerance(DataType::kF32));
+      EXPECT_LE(RelativeError(exact, ProductInFloat64(x, weight)), Tolerance(DataType::kF32));
     }
   }
 }
@@ -86,7 +71,7 @@ TEST_F(SkinnyLinear, GatedIsTheProductAndSwiglu) {
         cuda::LaunchSwiglu(gpu.stream(), gpu.Out(gate_up), gpu.Out(apart));
       }
       EXPECT_EQ(ToVector(out), ToVector(apart)) << tokens << " x " << size.out << " x " << size.in;
-      const std::vector<double> sums = Float64(x, weight);
+      const std::vector<double> sums = ProductInFloat64(x, weight);
       std::vector<double> gated;
       const auto width = static_cast<size_t>(size.out);
       for (size_t t = 0; t < sums.size(); t += 2 * width) {
@@ -107,7 +92,7 @@ TEST_F(SkinnyLinear, SumsMayStayFloat) {
     const Tensor weight = As(kType, Random({2128, 576}, 2));
     const Tensor out = Poisoned({tokens, 2128});
     Multiply(x, weight, out, Tensor());
-    EXPECT_LE(RelativeError(out, Float64(x, weight)), kFloatTolerance) << tokens;
+    EXPECT_LE(RelativeError(out, ProductInFloat64(x, weight)), kFloatTolerance) << tokens;
   }
 }
 
@@ -126,7 +111,7 @@ TEST_F(SkinnyLinear, RowsMayBeStrided) {
     for (size_t n = 96; n < out_row.size(); ++n) EXPECT_TRUE(std::isnan(out_row[n])) << n;
   }
   const Tensor dense_x = FromVector(x).Reshape({5, 256});
-  EXPECT_LE(RelativeError(FromVector(out), Float64(dense_x, weight)), Tolerance(kType));
+  EXPECT_LE(RelativeError(FromVector(out), ProductInFloat64(dense_x, weight)), Tolerance(kType));
 }
 
 // The same token has the same bits alone and beside others, run after run.
@@ -168,7 +153,7 @@ TEST_F(SkinnyLinear, RefillsNoSlotThatIsStillRead) {
       ASSERT_EQ(ToVector(outs[i]), ToVector(first[i])) << "run " << run << " weight " << i;
     }
   }
-  const std::vector<double> reference = Float64(x, weights[0]);
+  const std::vector<double> reference = ProductInFloat64(x, weights[0]);
   const std::vector<float> values = ToVector(first[0]);
   for (size_t i = 0; i < values.size(); ++i) {
     // Sums of 4096 products of standard normal numbers: 64 is their usual size.
@@ -191,8 +176,8 @@ TEST_F(SkinnyLinear, WaitsForItsInput) {
                              device_second);
     cuda::LaunchSkinnyLinear(gpu.stream(), gpu.In(middle), device_second, device_out);
   }
-  EXPECT_LE(RelativeError(middle, Float64(x, first)), Tolerance(kType));
-  EXPECT_LE(RelativeError(out, Float64(middle, second)), Tolerance(kType));
+  EXPECT_LE(RelativeError(middle, ProductInFloat64(x, first)), Tolerance(kType));
+  EXPECT_LE(RelativeError(out, ProductInFloat64(middle, second)), Tolerance(kType));
 }
 
 }  // namespace

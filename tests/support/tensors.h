@@ -182,4 +182,20 @@ inline double RelativeError(const Tensor& out, const std::vector<double>& refere
   return std::sqrt(error / (size > 0 ? size : 1));
 }
 
+// x weight^T, for references of products. [num_tokens * out]
+inline std::vector<double> ProductInFloat64(const Tensor& x, const Tensor& weight) {
+  const std::vector<float> in = ToVector(x);
+  const std::vector<float> rows = ToVector(weight);
+  const auto features = static_cast<size_t>(weight.dim(1));
+  std::vector<double> out;
+  for (size_t t = 0; t < in.size(); t += features) {
+    for (size_t n = 0; n < rows.size(); n += features) {
+      double sum = 0;
+      for (size_t k = 0; k < features; ++k) sum += double{in[t + k]} * rows[n + k];
+      out.push_back(sum);
+    }
+  }
+  return out;
+}
+
 }  // namespace penstock::testing
