@@ -287,6 +287,7 @@ absl::Status ModelStage::BeginEpoch(const EpochStart& start) {
 }
 
 absl::StatusOr<StepResult> ModelStage::Execute(const StepPlan& plan) {
+  PENSTOCK_CHECK(!begun_ || begun_->empty());
   PENSTOCK_RETURN_IF_ERROR(Begin(plan));
   return Finish();
 }

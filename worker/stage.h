@@ -41,7 +41,7 @@ class StageExecutor {
   virtual absl::Status BeginEpoch(const EpochStart& /*start*/) { return absl::OkStatus(); }
   // Errors: FAILED_PRECONDITION for a plan that this stage cannot run (before Load, wrong
   // generation, a block or position out of range): the epoch ends. With mail those of
-  // DeviceMail::Take too, and then the times are the device's.
+  // DeviceMail::Take too, and then the times are the device's. REQUIRES: nothing is begun (below).
   virtual absl::StatusOr<StepResult> Execute(const StepPlan& plan) = 0;
 
   // Execute in two parts, where a plan may be begun while the one before it runs: a stage alone on
