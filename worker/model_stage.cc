@@ -75,6 +75,7 @@ class ModelStage final : public StageExecutor {
   absl::Status MakeRoom(const StageOptions& options, const ModelConfig& config, int64_t num_blocks);
   absl::Status Warm();
   absl::Status WarmStep(int64_t tokens, int64_t each);
+  absl::Status WarmAhead();
   void LookUpTokens(const StepPlan& plan);
   void Enqueue(const StepPlan& plan, StepsAhead::Step* step);
   void Sampled(const StepsAhead::Step& step, StepResult* result);
@@ -244,8 +245,10 @@ absl::Status ModelStage::Warm() {
     PENSTOCK_RETURN_IF_ERROR(WarmStep(size, 1));
     PENSTOCK_RETURN_IF_ERROR(WarmStep(size, 1));
   }
+  if (runs_ahead() && !batcher_->decode_sizes().empty()) PENSTOCK_RETURN_IF_ERROR(WarmAhead());
   slots_->Reset();
   if (mailbox_) mailbox_->Reset();
+  voids_ = 0;
   backend_->EndWarming();
   ready_bytes_ = backend_->DeviceBytesInUse();
   return absl::OkStatus();
@@ -269,6 +272,31 @@ absl::Status ModelStage::WarmStep(int64_t tokens, int64_t each) {
     row.sample = true;
   }
   return Execute(plan).status();
+}
+
+// A token that goes from one step to the next: what that takes is loaded too.
+absl::Status ModelStage::WarmAhead() {
+  if (limits_.context_length < 2) return absl::OkStatus();
+  StepPlan first;
+  first.number = 1;
+  Admission& admission = first.admissions.emplace_back();
+  admission.generation = 1;
+  admission.prompt_tokens = 1;
+  PlanRow& row = first.rows.emplace_back();
+  row.generation = admission.generation;
+  row.tokens = {0};
+  row.blocks = {0};
+  row.sample = true;
+  StepPlan second;
+  second.number = 2;
+  PlanRow& fed = second.rows.emplace_back(row);
+  fed.position = 1;
+  fed.tokens = {kNoToken};
+  fed.token_from = first.number;
+  PENSTOCK_RETURN_IF_ERROR(Begin(first));
+  PENSTOCK_RETURN_IF_ERROR(Begin(second));
+  PENSTOCK_RETURN_IF_ERROR(Finish().status());
+  return Finish().status();
 }
 
 absl::Status ModelStage::BeginEpoch(const EpochStart& start) {
